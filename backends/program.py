@@ -28,6 +28,7 @@ from backends.loop import Loop
 from backends.server import DeviceServer, ServerError, inherit, listen
 from backends.stats import StatsWriter
 from backends.terminal import Terminal
+from vhost_user import eventfd
 
 if TYPE_CHECKING:
     import socket
@@ -127,6 +128,10 @@ class Program:
 
     def _open(self) -> None:
         raise_fd_limit()
+        if eventfd.may_wait():
+            log.warning(
+                "io_setup(2) has failed: a front-end whose call descriptor blocks delays the others"
+            )
         for number, (name, sock, path) in enumerate(self._sockets()):
             device = self.make_device(number, name, self.loop_of(number))
             self._servers.append(

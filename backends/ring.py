@@ -7,12 +7,12 @@ stopped between two requests without a lock.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends import stats
 from backends.ring_memory import RingMemory
+from vhost_user import eventfd
 from vhost_user.errors import FrontendError
 
 if TYPE_CHECKING:
@@ -201,7 +201,6 @@ class Ring:
             self._poll_later()
             return
         try:
-            os.set_blocking(fd, False)
             self._loop.watch_kick(fd, self._kicked)
         except OSError as error:
             self._closer.add_fds([fd])
@@ -388,9 +387,13 @@ class Ring:
 
     def _kicked(self) -> None:
         try:
-            os.read(self._kick_fd, 8)
-        except BlockingIOError:
-            return  # the front-end has read the eventfd itself
+            if not eventfd.take(self._kick_fd):
+                return  # the front-end has read the eventfd itself
+        except OSError as error:
+            # It would be ready in each turn of the loop.
+            self._drop_kick()
+            self.fail(FrontendError(f"the kick cannot be read: {error.strerror}"))
+            return
         self._counters[stats.KICKS] += 1
         if not self.started:
             self._start()
@@ -477,7 +480,4 @@ class Ring:
 def _signal(fd: int) -> None:
     """Signal an eventfd, if there is one."""
     if fd >= 0:
-        try:
-            os.eventfd_write(fd, 1)
-        except BlockingIOError:
-            return  # its counter is at the maximum, so an event is pending already
+        eventfd.signal(fd)

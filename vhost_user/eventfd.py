@@ -1,13 +1,19 @@
-"""Batches of eventfds: hundreds are created, signalled, drained and closed in one call.
+"""Eventfds: one is signalled or read, or hundreds are created, signalled, drained, closed at once.
 
-There are two implementations. The compiled one needs one call, and one release of the interpreter
-lock, for a batch; the one with the standard library makes a call for each descriptor.
+Both ends of a connection have the same open file description, so a peer can fill the counter and
+clear O_NONBLOCK at any time. `signal`, `take` and the batches never wait all the same: see
+vhost_user/native/notify.c.
+
+There are two implementations of a batch. The compiled one needs one call, and one release of the
+interpreter lock, for a batch; the one with the standard library makes a call for each descriptor,
+and relies on O_NONBLOCK where it signals.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Protocol
 
 from vhost_user import native
@@ -16,6 +22,59 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FLAGS = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+
+
+def python_signal(fd: int) -> None:
+    """`signal` with the standard library: it may wait if a peer clears O_NONBLOCK meanwhile."""
+    try:
+        os.set_blocking(fd, False)
+        os.eventfd_write(fd, 1)
+    except BlockingIOError:
+        pass  # the counter is full: it is readable, so nothing is lost
+
+
+def python_take(fd: int) -> int:
+    """`take` with the standard library."""
+    value = bytearray(8)
+    try:
+        done = os.preadv(fd, [value], -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+    if not done:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    return int.from_bytes(value, sys.byteorder) or 1
+
+
+def _native_signal(fd: int) -> None:
+    error = native.lib.vu_signal(fd)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _native_take(fd: int) -> int:
+    value: int = native.lib.vu_take(fd)
+    if value < 0:
+        raise OSError(-value, os.strerror(-value))
+    return value
+
+
+def may_wait() -> bool:
+    """Whether `signal` waits where a peer wants that: the system lacks what keeps it from it.
+
+    It needs the compiled extension and a context for asynchronous I/O (io_setup(2)), of which a
+    system has ``fs.aio-max-nr``. The first call makes the context, which later calls need.
+    """
+    return not native.available or bool(native.lib.vu_signal_waits())
+
+
+#: ``signal(fd)`` adds 1 to an eventfd, or writes to a pipe or socket, which other systems use
+#: instead. It never waits: a full counter counts as signalled. It raises `OSError` where the
+#: descriptor cannot be signalled.
+signal = _native_signal if native.available else python_signal
+#: ``take(fd)`` reads and resets the counter of an eventfd; a pipe or a socket with bytes counts as
+#: 1. It never waits: it returns 0 where nothing was signalled. It raises `OSError` where the
+#: descriptor cannot be read; EPIPE means that its other end was closed.
+take = _native_take if native.available else python_take
 
 
 class PreparedEventfds(Protocol):
@@ -141,9 +200,7 @@ class PythonEventfds:
         first = 0
         for fd in fds:
             try:
-                os.eventfd_write(fd, 1)
-            except BlockingIOError:
-                pass  # the counter is full: it is readable, so nothing is lost
+                python_signal(fd)
             except OSError as error:
                 first = first or error.errno or errno.EIO
         _check(first)
@@ -155,9 +212,7 @@ class PythonEventfds:
         for fd in fds:
             value = 0
             try:
-                value = os.eventfd_read(fd)
-            except BlockingIOError:
-                pass  # nothing was signalled
+                value = python_take(fd)
             except OSError as error:
                 first = first or error.errno or errno.EIO
             values.append(value)

@@ -24,38 +24,6 @@ int vu_eventfd_create(int count, int flags, int *fds) {
     return 0;
 }
 
-/* Adds 1 to each. EAGAIN means that the counter is full: it is readable, so nothing is lost. */
-int vu_eventfd_signal(const int *fds, int count) {
-    const uint64_t one = 1;
-    int first = 0;
-    for (int i = 0; i < count; i++) {
-        while (write(fds[i], &one, sizeof one) < 0) {
-            if (errno == EINTR)
-                continue;
-            if (errno != EAGAIN && !first)
-                first = errno;
-            break;
-        }
-    }
-    return first;
-}
-
-/* Reads each counter and resets it; the value is 0 where nothing was signalled. */
-int vu_eventfd_drain(const int *fds, int count, uint64_t *values) {
-    int first = 0;
-    for (int i = 0; i < count; i++) {
-        values[i] = 0;
-        while (read(fds[i], &values[i], sizeof values[i]) < 0) {
-            if (errno == EINTR)
-                continue;
-            if (errno != EAGAIN && !first)
-                first = errno;
-            break;
-        }
-    }
-    return first;
-}
-
 int vu_close(const int *fds, int count) {
     int first = 0;
     for (int i = 0; i < count; i++) /* the descriptor is closed after EINTR as well: no retry */

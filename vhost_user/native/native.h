@@ -10,6 +10,12 @@ int vu_eventfd_signal(const int *fds, int count);
 int vu_eventfd_drain(const int *fds, int count, uint64_t *values);
 int vu_close(const int *fds, int count);
 
+/* one notifier, without ever waiting: 0 or an errno; its value (0: there is no event) or minus an
+   errno, EPIPE where its other end is closed; whether the kernel lacks what that needs */
+int vu_signal(int fd);
+int64_t vu_take(int fd);
+int vu_signal_waits(void);
+
 /* dirty log: one bit per 4096-byte page */
 int vu_log_mark(uint8_t *log, uint64_t log_bytes, uint64_t gpa, uint64_t length);
 size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64_t *runs,

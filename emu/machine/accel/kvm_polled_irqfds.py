@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from vhost_user import eventfd
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -68,10 +69,8 @@ class PolledIrqfds:
                 if self._closing:
                     return
                 for fd, _ in ready:
-                    with suppress(BlockingIOError):
-                        os.eventfd_read(fd)
-                        if fd != self._wake_fd:
-                            self._raise(fd)
+                    if eventfd.take(fd) and fd != self._wake_fd:
+                        self._raise(fd)
 
     def pause(self) -> None:
         """Do not read later signals; when it returns, no interrupt is being raised."""

@@ -5,7 +5,6 @@ An ioeventfd is an entry of a dictionary; an irqfd is an eventfd in the schedule
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from emu.machine.accel.base import (
     Vcpu,
 )
 from emu.machine.accel.soft_scheduler import SoftScheduler
+from vhost_user import eventfd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from emu.machine.ram import GuestRam
     from emu.machine.run_gate import RunGate
 
-_eventfd_write = os.eventfd_write
 #: The address if any value matches, or else the address and the value.
 _Key = int | tuple[int, int]
 LIMITS = Limits(max_vcpus=1024, max_routes=1 << 16, max_ioeventfds=1 << 16)
@@ -93,9 +92,7 @@ class SoftAccelerator(Accelerator):
                 self._on_exit(address, value)
                 return
         try:
-            _eventfd_write(fd, 1)
-        except BlockingIOError:
-            pass  # the counter is at its maximum: the reader is signalled already
+            eventfd.signal(fd)
         except OSError as error:
             text = f"the ioeventfd at {address:#x}: {error.strerror}"
             raise NotifierError(text) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from emu.errors import EmuError
 from emu.machine.accel.base import GuestProgram, Vcpu
 from emu.machine.vcpu_state import IDLE, VcpuState
+from vhost_user import eventfd
 
 if TYPE_CHECKING:
     from emu.machine.run_gate import RunGate
@@ -154,9 +154,7 @@ class SoftVcpu(Vcpu):
                 vector = scheduler.vector_of(fd, self)
                 if vector is None:  # it was deassigned after the signal
                     continue
-                try:
-                    os.eventfd_read(fd)
-                except BlockingIOError:
+                if not eventfd.take(fd):
                     continue
                 if vector not in pending:
                     pending.append(vector)
