@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from backends import stats
@@ -148,7 +147,6 @@ class Uplink:
     def __init__(self, fabric: Fabric, loop: Loop, path: str, peer: str | None = None) -> None:
         self._fabric = fabric
         self._loop = loop
-        self._path = path
         self.peers = {peer} if peer else set()
         self._sock = bind(path, socket.SOCK_DGRAM)
         self._sock.setblocking(False)  # noqa: FBT003
@@ -166,7 +164,6 @@ class Uplink:
     def close(self) -> None:
         """Close and remove the socket; the loops have ended."""
         self._sock.close()
-        Path(self._path).unlink(missing_ok=True)
 
     def _on_frames(self, _events: int) -> None:
         for _ in range(FRAMES_PER_TURN):

@@ -139,8 +139,7 @@ class Program:
                     device,
                     sock,
                     self.settings.options,
-                    path=path,
-                    on_end=None if path else self.end,
+                    on_end=self.end if path is None else None,
                 )
             )
 
@@ -151,7 +150,6 @@ class Program:
         sockets: list[tuple[str, socket.socket, str | None]] = []
         for path in self.settings.socket_paths:
             sock = listen(path)
-            self._stack.callback(Path(path).unlink, missing_ok=True)
             self._stack.callback(sock.close)
             sockets.append((Path(path).name.removesuffix(".sock"), sock, path))
         return sockets

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.control import Control, ControlOptions
@@ -27,8 +26,8 @@ class ServerError(ValueError):
     """A socket cannot be made or used; the text is for the user."""
 
 
-def listen(path: str) -> socket.socket:
-    """A listening unix socket. A socket file on which no process listens is replaced.
+def listen(path: str) -> unix_socket.BoundSocket:
+    """A listening unix socket with mode 0600; see `vhost_user.unix_socket.bind`.
 
     Raises:
         ServerError: the path is too long, in use, not a socket, or cannot be created.
@@ -46,7 +45,7 @@ def check_path(path: str) -> None:
         raise ServerError(error.text) from error
 
 
-def bind(path: str, kind: socket.SocketKind) -> socket.socket:
+def bind(path: str, kind: socket.SocketKind) -> unix_socket.BoundSocket:
     """A unix socket at a path; see `vhost_user.unix_socket.bind`.
 
     Raises:
@@ -84,7 +83,6 @@ class DeviceServer:
         virtio: the device.
         sock: a listening socket, or one that is connected to a front-end.
         options: how the control plane behaves.
-        path: the listening socket's path, which `close` removes.
         on_end: called when the front-end of a connected socket has disconnected; no other comes.
 
     Attributes:
@@ -97,13 +95,11 @@ class DeviceServer:
         sock: socket.socket,
         options: ControlOptions,
         *,
-        path: str | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self.device = BackendDevice(virtio, self)
         self._loop = virtio.loop
         self._options = options
-        self._path = path
         self._on_end = on_end
         self._control: Control | None = None
         self._listener: socket.socket | None = None
@@ -146,15 +142,13 @@ class DeviceServer:
             control.stop_waiting()
 
     def close(self) -> None:
-        """Close the connection and the socket, and remove its file; the loop has ended."""
+        """Close the connection and the socket, which removes its path; the loop has ended."""
         if self._control is not None:
             self._control.close()
             self._control = None
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._path is not None:
-            Path(self._path).unlink(missing_ok=True)
         self.device.close()
 
     def _wait(self) -> None:

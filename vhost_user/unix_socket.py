@@ -1,4 +1,9 @@
-"""Unix sockets with a path: one in use is never taken from its process, a stale one is replaced."""
+"""Unix sockets with a path: who may connect, and which path may be removed.
+
+Every socket with a path is made here. Its file has mode 0600 from the moment at which it exists,
+whatever the umask is. A path in use is never taken from its process, and a path is removed only
+while it is the file of the socket that was bound here.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +11,119 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
+
+#: Device and inode: what distinguishes a file from all others that exist at the same time.
+_Identity = tuple[int, int]
+#: Mode of the file of a socket: connecting needs write permission.
+MODE = 0o600
 
 
 class PathTakenError(OSError):
     """The path is in use, or is not a socket; ``strerror`` has the reason."""
 
 
-def bind(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """A unix socket that is bound to a path.
+class BoundSocket(socket.socket):
+    """A unix socket with a path, which `close` removes if it is still this socket's.
+
+    Another program may have put its own socket there meanwhile; that one stays.
+    """
+
+    _path = ""
+    _identity: _Identity | None = None
+
+    def bind_to(self, path: str) -> None:
+        """Bind it, once.
+
+        Raises:
+            OSError: see `socket.socket.bind`.
+            PathTakenError: another program has replaced the new file at once.
+        """
+        # The kernel takes the file's mode from the socket, less the umask (unix(7) does not say
+        # so; net/unix/af_unix.c, unix_bind_bsd). A chmod of the path would come too late.
+        os.fchmod(self.fileno(), MODE)
+        self.bind(path)
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISSOCK(status.st_mode):
+                raise _taken(errno.EADDRINUSE, "has been replaced by another program", path)
+            self._path, self._identity = path, _identity(status)
+            if stat.S_IMODE(status.st_mode) != MODE:  # the umask takes permissions from the owner
+                Path(f"/proc/self/fd/{fd}").chmod(MODE)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Remove the path, and close the socket. May be called twice."""
+        identity, self._identity = self._identity, None
+        if identity is not None:
+            # While the socket is open no other file can have its inode's number.
+            with suppress(OSError):  # it may not be removed: the next program replaces it
+                _remove(self._path, identity)
+        super().close()
+
+
+def bind(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> BoundSocket:
+    """A unix socket that is bound to a path, with mode 0600.
 
     Args:
-        path: where; a socket file there on which no process listens is replaced.
+        path: where; a socket file there that no process has bound is replaced.
         kind: SOCK_STREAM or SOCK_DGRAM.
 
     Raises:
-        PathTakenError: a process listens there, or it is not a socket.
+        PathTakenError: a process has bound it, or it is not a socket.
         OSError: the path is too long, or there can be no socket.
     """
-    _clear(path, kind)
-    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+    _clear(path)
+    sock = BoundSocket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     try:
-        sock.bind(path)
+        sock.bind_to(path)
     except OSError as error:
         sock.close()
-        if error.errno == errno.EADDRINUSE:  # another process was faster
+        if error.errno == errno.EADDRINUSE and not isinstance(error, PathTakenError):
+            # Another process was faster.
             raise _taken(errno.EADDRINUSE, "is in use", path) from None
         raise
     return sock
 
 
-def _clear(path: str, kind: socket.SocketKind) -> None:
+def _clear(path: str) -> None:
     """Remove a socket file that a killed process has left."""
     try:
-        mode = os.lstat(path).st_mode
+        status = os.lstat(path)
     except OSError:
         return  # not there; bind reports any other error
-    if not stat.S_ISSOCK(mode):
+    if not stat.S_ISSOCK(status.st_mode):
         raise _taken(errno.EEXIST, "exists and is not a socket", path)
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.settimeout(0)
+    # A datagram socket cannot disturb a listening one: the kernel refuses the type, and that it
+    # knows the type shows that a process has bound the path, even if it does not listen yet.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         code = probe.connect_ex(path)
+    if code == errno.ENOENT:
+        return
     if code != errno.ECONNREFUSED:
         raise _taken(errno.EADDRINUSE, "is in use", path)
     try:
-        Path(path).unlink(missing_ok=True)
+        _remove(path, _identity(status))
     except OSError as error:
         raise _taken(errno.EADDRINUSE, f"cannot be replaced: {error.strerror}", path) from error
+
+
+def _remove(path: str, identity: _Identity) -> None:
+    """Remove a path if it is this file.
+
+    Raises:
+        OSError: it is, and may not be removed.
+    """
+    with suppress(FileNotFoundError):
+        if _identity(os.lstat(path)) == identity:
+            os.unlink(path)  # noqa: PTH108  a socket's name, not a file's
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino
 
 
 def _taken(code: int, text: str, path: str) -> PathTakenError:

@@ -92,9 +92,9 @@ def connect(uri: str, *, timeout: float, credentials: Credentials | None = None)
 
 def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:
     if isinstance(address, str):
-        sock = unix_socket.bind(address)
-        sock.listen()
-        return sock
+        bound = unix_socket.bind(address)
+        bound.listen()
+        return bound
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -124,7 +124,6 @@ class Listener:
         family, address = parse(uri)
         self._credentials = credentials
         self._accepted = False
-        self._path = address if isinstance(address, str) else ""
         try:
             self._sock = _listen(family, address)
         except OSError as error:
@@ -192,9 +191,6 @@ class Listener:
         self._sock.close()
         os.close(self._wake)
         os.close(self._cancel)
-        if self._path:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)  # noqa: PTH108  a socket's name, not a file's
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,6 @@ class MonitorListener:
 
     def __init__(self, path: Path, commands: Mapping[str, Handler]) -> None:
         self.failure: BaseException | None = None
-        self._path = path
         self._commands = commands
         self._listener = _listen(path)
         self.over_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -70,7 +69,6 @@ class MonitorListener:
         os.eventfd_write(self._wake_fd, 1)
         if self._thread is not None:
             self._thread.join()
-        self._path.unlink(missing_ok=True)
         self._listener.close()
         os.close(self._wake_fd)
         os.close(self.over_fd)

@@ -218,7 +218,7 @@ class Served:
         self.path = str(folder / f"{kind.name}.sock")
         self.loop = Loop(kind.name)
         device = kind.make(self.loop, folder)
-        self._server = DeviceServer(device, listen(self.path), options, path=self.path)
+        self._server = DeviceServer(device, listen(self.path), options)
         self.device = self._server.device
         self.loop.start()
 

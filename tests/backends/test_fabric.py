@@ -122,7 +122,7 @@ def test_nic_without_a_front_end_drops(loop: Loop, attach: Attach, tmp_path: Pat
     fabric = Fabric(switch=True)
     absent = NetDevice("absent", loop, 2, fabric)
     path = str(tmp_path / "absent.sock")
-    server = DeviceServer(absent, listen(path), ControlOptions(), path=path)
+    server = DeviceServer(absent, listen(path), ControlOptions())
     (present,) = nics([loop], fabric, attach)
     present.send(frame(BROADCAST, mac(1)))
     wait_until(lambda: absent.counters[stats.PACKETS_DROPPED], "the frame is dropped")

@@ -34,7 +34,7 @@ def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
         source = RandomSource(path)
         loop = Loop("rng")
         socket = str(tmp_path / "rng.sock")
-        server = DeviceServer(RngDevice("rng", loop, source), listen(socket), NATIVE, path=socket)
+        server = DeviceServer(RngDevice("rng", loop, source), listen(socket), NATIVE)
         loop.start()
         rig = Rig(FrontendConnection.connect(socket, name="rng"), rings=1)
         undo.extend((source.close, loop.close, server.close, loop.stop, rig.close))

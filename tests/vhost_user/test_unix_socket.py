@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,6 +62,57 @@ def test_what_is_there_stays(kind: str, number: int, text: str, tmp_path: Path) 
         assert (caught.value.errno, caught.value.strerror) == (number, text)
         assert caught.value.filename == str(path)
         assert path.lstat().st_ino == before
+
+
+def test_a_path_that_is_bound_but_does_not_listen_yet_is_in_use(tmp_path: Path) -> None:
+    """Its process would listen in a moment, on a name that leads to another program."""
+    path = str(tmp_path / "s")
+    with unix_socket.bind(path), pytest.raises(unix_socket.PathTakenError, match="in use"):
+        unix_socket.bind(path)
+
+
+def test_a_look_at_a_path_connects_to_nobody(tmp_path: Path) -> None:
+    """A back-end would take the connection for a front-end."""
+    path = str(tmp_path / "s")
+    with unix_socket.bind(path) as sock:
+        sock.listen()
+        with pytest.raises(unix_socket.PathTakenError):
+            unix_socket.bind(path)
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.accept()
+
+
+def test_there_is_no_moment_with_another_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has its mode when bind(2) returns, before any other call on it."""
+    modes: list[int] = []
+    bound = unix_socket.BoundSocket.bind
+
+    def look(sock: unix_socket.BoundSocket, path: str) -> None:
+        bound(sock, path)
+        modes.append(stat.S_IMODE(os.lstat(path).st_mode))
+
+    monkeypatch.setattr(unix_socket.BoundSocket, "bind", look)
+    before = os.umask(0)
+    try:
+        unix_socket.bind(str(tmp_path / "s")).close()
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+
+
+def test_a_path_that_may_not_be_removed_does_not_prevent_the_close(tmp_path: Path) -> None:
+    """The directory has gone."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    sock = unix_socket.bind(str(folder / "s"))
+    folder.rename(tmp_path / "e")
+    folder.touch()
+    sock.close()
+    sock.close()
+    assert (tmp_path / "e" / "s").is_socket()
 
 
 @pytest.mark.parametrize(("name", "text"), [("none/s", "No such file"), ("x" * 200, "too long")])

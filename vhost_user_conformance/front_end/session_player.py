@@ -80,7 +80,6 @@ class SessionPlayer:
     def close(self) -> None:
         """Close and remove the socket."""
         self._listener.close()
-        self._path.unlink(missing_ok=True)
 
     def play(self, script: Script) -> Recording:
         """Start the front-end, play the script, and end the front-end.

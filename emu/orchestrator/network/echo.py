@@ -15,7 +15,6 @@ import time
 from array import array
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
@@ -159,17 +158,12 @@ class ProbeClient(EchoClient):
 
     def __init__(self, uplinks: Sequence[str], path: str, *, period_ns: int = PERIOD_NS) -> None:
         self._uplinks = list(uplinks)
-        self._path = path
         try:
             sock = unix_socket.bind(path, socket.SOCK_DGRAM)
         except OSError as error:
             raise EmuError(f"the echo client cannot bind {path}: {error}") from error
         sock.setblocking(False)  # noqa: FBT003
         super().__init__(sock, period_ns=period_ns)
-
-    def _close(self) -> None:
-        super()._close()
-        Path(self._path).unlink(missing_ok=True)
 
     def _send(self, now: int) -> None:
         frame = Probe(BROADCAST, CLIENT_MAC, self._sent, now, is_reply=False).pack()

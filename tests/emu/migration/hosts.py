@@ -81,7 +81,7 @@ class Host:
             )
         else:
             backend = NetDevice(device.name, loop, device.rings, self._fabric)
-        self._servers[device.name] = DeviceServer(backend, listen(path), CONTROL, path=path)
+        self._servers[device.name] = DeviceServer(backend, listen(path), CONTROL)
         loop.start()
 
     def restart(self, device: str) -> None:
