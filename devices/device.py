@@ -90,6 +90,7 @@ class VhostDevice:
     Attributes:
         device_class: ``blk``, ``net`` or ``rng``.
         wanted_features, wanted_protocol_features: what `negotiate` asks for.
+        in_order: back-ends of the class complete the buffers of a ring in their order.
         queue_unit: what GET_QUEUE_NUM counts, for error messages.
         rings: its rings, whether the driver has set them up or not.
         memory: the machine's memory, for SET_MEM_TABLE.
@@ -104,6 +105,7 @@ class VhostDevice:
     wanted_features = COMMON_FEATURES
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES
     queue_unit = "rings"
+    in_order = False
 
     def __init__(self, name: str, notify_addresses: Sequence[int], vectors: Sequence[int]) -> None:
         self.name = name
@@ -304,6 +306,15 @@ class VhostDevice:
     def tracks_inflight(self) -> bool:
         """The back-end tracks its requests in a region that outlives it (INFLIGHT_SHMFD)."""
         return ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features
+
+    @property
+    def resumable(self) -> bool:
+        """A back-end can resume the rings at their used indices, with requests in flight.
+
+        Either it completes them in order, or the inflight region shows which are completed
+        (vhost-user, "Inflight I/O tracking").
+        """
+        return self.in_order or (self.inflight is not None and self.tracks_inflight)
 
     def forget_inflight(self) -> None:
         """Close the inflight region; the next start requests a new one."""

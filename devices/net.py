@@ -14,6 +14,7 @@ class VhostUserNet(VhostDevice):
     wanted_features = COMMON_FEATURES | (1 << VIRTIO_NET_F_MAC) | (1 << VIRTIO_NET_F_MQ)
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.NET_MTU
     queue_unit = "queue pairs"
+    in_order = True
 
     @property
     def queues(self) -> int:

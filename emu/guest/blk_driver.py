@@ -19,6 +19,7 @@ from emu.guest.blk_state import (
     OP,
     PRNG,
     SLOT_WORDS,
+    STATUS_UNSET,
     BlkState,
     Generation,
     Op,
@@ -38,6 +39,7 @@ from vhost_user.virtio.blk import SECTOR_SIZE, SEGMENT, VIRTIO_BLK_ID_BYTES
 if TYPE_CHECKING:
     from emu.guest.config import BlkFeatures
     from emu.guest.request_log import RequestLog
+    from emu.guest.request_ring import Chain
 
 # Written to the start of each sector of a read buffer, so that a read that wrote nothing is seen.
 _POISON = array("Q", (0xDEAD_BEEF_DEAD_BEEF,)) * SECTORS_PER_BLOCK
@@ -99,6 +101,22 @@ class BlkRing:
         """Handle what the device has completed, without an interrupt."""
         with self.lock:
             self._run()
+
+    def restart(self) -> int:
+        """Submit the requests in flight again: the device is being reset.
+
+        Each request works on a block of its own, so that a second execution changes nothing.
+
+        Returns:
+            How many they are.
+        """
+        with self.lock:
+            return self._ring.restart(self._completed, self._chain)
+
+    def _chain(self, slot: int) -> Chain:
+        """The request of a busy slot: its header and data are still in guest memory."""
+        self._status[slot] = STATUS_UNSET
+        return (*self._buffers[slot][self._slots[slot * SLOT_WORDS + OP]], self._tables[slot])
 
     def _run(self) -> None:
         self._ring.handle_completions(self._completed)

@@ -28,6 +28,8 @@ from vhost_user.virtio.blk import REQUEST_HEADER, SECTOR_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from emu.guest.request_ring import Chain
+
 NO_LIMIT = (1 << 64) - 1
 
 _WORDS_AT, _CHUNKS_AT, _HEADERS_AT, _STATUS_AT = 40, 256, 512, 640
@@ -198,6 +200,23 @@ class DiskReader:
             with self._progress:
                 self._progress.notify_all()
 
+    def restart(self) -> int:
+        """Submit the requests in flight again: the disk is being reset.
+
+        Returns:
+            How many they are.
+        """
+        with self.lock:
+            again = sum(
+                ring.restart(
+                    functools.partial(self._completed, number),
+                    lambda _slot, number=number: self._chain(number),  # type: ignore[misc]
+                )
+                for number, ring in enumerate(self._rings)
+            )
+            self._mark()
+            return again
+
     def _run(self, rings: Iterable[int]) -> None:
         """Handle the completions of some rings, and go on with the chunks."""
         for ring in rings:
@@ -255,25 +274,30 @@ class DiskReader:
 
     def _submit(self, ring: int, chunk: int, op: Op) -> None:
         """Add the request for a chunk to its ring, and kick the ring."""
-        layout, context = self._context.layout, self._context
-        header = _HEADERS_AT + ring * REQUEST_HEADER.size
-        data = (layout.reader_buffers + ring * CHUNK, self._length(chunk))
-        status = (layout.reader + _STATUS_AT + ring, 1)
-        if op == Op.READ:
-            # so that a read that wrote nothing does not leave an earlier chunk to be hashed
-            self._data[ring][:8] = b"unread!!"
-            context.mark(data[0], 8)
-        REQUEST_HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR_SIZE)
-        self._status[ring] = STATUS_UNSET
         base = ring * _CHUNK_WORDS
         self._table[base + _CHUNK] = chunk
         self._table[base + _STATE] = _READING if op == Op.READ else _WRITING
-        extent = (layout.reader + header, REQUEST_HEADER.size)
-        if op == Op.READ:
-            self._rings[ring].add(0, [extent], [data, status])
-        else:
-            self._rings[ring].add(0, [extent, data], [status])
+        self._rings[ring].add(0, *self._chain(ring))
         self._rings[ring].kick()
+
+    def _chain(self, ring: int) -> Chain:
+        """The request for the chunk that a ring reads or writes."""
+        layout, base = self._context.layout, ring * _CHUNK_WORDS
+        reads, chunk = self._table[base + _STATE] == _READING, self._table[base + _CHUNK]
+        header = _HEADERS_AT + ring * REQUEST_HEADER.size
+        data = (layout.reader_buffers + ring * CHUNK, self._length(chunk))
+        status = (layout.reader + _STATUS_AT + ring, 1)
+        if reads:
+            # so that a read that wrote nothing does not leave an earlier chunk to be hashed
+            self._data[ring][:8] = b"unread!!"
+            self._context.mark(data[0], 8)
+        op = Op.READ if reads else Op.WRITE
+        REQUEST_HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR_SIZE)
+        self._status[ring] = STATUS_UNSET
+        extent = (layout.reader + header, REQUEST_HEADER.size)
+        if reads:
+            return [extent], [data, status], None
+        return [extent, data], [status], None
 
     def outstanding(self) -> int:
         """Requests submitted and not yet seen completed."""

@@ -89,6 +89,15 @@ class DiskDriver(Driver):
                     handler = functools.partial(self.reader.interrupt, place.position)
                     yield place.device, place.position, handler
 
+    def restart_device(self, device: int) -> int:
+        """See `Driver.restart_device`; the reader's disk, too."""
+        again = sum(ring.restart() for ring in self.queues if ring.place.device == device)
+        if self.reader is not None and any(
+            place.device == device and place.number == 0 for place in self._places
+        ):
+            again += self.reader.restart()
+        return again
+
     def tick(self, now_ns: int) -> None:
         """Kick what the last tick has submitted, submit more, and have a woken reader read."""
         if self._context.pulse[self._word + _PLUGGED]:

@@ -74,6 +74,16 @@ class Driver:
             if queue.place.device == device:
                 queue.boot()
 
+    def restart_device(self, device: int) -> int:  # noqa: ARG002  for the drivers with requests
+        """Submit all requests in flight on one device again, by its index on the bus.
+
+        The device is being reset: its rings are empty, and begin at index 0, when this returns.
+
+        Returns:
+            How many they are.
+        """
+        return 0
+
     def attach(self) -> None:
         """Another process may have written guest memory; the next use derives state from it."""
 

@@ -152,6 +152,19 @@ class GuestProgram:
         for driver in self.drivers.values():
             driver.boot_device(device)
 
+    def restart_device(self, device: int) -> int:
+        """The driver of a device that needs a reset submits its requests in flight again.
+
+        No back-end serves the device meanwhile; the vCPUs may run.
+
+        Args:
+            device: by its index on the bus.
+
+        Returns:
+            The number of requests submitted again.
+        """
+        return sum(driver.restart_device(device) for driver in self.drivers.values())
+
     def attach(self) -> None:
         """Use memory as it is, or as it will be when the vCPUs run.
 

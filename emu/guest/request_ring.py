@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     #: Buffers: guest physical address and length of each.
     Extents = Sequence[tuple[int, int]]
+    #: A request: the buffers that the device reads, those that it writes, and the guest physical
+    #: address and memory of the indirect table to use, if any.
+    Chain = tuple[Extents, Extents, tuple[int, memoryview] | None]
 
 #: Indices of the counters: those of `RequestLog`; interrupts; and BROKEN, which is 1 once the
 #: device has made the used ring invalid, as by completing a request twice.
@@ -104,10 +107,19 @@ class RequestRing:
             writable: the buffers that the device writes.
             indirect: guest physical address and memory of an indirect table to use.
         """
+        self._put(slot, readable, writable, indirect)
+        self.counters[REQUESTS] += 1
+
+    def _put(
+        self,
+        slot: int,
+        readable: Extents,
+        writable: Extents,
+        indirect: tuple[int, memoryview] | None,
+    ) -> None:
         head = self._queue.add(readable, writable, indirect)
         self._heads[slot] = head
         self._slots_by_head[head] = slot
-        self.counters[REQUESTS] += 1
 
     def notify(self) -> None:
         """Notify the device."""
@@ -145,6 +157,35 @@ class RequestRing:
             counters[DUPLICATED] += 1
             counters[BROKEN] = 1
         self.mark()
+
+    def restart(self, completed: Callable[[int, int], None], chain: Callable[[int], Chain]) -> int:
+        """Empty the ring, and submit the requests in flight again: the device is being reset.
+
+        No device serves the ring meanwhile. What the device has completed before is handled first.
+
+        Args:
+            completed: as for `handle_completions`.
+            chain: returns the request of a slot, which its device can execute once more.
+
+        Returns:
+            The number of requests submitted again.
+        """
+        if self._epoch != self._context.epoch:
+            self._refresh()
+        try:
+            while not self.counters[BROKEN] and self._drain(completed):
+                pass  # the ring is emptied even if the vCPUs are to pause
+        except BackendError:
+            self.counters[DUPLICATED] += 1
+        self.counters[BROKEN] = 0
+        again = self.busy_slots()
+        self._queue.reset()
+        self._slots_by_head.clear()
+        for slot in again:
+            self._put(slot, *chain(slot))
+        self.publish()
+        self.mark()
+        return len(again)
 
     def _refresh(self) -> None:
         """Read the slots from guest memory again: the driver ran in another process."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emu.guest.config import GuestConfig
     from emu.guest.layout import UnitPlace
     from emu.guest.request_log import RequestLog
+    from emu.guest.request_ring import Chain
 
 SLOTS = 4
 REQUEST_BYTES = 256
@@ -98,6 +99,15 @@ class RngRing:
         """Interrupts handled."""
         return self._counters[INTERRUPTS]
 
+    def restart(self) -> int:
+        """Submit the requests in flight again: the device is being reset.
+
+        Returns:
+            How many they are.
+        """
+        with self.lock:
+            return self._ring.restart(self._completed, self._chain)
+
     def _run(self) -> None:
         self._ring.handle_completions(self._completed)
         self._context.idle.check(self)
@@ -111,10 +121,14 @@ class RngRing:
 
     def _submit(self, slot: int) -> None:
         """Add the request of a free slot."""
+        self._ring.add(slot, *self._chain(slot))
+
+    def _chain(self, slot: int) -> Chain:
+        """The request of a slot, whose buffer is filled with the pattern."""
         self._data[slot][:] = _PATTERN
         gpa = self.place.data + slot * REQUEST_BYTES
         self._context.mark(gpa, REQUEST_BYTES)
-        self._ring.add(slot, (), [(gpa, REQUEST_BYTES)])
+        return (), [(gpa, REQUEST_BYTES)], None
 
 
 def _is_random(data: memoryview, written: int) -> bool:
@@ -136,6 +150,10 @@ class RngDriver(Driver):
     ) -> None:
         super().__init__(context, places, word, config)
         self.queues = [RngRing(context, place, event_idx=config.event_idx) for place in places]
+
+    def restart_device(self, device: int) -> int:
+        """See `Driver.restart_device`."""
+        return sum(ring.restart() for ring in self.queues if ring.place.device == device)
 
     def light(self) -> None:
         """Submit one request on each of the next rings in turn."""

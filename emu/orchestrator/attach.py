@@ -209,6 +209,11 @@ class AttachedVm:
             self._monitor.emit(name, data)
         if name == "DEVICE_LOST":
             self._notice(str(data["reason"]))
+        elif name == "DEVICE_NEEDS_RESET":
+            self._notice(
+                f"{data['device']}: no inflight region shows which requests are completed: the "
+                f"driver resets the device, and submits {data['requests']} requests again"
+            )
         elif name == "DEVICE_BACK":
             self._notice(f"{data['device']}: has a back-end again")
 

@@ -26,8 +26,9 @@ PERIOD = 0.05
 #: Seconds that `pause` waits for a device that is being reconnected.
 TIMEOUT = 30.0
 
-#: Called with the events ``DEVICE_LOST`` (``{"device", "reason"}``) and ``DEVICE_BACK``
-#: (``{"device"}``).
+#: Called with the events ``DEVICE_LOST`` (``{"device", "reason"}``), ``DEVICE_BACK``
+#: (``{"device"}``) and, between these two, perhaps ``DEVICE_NEEDS_RESET`` (``{"device",
+#: "requests"}``: how many the driver submits again).
 Observer = Callable[[str, dict[str, object]], None]
 
 

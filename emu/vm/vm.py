@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from devices.device import BackEnd
     from devices.procedure import Procedure
+    from devices.vring import Vring
     from emu.config.costs import CostModel
     from emu.config.vm_spec import VmSpec
     from emu.guest.config import GuestConfig
@@ -113,6 +114,7 @@ class Vm:
             self.guest = GuestProgram(spec, self.machine, config)
             cleanup.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
+            self._observe = observe
             self.reconnect = ReconnectManager(self.devices, self._reconnect_device, observe)
             cleanup.callback(self.reconnect.close)
             self._cleanup = cleanup.pop_all()
@@ -208,13 +210,18 @@ class Vm:
         A device that cannot be started does not delay the others. A device whose back-end has
         disconnected, or whose connection is broken, is lost: it is reconnected when a back-end
         listens. Its requests stay in its rings.
+
+        So is a device that was stopped with requests in flight and has no inflight region (QEMU
+        7.2's storage daemon answers GET_VRING_BASE at once). The back-end still uses the memory of
+        these requests, and SET_MEM_TABLE would take it away; when the connection is closed it has
+        to finish them.
         """
         kept: list[VhostDevice] = []
         for device in self.devices:
-            if device.connected and not device.connection.broken:
+            reason = self._why_unusable(device)
+            if not reason:
                 kept.append(device)
             elif device.name not in self.reconnect.lost:
-                reason = device.connection.broken_reason if device.connected else "not connected"
                 error = VhostUserError(f"its back-end is lost: {reason}", device=device.name)
                 self.reconnect.mark_lost(device, error)
         strategy = Split(lenient=True)
@@ -224,27 +231,68 @@ class Vm:
                 self.reconnect.mark_lost(device, strategy.failures[device.name])
         self.signal_all_rings()
 
+    def _why_unusable(self, device: VhostDevice) -> str | None:
+        """Why a device cannot be started on its connection, or None."""
+        if not device.connected:
+            return "not connected"
+        if device.connection.broken:
+            return device.connection.broken_reason
+        in_flight = 0
+        if not device.resumable:
+            for ring, _, completed in self._ring_indices(device):
+                in_flight += 0 if ring.started else (ring.base - completed) & 0xFFFF
+        if in_flight:
+            return f"stopped with {in_flight} requests in flight, which no inflight region records"
+        return None
+
     def _reconnect_device(self, device: VhostDevice) -> None:
         """Connect a lost device again, and start it.
 
         The bases of its rings are unknown, so each starts at its used index. A disk's back-end
         finds the requests that are not completed in the inflight region; a NIC's processes again
-        the buffers that it had popped and not completed.
+        the buffers that it had popped and not completed. Without the region a back-end may have
+        completed later requests and not earlier ones, and nothing shows which: the device needs a
+        reset (`_reset_lost_device`).
         """
         acked = device.acked_features
         try:
             device.connect(self.backends[device.name], timeout=REPLY_TIMEOUT, connect_timeout=0)
             device.use_features(acked)
-            for ring in device.configured_rings():
-                where = ring.addresses
-                if where is not None:
-                    _, ring.base = struct.unpack("<HH", self.machine.ram.view(where.used, 4))
+            with self.driving:
+                rings = self._ring_indices(device)
+                if device.resumable or all(available == used for _, available, used in rings):
+                    for ring, _, used in rings:
+                        ring.base = used
+                else:
+                    self._reset_lost_device(device)
             self.drive_one(device, lifecycle.start(device))
         except VhostUserError:
             device.disconnect()
             device.acked_features = acked
             raise
         self._eventfds.signal(device.notifier_fds())
+
+    def _ring_indices(self, device: VhostDevice) -> list[tuple[Vring, int, int]]:
+        """The rings that the driver has set up, each with its available and its used index."""
+        view = self.machine.ram.view
+        return [
+            (
+                ring,
+                *(struct.unpack_from("<H", view(at, 4), 2)[0] for at in (where.avail, where.used)),
+            )
+            for ring in device.configured_rings()
+            if (where := ring.addresses) is not None
+        ]
+
+    def _reset_lost_device(self, device: VhostDevice) -> None:
+        """Have the guest's driver reset a device that no back-end serves (DEVICE_NEEDS_RESET).
+
+        The driver submits its requests in flight again, in rings that start at index 0.
+        """
+        index = self.devices.index(device)
+        again = self.guest.restart_device(index)
+        device.set_up_rings(self.guest.ring_addresses(index))
+        self._observe("DEVICE_NEEDS_RESET", {"device": device.name, "requests": again})
 
     def reset_device(self, index: int) -> None:
         """Reset a device, by its index on the bus, as its driver does at any moment.

@@ -39,6 +39,13 @@ class Guest(NamedTuple):
     def settle(self) -> None:
         settle(self.machine, self.program, self.devices)
 
+    def anew(self) -> Guest:
+        """The same VM with devices that start every ring at index 0, as after a reset."""
+        devices = Devices(self.machine, self.program, self.devices.disks)
+        devices.served, devices.packets = self.devices.served, self.devices.packets
+        self.machine.notified.clear()
+        return self._replace(devices=devices)
+
     def move(self) -> Guest:
         """The same VM on another machine, as a migration leaves it: memory and ring bases only."""
         machine = self.machine.copy()

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from emu.config.vm_spec import ShapeError
 from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
+from emu.guest.control_page import MODE, Mode
 from emu.guest.layout import scratch_bytes
+from emu.guest.stamps import ZEROED
 from tests.emu.guest.small_machine import small_spec
 from vhost_user.virtio.blk import SECTOR_SIZE
 
@@ -86,3 +90,58 @@ def test_counters_and_serial_numbers_are_those_of_the_rings(make_guest: MakeGues
     written = disks.generations(0)
     assert written
     assert disks.generations(7) == {}
+
+
+def test_a_reset_disk_executes_the_requests_in_flight_again(make_guest: MakeGuest) -> None:
+    """Those of the other disk stay as they are; nothing is lost, duplicated or corrupted."""
+    guest = make_guest(small_spec(net=""))
+    guest.program.start_load("heavy")
+    guest.ticks(1)
+    for seed in range(10):
+        guest.run(37)
+        for (device, _), queue in guest.devices.queues.items():
+            # popped in order, completed in another, some of them not at all
+            chains = [chain for _ in range(3) if (chain := queue.pop()) is not None]
+            for chain in chains[: 0 if device else (seed % 3) : -1]:
+                disk = guest.devices.disks[device]
+                queue.push(chain.head, guest.devices._request(disk, chain))
+                guest.devices.served += 1
+            queue.publish()
+        for device in range(2):
+            assert 0 < guest.program.restart_device(device) <= 8
+        guest = guest.anew()
+        for key in guest.devices.queues:
+            for vector in guest.devices.serve(*key):
+                guest.program.interrupt(0, vector)
+    guest.program._context.set(MODE, Mode.QUIET)
+    guest.settle()
+    log = guest.program.request_log()
+    assert log.intact
+    assert log.outstanding == 0
+    assert log.completed == guest.devices.served > 300
+    for number, data in guest.devices.disks.items():
+        for block, held in guest.program.disks.generations(number).items():
+            assert held.pending is None
+            if held.value and not held.value & ZEROED:
+                words = memoryview(data[4096 * block : 4096 * (block + 1)]).cast("I")
+                assert set(words[3::4]) == {held.value}
+
+
+@pytest.mark.parametrize("write", [False, True], ids=["reads", "writes"])
+def test_a_reset_disk_of_a_user_is_read_on(make_guest: MakeGuest, write: bool) -> None:
+    contents = random.Random(7).randbytes(9 * 65536 + 512)
+    config = GuestConfig(reader=ReaderConfig(len(contents) // SECTOR_SIZE, write=write))
+    guest = make_guest(small_spec(net="", blk="1x3"), config, {0: bytearray(contents)})
+    reader = guest.program.reader
+    assert reader is not None
+    reader.start()
+    guest.ticks(2)
+    for _ in range(6):
+        guest.run(1)
+        assert guest.program.restart_device(0) <= 3
+        guest = guest.anew()
+        guest.machine.notified.extend(guest.devices.queues)
+    guest.settle()
+    assert reader.status().sha256 == hashlib.sha256(contents).hexdigest()
+    assert guest.program.request_log().intact
+    assert bytes(guest.devices.disks[0]) == contents

@@ -172,3 +172,48 @@ def test_what_is_outstanding_when_overdue_is_lost(rig: Rig) -> None:
     assert rig.ring.request_log().lost == 0
     rig.guest.program._context.set(OVERDUE, 1)
     assert rig.ring.request_log().lost == 1
+
+
+def _restart(rig: Rig) -> tuple[int, list[int]]:
+    """Restart the ring with the requests of `Rig.add`; returns the count, and what it completed."""
+    data = rig.guest.program.layout.units["blk"][0].data
+    seen: list[int] = []
+    again = rig.ring.restart(
+        lambda slot, _written: seen.append(slot),
+        lambda slot: ([(data, 16)], [(data + 64 * slot, 64)], None),
+    )
+    return again, seen
+
+
+@pytest.mark.parametrize("order", [(0, 1), (3, 1), (2,), (), (3, 2, 1, 0)], ids=str)
+def test_a_restart_submits_what_is_in_flight_again(rig: Rig, order: tuple[int, ...]) -> None:
+    """Whatever the order of the completions, and although the vCPUs are to pause."""
+    for slot in range(4):
+        rig.add(slot)
+    rig.ring.kick()
+    chains = [rig.device.pop() for _ in range(4)]
+    for slot in order:
+        chain = chains[slot]
+        assert chain is not None
+        rig.device.push(chain.head, 5)
+    rig.device.publish()
+    rig.guest.machine.paused = True
+    assert _restart(rig) == (4 - len(order), list(order))
+    rig.guest.machine.paused = False
+    assert rig.ring.busy_slots() == sorted({0, 1, 2, 3} - set(order))
+    fresh = _on(rig.guest.anew())._replace(ring=rig.ring)
+    fresh.complete(4 - len(order))
+    assert fresh.device.pop() is None
+    assert [slot for slot, _ in fresh.run()] == sorted({0, 1, 2, 3} - set(order))
+    assert rig.ring.request_log().intact
+    assert rig.ring.outstanding() == 0
+
+
+def test_a_restart_makes_a_broken_ring_usable_and_keeps_the_count(rig: Rig) -> None:
+    rig.add(0)
+    rig.ring.kick()
+    rig.device.push(40, 5)
+    rig.device.publish()
+    assert _restart(rig) == (1, [])
+    assert rig.ring.counters[DUPLICATED] == 1
+    assert rig.ring.free_slots() == [1, 2, 3]

@@ -156,3 +156,14 @@ def test_another_process_continues_where_this_one_was_paused(guest: Guest) -> No
     log = program.request_log()
     assert log.completed == log.requests
     assert (log.duplicated, log.corrupted) == (0, 0)
+
+
+def test_a_reset_device_gets_the_requests_in_flight_again(guest: Guest) -> None:
+    guest.program.start_load("heavy")
+    guest.ticks(2)
+    guest.serve(most=2)
+    for device in range(len(guest.devices.queues)):
+        assert guest.program.restart_device(device) == SLOTS
+    after = _on(guest.machine, guest.program)
+    assert after.serve(most=SLOTS) == SLOTS * len(after.devices.queues)
+    assert guest.program.request_log().intact

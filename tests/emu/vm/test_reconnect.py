@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devices.blk import VhostUserBlk
 from emu.config.costs import NATIVE
 from emu.errors import MigrationError
+from emu.guest.layout import BLK_SLOTS
 from emu.vm.vm import Vm
 from tests.emu.migration.hosts import (
     Host,
@@ -19,6 +21,7 @@ from tests.emu.migration.hosts import (
 )
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.features import ProtocolFeature
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -123,5 +126,68 @@ def test_a_paused_manager_uses_no_device(
             events.get(timeout=0.2)
     await_event(events, "DEVICE_LOST", "blk1")
     await_event(events, "DEVICE_BACK", "blk1")
+    await_requests(vm)
+    check_request_log(vm)
+
+
+@pytest.fixture
+def no_inflight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks do not negotiate INFLIGHT_SHMFD; their back-ends complete in any order."""
+    wanted = VhostUserBlk.wanted_protocol_features & ~ProtocolFeature.INFLIGHT_SHMFD
+    monkeypatch.setattr(VhostUserBlk, "wanted_protocol_features", wanted)
+
+
+@pytest.mark.usefixtures("no_inflight")
+@pytest.mark.parametrize("victim", ["blk0", "blk1"])
+def test_without_an_inflight_region_the_driver_resets_a_lost_disk(
+    request: pytest.FixtureRequest, hosts: tuple[Host, Host], events: Events, victim: str
+) -> None:
+    """It submits its requests in flight again, and each completes once."""
+    vm: Vm = request.getfixturevalue("vm")
+    for _ in range(5):
+        hosts[0].kill(victim)
+        await_event(events, "DEVICE_LOST", victim)
+        hosts[0].restart(victim)
+        again = await_event(events, "DEVICE_NEEDS_RESET", victim)["requests"]
+        assert isinstance(again, int)
+        assert 0 < again <= BLK_SLOTS * len(vm.devices[-1].rings)
+        await_event(events, "DEVICE_BACK", victim)
+        await_requests(vm)
+    check_request_log(vm)
+
+
+@pytest.mark.usefixtures("no_inflight")
+def test_a_disk_without_requests_in_flight_needs_no_reset(
+    request: pytest.FixtureRequest, hosts: tuple[Host, Host], events: Events
+) -> None:
+    """Its rings are resumed."""
+    vm: Vm = request.getfixturevalue("vm")
+    assert vm.guest.quiesce(TIMEOUT) == 0
+    hosts[0].kill("blk0")
+    await_event(events, "DEVICE_LOST", "blk0")
+    hosts[0].restart("blk0")
+    await_event(events, "DEVICE_BACK", "blk0")
+    vm.guest.resume_load()
+    await_requests(vm)
+    check_request_log(vm)
+
+
+@pytest.mark.usefixtures("no_inflight")
+def test_a_disk_that_was_stopped_too_early_is_connected_anew(
+    request: pytest.FixtureRequest, hosts: tuple[Host, Host], events: Events
+) -> None:
+    """Its back-end has answered GET_VRING_BASE although requests are in flight."""
+    vm: Vm = request.getfixturevalue("vm")
+    vm.reconnect.pause()
+    vm.pause_vcpus()
+    vm.stop_devices()
+    (disk,) = (device for device in vm.devices if device.name == "blk0")
+    disk.rings[1].base += 2
+    vm.recover_devices()
+    vm.resume_vcpus()
+    reason = await_event(events, "DEVICE_LOST", "blk0")["reason"]
+    assert "stopped with 2 requests in flight, which no inflight region records" in str(reason)
+    vm.reconnect.resume()
+    vm.reconnect.await_all(TIMEOUT)
     await_requests(vm)
     check_request_log(vm)
