@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from backends.isolation import GuardedLoop
     from backends.loop import Loop, Timer
 
 log = logging.getLogger("backends")
@@ -55,7 +56,7 @@ class ActiveRings:
         loop: the loop that serves it.
     """
 
-    def __init__(self, device: Resource, loop: Loop) -> None:
+    def __init__(self, device: Resource, loop: Loop | GuardedLoop) -> None:
         self._device = device
         self._loop = loop
         self._count = 0

@@ -29,9 +29,11 @@ class ConfigChanges:
     Args:
         device: the device whose configuration it is.
         session: what was negotiated with the front-end.
+        own_address: of the socket that the front-end has connected to; empty for a socket pair.
     """
 
-    def __init__(self, device: BackendDevice, session: BackendSession) -> None:
+    def __init__(self, device: BackendDevice, session: BackendSession, own_address: str) -> None:
+        self._own_address = own_address
         self._device = device
         self._session = session
         self._channel: BackendChannel | None = None
@@ -58,7 +60,7 @@ class ConfigChanges:
 
     def _set_channel(self, request: Request) -> None:
         """A channel that was there before is closed."""
-        channel = BackendChannel.from_fd(request.fds[0], self._session)
+        channel = BackendChannel.from_fd(request.fds[0], self._session, self._own_address)
         # It is not known whether a message without a reply has been read there.
         self._changed |= self._channel is not None and self._channel.outstanding > 0
         self._drop()

@@ -309,7 +309,7 @@ class BlkDevice(VirtioDevice):
     def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
         try:
             self._set_status(ring, chain, status)
-        except FrontendError as error:
+        except Exception as error:  # noqa: BLE001  the request has to end, whatever it is
             ring.abort(error)
         else:
             ring.complete(chain.head, written)

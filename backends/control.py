@@ -11,11 +11,13 @@ import logging
 import select
 import time
 from collections import deque
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.backend_channel import ConfigChanges
 from backends.handlers import Handler, Handlers
+from backends.isolation import describe
 from backends.pacing import InjectedLatency
 from backends.postcopy import Postcopy
 from backends.stop_policy import StopPolicy
@@ -26,7 +28,7 @@ from vhost_user.messages import FrontendRequest, Request, wire_name
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from backends.device import BackendDevice
 
@@ -85,7 +87,7 @@ class Control:
         # When the messages that are handled now arrived; monotonic nanoseconds.
         self._arrival = 0
         self._paced = any(options.latency)
-        self._disconnecting = False
+        self._disconnecting = self._ended = False
         latency = options.latency.get_vring_base
         self._stops = Stops(
             device,
@@ -100,7 +102,7 @@ class Control:
             device, self._connection, options.latency.set_mem_table, self._inject
         )
         self._postcopy = Postcopy(device, self._connection, self._handlers)
-        self._config_changes = ConfigChanges(device, self._connection.session)
+        self._config_changes = ConfigChanges(device, self._connection.session, sock.getsockname())
         # In this order: `Postcopy` replaces SET_MEM_TABLE and ADD_MEM_REG of `Handlers`.
         self._handlers_by_id: dict[int, Handler] = (
             self._handlers.handlers()
@@ -163,11 +165,8 @@ class Control:
         except FrontendError as error:
             self._close_with(error)
             return
-        if self._inbox or self._stops.pending:
-            self._inbox.extend(requests)
-            self._serve_inbox()
-        else:
-            self._serve_received(requests)
+        self._inbox.extend(requests)
+        self._serve_inbox()
 
     def _resume_reading(self) -> None:
         if not self._disconnecting:
@@ -181,15 +180,6 @@ class Control:
         if self._watched:
             self._watched = False
             self._loop.unwatch(self._fd)
-
-    def _serve_received(self, requests: Sequence[Request]) -> None:
-        for served, request in enumerate(requests, 1):
-            self._serve(request)
-            if self._stops.pending or self._disconnecting:
-                # Messages after a stop that waits are handled after it.
-                self._inbox.extend(requests[served:])
-                break
-        self._serve_inbox()
 
     def _serve_inbox(self) -> None:
         """Handle the inbox, as far as pending stops allow; then send replies and poll rings."""
@@ -262,6 +252,18 @@ class Control:
             raise Disconnected("the front-end has disconnected", device=self._device.name)
         self._loop.pacer.inject(self._arrival, latency)
 
+    def fail(self, error: Exception) -> None:
+        """Close the connection: an exception was raised while the device was served.
+
+        Raises:
+            Exception: a step of that has raised it; the others have been done.
+        """
+        if self._disconnecting:
+            log.error("%s: %s", self._device.name, describe(error))
+        else:
+            log.error("%s: %s; connection closed", self._device.name, describe(error))
+            self._disconnect()
+
     # The front-end disconnects
 
     def _disconnect(self) -> None:
@@ -269,22 +271,26 @@ class Control:
             return
         # The device may be reset only when no request is in flight: see `ring_idle`.
         self._disconnecting = True
-        self._unwatch()
-        self._device.begin_stop()
-        self._stops.abandon()
-        self._drop_requests()
-        self._postcopy.close()
-        self._config_changes.close()
-        self._connection.close()
-        self._disconnect_when_idle()
+        # Each step is done, whatever another one raises: the next front-end needs all of them.
+        with ExitStack() as steps:
+            steps.callback(self._disconnect_when_idle)
+            steps.callback(self._connection.close)
+            steps.callback(self._config_changes.close)
+            steps.callback(self._postcopy.close)
+            steps.callback(self._drop_requests)
+            steps.callback(self._stops.abandon)
+            steps.callback(self._device.begin_stop)
+            steps.callback(self._unwatch)
 
     def _disconnect_when_idle(self) -> None:
-        if self._device.busy:
+        if self._device.busy or self._ended:
             return
-        self._device.disconnect()
-        self._loop.finally_(self._device.close_now)
-        self._loop.give_control(self)
-        self._on_disconnect()
+        self._ended = True
+        with ExitStack() as steps:
+            steps.callback(self._on_disconnect)
+            steps.callback(self._loop.give_control, self)
+            steps.callback(self._loop.finally_, self._device.close_now)
+            steps.callback(self._device.disconnect)
 
     def _drop_requests(self) -> None:
         """Close the descriptors of requests that wait, and of replies that were not sent."""

@@ -15,6 +15,7 @@ from vhost_user import eventfd
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backends.isolation import GuardedLoop
     from backends.loop import Loop, Timer
     from vhost_user.virtqueue import DeviceQueue
 
@@ -29,7 +30,7 @@ class DeferredClose:
         loop: the loop that serves the device.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop | GuardedLoop) -> None:
         self._loop = loop
         self._fds: list[int] = []
         self._kicks: list[int] = []

@@ -6,6 +6,7 @@ device does with a request is up to its `VirtioDevice`.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from backends.active_rings import ActiveRings
@@ -45,6 +46,7 @@ class BackendDevice:
         self.virtio = virtio
         self.name = virtio.name
         self.loop = virtio.loop
+        virtio.observer = observer
         self.counters = virtio.counters
         self.features = virtio.features
         self.protocol_features = virtio.protocol_features
@@ -162,8 +164,9 @@ class BackendDevice:
 
     def begin_stop(self) -> None:
         """Take no more requests; `reset` follows when none is in flight."""
-        for ring in self.rings:
-            ring.begin_stop()
+        with ExitStack() as steps:  # each ring stops, whatever another one raises
+            for ring in self.rings:
+                steps.callback(ring.begin_stop)
 
     def reset(self, *, keep_bases: bool = False) -> None:
         """Return the status and all rings to their initial state; no request may be in flight.
@@ -176,12 +179,19 @@ class BackendDevice:
             ring.reset(keep_base=keep_bases)
 
     def disconnect(self) -> None:
-        """Reset, and drop guest memory: the front-end has disconnected."""
-        self.reset()
-        self.guest.forget()
-        for ring in self.rings:
-            ring.forget_memory()
-        self.virtio.disconnected()
+        """Reset, and drop guest memory: the front-end has disconnected.
+
+        Raises:
+            Exception: a step has raised it; the others have been done.
+        """
+        with ExitStack() as steps:
+            steps.callback(self.virtio.disconnected)
+            for ring in self.rings:
+                steps.callback(ring.forget_memory)
+            steps.callback(self.guest.forget)
+            for ring in self.rings:
+                steps.callback(ring.reset)
+            self.status = 0
 
     def close_later(self, fds: Sequence[int]) -> None:
         """Close descriptors when the front-end does not wait for a reply any more."""

@@ -6,12 +6,14 @@ thread: a frame for a NIC of another thread is posted to that thread.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
 from typing import TYPE_CHECKING, TypeVar
 
 from backends import stats
+from backends.isolation import GuardedLoop, describe
 from backends.server import bind
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ FRAMES_PER_TURN = 64
 BROADCAST = b"\xff" * 6
 _RARP = struct.Struct("!6s6sHHHBBH6s4s6s4s18x")
 _GROUP = 1
+log = logging.getLogger("backends")
 T = TypeVar("T")
 
 
@@ -93,7 +96,7 @@ class Fabric:
             target = self._inside.get(destination)
             if target is not None:
                 if target is not nic:
-                    self._hand(nic.loop, target, pair, frame)
+                    self._hand(nic.loop.base, target, pair, frame)
                 return
             address = self._outside.get(destination)
             if address is not None:
@@ -101,7 +104,7 @@ class Fabric:
                 return
         for target in self._nics:
             if target is not nic:
-                self._hand(nic.loop, target, pair, frame)
+                self._hand(nic.loop.base, target, pair, frame)
         self._send_out(nic, frame, None)
 
     def _learn(self, nic: NetDevice, source: bytes) -> None:
@@ -112,7 +115,7 @@ class Fabric:
     def _hand(self, loop: Loop, target: NetDevice, pair: int, frame: bytes) -> None:
         # A flow stays on its pair, and so in order; a NIC with fewer pairs shares them.
         pair %= target.queue_num
-        if target.loop is loop:
+        if target.loop.base is loop:
             target.deliver(pair, frame)
             target.publish_later()
         else:
@@ -130,6 +133,8 @@ class Fabric:
 
 class Uplink:
     """A port to the outside: a unix datagram socket, one frame in each datagram.
+
+    A `backends.isolation.Part`: a frame that cannot be forwarded is dropped, and stderr has a line.
 
     QEMU's ``-netdev dgram`` has the same format. A frame for outside goes to the socket where its
     address was seen last; broadcasts go to all sockets that were seen, and to ``peer``.
@@ -151,7 +156,16 @@ class Uplink:
         self._sock = bind(path, socket.SOCK_DGRAM)
         self._sock.setblocking(False)  # noqa: FBT003
         fabric.attach_uplink(self)
-        loop.watch(self._sock.fileno(), self._on_frames)
+        self.name = path
+        GuardedLoop(loop, self).watch(self._sock.fileno(), self._on_frames)
+
+    @property
+    def parent(self) -> None:
+        """See `Part.parent`."""
+
+    def fail(self, error: Exception) -> None:
+        """See `Part.fail`."""
+        log.error("%s: %s", self.name, describe(error))
 
     def send(self, frame: bytes, address: str) -> bool:
         """From any thread: send a frame; False when it could not be."""

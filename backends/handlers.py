@@ -7,6 +7,8 @@ request's descriptors from the call on: its caller closes none of them.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -279,8 +281,16 @@ class Handlers:
 
     def _ring_and_fd(self, request: Request) -> tuple[Ring, int]:
         value = cast("U64", request.payload).value
-        fd = -1 if value & VRING_NO_FD else request.fds[0]
-        return self._device.rings[value & VRING_INDEX_MASK], fd
+        ring = self._device.rings[value & VRING_INDEX_MASK]
+        if value & VRING_NO_FD:
+            return ring, -1
+        fd = request.fds[0]
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            # It may be the front-end's own end of this connection: while that is held here, the
+            # connection does not end, and the next front-end waits for ever.
+            self._device.close_later(request.fds)
+            raise FrontendError("a socket is not an event descriptor", ring=ring.index)
+        return ring, fd
 
     def _set_vring_enable(self, request: Request) -> None:
         state = cast("VringState", request.payload)

@@ -66,10 +66,13 @@ class Image:
         self._locked = False
 
     def _measure(self) -> int:
-        mode = os.fstat(self.fd).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            raise ImageError(f"{self.path}: is neither a file nor a block device")
-        size = os.lseek(self.fd, 0, os.SEEK_END)
+        try:
+            mode = os.fstat(self.fd).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+                raise ImageError(f"{self.path}: is neither a file nor a block device")
+            size = os.lseek(self.fd, 0, os.SEEK_END)
+        except OSError as error:
+            raise ImageError(f"{self.path}: has no size: {error.strerror}") from error
         if not size:
             raise ImageError(f"{self.path}: is empty")
         if size % SECTOR_SIZE:

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
+from backends.isolation import contain
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
 from backends.ring import BUDGET
 from backends.virtio_device import VirtioDevice, scatter
@@ -220,8 +221,8 @@ class NetDevice(VirtioDevice):
             return
         try:
             self._put(ring, queue, frame)
-        except FrontendError as error:
-            ring.fail(error)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is not the sender's
+            contain(ring, error)
 
     def _put(self, ring: Ring, queue: DeviceQueue, frame: bytes) -> None:
         chain = queue.pop()
@@ -251,8 +252,8 @@ class NetDevice(VirtioDevice):
             try:
                 if ring.queue is not None and ring.queue.publish():
                     ring.interrupt()
-            except FrontendError as error:
-                ring.fail(error)
+            except Exception as error:  # noqa: BLE001  as in `deliver`
+                contain(ring, error)
 
     def publish_later(self) -> None:
         """`publish` at the end of this turn of the loop."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from vhost_user.errors import FrontendError
+from typing import Protocol
 
 
 class DeviceObserver(Protocol):
@@ -17,8 +14,14 @@ class DeviceObserver(Protocol):
     def ring_idle(self, ring: int, /) -> None:
         """A ring that is stopping has no request in flight any more."""
 
-    def ring_failed(self, ring: int, error: FrontendError, /) -> None:
-        """The driver broke the rules of a ring, which is not served until it is set up again."""
+    def ring_failed(self, ring: int, error: Exception, /) -> None:
+        """A ring is not served until it is set up again.
+
+        The driver broke its rules (`FrontendError`), or serving it has raised another exception.
+        """
+
+    def device_failed(self, error: Exception, /) -> None:
+        """An exception was raised while the device was served; it is no single ring's."""
 
     def config_changed(self) -> None:
         """The device's configuration space has changed."""

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends import stats
+from backends.isolation import Part, contain
 from backends.ring_memory import RingMemory
 from vhost_user import eventfd
 from vhost_user.errors import FrontendError
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from backends.active_rings import ActiveRings
     from backends.deferred_close import DeferredClose
     from backends.guest_memory import GuestMemory
-    from backends.loop import Loop, Timer
+    from backends.isolation import GuardedLoop
+    from backends.loop import Timer
     from backends.observer import DeviceObserver
     from vhost_user.payloads import VringAddr
     from vhost_user.virtqueue import DeviceQueue
@@ -35,7 +37,7 @@ BUDGET = 16
 POLL_NS = 1_000_000
 
 
-class RingDevice(Protocol):
+class RingDevice(Part, Protocol):
     """The methods of a device that its rings call; see `backends.virtio_device.VirtioDevice`."""
 
     def process(self, ring: Ring, queue: DeviceQueue, /) -> bool:
@@ -63,7 +65,7 @@ class RingContext(NamedTuple):
     """
 
     name: str
-    loop: Loop
+    loop: GuardedLoop
     counters: memoryview
     device: RingDevice
     guest: GuestMemory
@@ -73,7 +75,7 @@ class RingContext(NamedTuple):
 
 
 class Ring:
-    """One vring of a back-end device.
+    """One vring of a back-end device, which is a `backends.isolation.Part`.
 
     Started and enabled are independent (vhost-user specification, "Ring states"): a kick starts
     a ring, GET_VRING_BASE stops it. A ring is served once it is also *configured*: it has a size
@@ -81,6 +83,8 @@ class Ring:
 
     Attributes:
         index: its number in the device.
+        name: the device and the number, for errors.
+        parent: the device, which fails where the ring cannot.
         memory: its size and addresses.
         base: the available index to continue from; outdated while the ring is active, when it is
             the queue's `DeviceQueue.last_avail`.
@@ -89,7 +93,8 @@ class Ring:
         queue: the device's side of the ring while it is active: started, enabled, configured.
         in_flight: requests popped and not completed yet.
         stopping: it takes no more requests; GET_VRING_BASE waits for those in flight.
-        broken: the driver broke the ring's rules; it is not served until it is set up again.
+        broken: the ring has failed: the driver broke its rules, a descriptor cannot be used, or
+            serving it has raised an exception. It is not served until it is set up again.
         unmapped: its memory was removed with requests in flight: it takes no more requests,
             and becomes inactive when they have completed.
         log_mark: marks guest memory (address, length) as written to; None while nothing is logged.
@@ -105,7 +110,6 @@ class Ring:
         "_guest",
         "_kick_fd",
         "_loop",
-        "_name",
         "_observer",
         "_poll_timer",
         "_polled",
@@ -117,6 +121,8 @@ class Ring:
         "index",
         "log_mark",
         "memory",
+        "name",
+        "parent",
         "queue",
         "started",
         "stopping",
@@ -125,12 +131,13 @@ class Ring:
 
     def __init__(self, index: int, context: RingContext) -> None:
         self.index = index
-        self._name = context.name
-        self._loop = context.loop
+        self.name = f"{context.name}: ring {index}"
+        self.parent: Part = context.device
+        self._loop = context.loop.guarded(self)
         self._counters = context.counters
         self._device = context.device
         self._guest = context.guest
-        self.memory = RingMemory(index, context.guest)
+        self.memory = RingMemory(index, context.guest, context.name)
         self._active_rings = context.active_rings
         self._closer = context.closer
         self._observer = context.observer
@@ -214,7 +221,7 @@ class Ring:
         self._call_fd = fd
         if self.queue is not None:
             # Requests that completed without a call descriptor did not interrupt the driver.
-            _signal(fd)
+            self._signal_call()
 
     def set_err(self, fd: int) -> None:
         """SET_VRING_ERR; -1 removes the descriptor."""
@@ -253,24 +260,24 @@ class Ring:
     # While it runs
 
     def poll(self) -> None:
-        """Serve the ring if it is started, enabled and configured."""
+        """Serve the ring if it is started, enabled and configured; raises nothing."""
         if not self.started or not self.enabled or self.broken or self.unmapped:
             return
-        queue = self.queue
-        if queue is None:
-            queue = self.activate()
-            if queue is None:
-                return
-        process = self._device.process
         try:
+            queue = self.queue
+            if queue is None:
+                queue = self.activate()
+                if queue is None:
+                    return
+            process = self._device.process
             # Requests from the inflight region. The driver made them available before the base, so
             # a stop between two of them would lose the rest: its reply has the base only.
             while queue.to_resubmit:
                 process(self, queue)
             if process(self, queue):
                 self._loop.again(self.poll)
-        except FrontendError as error:
-            self.fail(error)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the ring's own
+            contain(self, error)
 
     def drain(self) -> None:
         """Serve all requests that the driver has made available so far."""
@@ -281,8 +288,8 @@ class Ring:
             for _ in range(0, self.memory.size, BUDGET):
                 if not self._device.process(self, queue):
                     return
-        except FrontendError as error:
-            self.fail(error)
+        except Exception as error:  # noqa: BLE001  as in `poll`
+            contain(self, error)
 
     def begin_async(self) -> None:
         """Count a popped request that another thread serves, until `complete` or `abort`."""
@@ -296,30 +303,39 @@ class Ring:
                 queue.push(head, written)
                 if queue.publish():
                     self.interrupt()
-        except FrontendError as error:
-            self.fail(error)
-        self._end_async()
+        except Exception as error:  # noqa: BLE001  as in `poll`
+            contain(self, error)
+        finally:
+            self._end_async()
 
-    def abort(self, error: FrontendError) -> None:
+    def abort(self, error: Exception) -> None:
         """End a request that another thread could not serve; call it in the loop's thread."""
-        self.fail(error)
+        contain(self, error)
         self._end_async()
 
     def interrupt(self) -> None:
         """Interrupt the driver."""
         self._counters[stats.CALLS] += 1
-        _signal(self._call_fd)
+        self._signal_call()
 
-    def fail(self, error: FrontendError) -> None:
-        """Mark the ring as broken by the driver, and signal its error descriptor."""
-        self.broken = True
+    def fail(self, error: Exception) -> None:
+        """Do not serve the ring until it is set up again, and signal its error descriptor."""
+        first, self.broken = not self.broken, True
         self._counters[stats.ERRORS] += 1
-        self._observer.ring_failed(self.index, error)
-        _signal(self._err_fd)
+        if first:
+            self._observer.ring_failed(self.index, error)
+            self.signal_error()
+        else:
+            # An event that fails each time is delivered no more.
+            self._drop_kick()
 
     def signal_error(self) -> None:
-        """Signal the error descriptor."""
-        _signal(self._err_fd)
+        """Signal the error descriptor; one that cannot be signalled is dropped."""
+        try:
+            _signal(self._err_fd)
+        except OSError as error:
+            self.set_err(-1)
+            log.warning("%s: its error descriptor is dropped: %s", self.name, error.strerror)
 
     def activate(self) -> DeviceQueue | None:
         """Make a started ring active; None if that is not possible, or not yet."""
@@ -330,9 +346,11 @@ class Ring:
         try:
             queue = self._build()
             queue.resume()
-        except FrontendError as error:
+        except Exception as error:
             self.queue = None
             self._active_rings.leave()
+            if not isinstance(error, FrontendError):
+                raise
             self._report_not_served(error)
             return None
         return queue
@@ -341,7 +359,10 @@ class Ring:
 
     def _halt(self) -> None:
         """Take no more requests; those in flight may still complete."""
-        self._device.stopping(self)
+        try:
+            self._device.stopping(self)
+        except Exception as error:  # noqa: BLE001  the ring has to stop, whatever it is
+            contain(self, error)
         if self.started:
             self.started = self._polled = False
             self._counters[stats.RING_STOPS] += 1
@@ -392,8 +413,7 @@ class Ring:
         except OSError as error:
             # It would be ready in each turn of the loop.
             self._drop_kick()
-            self.fail(FrontendError(f"the kick cannot be read: {error.strerror}"))
-            return
+            raise FrontendError(f"the kick cannot be read: {error.strerror}") from error
         self._counters[stats.KICKS] += 1
         if not self.started:
             self._start()
@@ -452,7 +472,7 @@ class Ring:
         if queue is not None:
             # The new queue reads the used index from memory, so everything must be published.
             if queue.publish():
-                _signal(self._call_fd)
+                self._signal_call()
             self.base = queue.last_avail if base is None else base
             self._build()
 
@@ -464,8 +484,18 @@ class Ring:
         generation = self._guest.generation
         if self._reported_generation != generation:
             self._reported_generation = generation
-            log.warning("%s: ring %d is not served: %s", self._name, self.index, error.text)
-            _signal(self._err_fd)
+            log.warning("%s is not served: %s", self.name, error.text)
+            self.signal_error()
+
+    def _signal_call(self) -> None:
+        """Signal the call descriptor; the ring fails with one that cannot be signalled."""
+        try:
+            _signal(self._call_fd)
+        except OSError as error:
+            self._closer.add_fds([self._call_fd])
+            self._call_fd = -1
+            text = f"its call descriptor cannot be signalled: {error.strerror}"
+            contain(self, FrontendError(text))
 
     def _deactivate(self) -> None:
         """Make the ring inactive; its base is the next available index of the queue."""
@@ -478,6 +508,10 @@ class Ring:
 
 
 def _signal(fd: int) -> None:
-    """Signal an eventfd, if there is one."""
+    """Signal an eventfd, if there is one.
+
+    Raises:
+        OSError: it cannot be signalled.
+    """
     if fd >= 0:
         eventfd.signal(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.guest_memory import log_reach
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from backends.guest_memory import GuestMemory
     from vhost_user.inflight import InflightRing
     from vhost_user.payloads import VringAddr
+
+log = logging.getLogger("backends")
 
 
 class RingViews(NamedTuple):
@@ -31,16 +34,19 @@ class RingMemory:
     Args:
         index: the ring's number in the device.
         guest: guest memory.
+        name: the device's name.
 
     Attributes:
         size: entries, 0 until SET_VRING_NUM.
         addr: the payload of SET_VRING_ADDR, or None.
     """
 
-    __slots__ = ("_guest", "_index", "_views", "addr", "size")
+    __slots__ = ("_guest", "_index", "_name", "_reported", "_views", "addr", "size")
 
-    def __init__(self, index: int, guest: GuestMemory) -> None:
+    def __init__(self, index: int, guest: GuestMemory, name: str) -> None:
         self._index = index
+        self._name = name
+        self._reported: InflightRing | None = None
         self._guest = guest
         self.forget()
 
@@ -158,7 +164,32 @@ class RingMemory:
         return queue
 
     def _inflight(self, before: DeviceQueue | None) -> InflightRing | None:
-        return self._guest.inflight_of(self._index) if before is None else before.inflight
+        """Where the ring records its requests.
+
+        A region for smaller rings records nothing: QEMU 10.0 asks for one of 128 descriptors, and
+        a guest may have rings of 1024.
+
+        Raises:
+            FrontendError: such a region has requests of an earlier back-end.
+        """
+        if before is not None:
+            return before.inflight
+        part = self._guest.inflight_of(self._index)
+        if part is None or part.size >= self.size:
+            return part
+        if part.occupied:
+            raise self._error(
+                f"requests to resubmit in an inflight region of {part.size} descriptors, and the "
+                f"ring has {self.size}"
+            )
+        if part is not self._reported:
+            self._reported = part
+            log.warning(
+                "%s: the inflight region is for rings of %d descriptors, and ring %d has %d: "
+                "requests in flight are lost if this program dies",
+                *(self._name, part.size, self._index, self.size),
+            )
+        return None
 
     def log_used_ring(self, queue: DeviceQueue) -> None:
         """The log or the log flag has changed: log writes to the used ring, or do not."""

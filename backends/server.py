@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from backends.control import Control, ControlOptions
 from backends.device import BackendDevice
+from backends.isolation import describe
 from vhost_user import channel, unix_socket
 from vhost_user.errors import UsageError
 
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.virtio_device import VirtioDevice
-    from vhost_user.errors import FrontendError
 
 BACKLOG = 8
+#: Nanoseconds until a front-end that could not be accepted is tried again.
+ACCEPT_RETRY_NS = 100_000_000
 log = logging.getLogger("backends")
 
 
@@ -98,11 +101,12 @@ class DeviceServer:
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self.device = BackendDevice(virtio, self)
-        self._loop = virtio.loop
+        self._loop = self.device.loop
         self._options = options
         self._on_end = on_end
         self._control: Control | None = None
         self._listener: socket.socket | None = None
+        self._short = False  # of descriptors or memory, since a front-end was accepted
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             sock.settimeout(0)
             self._listener = sock
@@ -124,9 +128,16 @@ class DeviceServer:
         if self._control is not None:
             self._control.ring_idle()
 
-    def ring_failed(self, ring: int, error: FrontendError) -> None:
+    def ring_failed(self, ring: int, error: Exception) -> None:
         """See `DeviceObserver.ring_failed`."""
-        log.error("%s: ring %d: %s", self.device.name, ring, error.text)
+        log.error("%s: ring %d: %s", self.device.name, ring, describe(error))
+
+    def device_failed(self, error: Exception) -> None:
+        """See `DeviceObserver.device_failed`: the connection is closed, if there is one."""
+        if self._control is None:
+            log.error("%s: %s", self.device.name, describe(error))
+        else:
+            self._control.fail(error)
 
     def config_changed(self) -> None:
         """See `DeviceObserver.config_changed`."""
@@ -163,9 +174,30 @@ class DeviceServer:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return  # it has disconnected already
+        except OSError as error:
+            self._accept_later(listener, error)
+            return
         # The next front-end waits in the backlog until this one has disconnected.
         self._loop.unwatch(listener.fileno())
-        self._control = Control(self.device, sock, self._options, self._disconnected)
+        self._short = False
+        try:
+            self._control = Control(self.device, sock, self._options, self._disconnected)
+        except Exception:
+            sock.close()
+            self._wait()
+            raise
+
+    def _accept_later(self, listener: socket.socket, error: OSError) -> None:
+        """Out of descriptors or memory: the front-end waits in the backlog until there are some.
+
+        No event reports that, so the socket is tried again after a while.
+        """
+        if not self._short:
+            self._short = True
+            name, why = self.device.name, error.strerror
+            log.error("%s: a front-end waits: it cannot be accepted: %s", name, why)
+        self._loop.unwatch(listener.fileno())
+        self._loop.at(time.monotonic_ns() + ACCEPT_RETRY_NS, self._wait)
 
     def _disconnected(self) -> None:
         self._control = None

@@ -133,7 +133,7 @@ class TapPort:
         """Read the TAP device for this NIC from now on."""
         self._nic = nic
         for pair, fd in enumerate(self._fds):
-            self._loop.watch(fd, partial(self._on_frames, nic, pair, fd))
+            nic.loop.watch(fd, partial(self._on_frames, nic, pair, fd))
 
     def transmit(self, nic: NetDevice, pair: int, frame: bytes) -> None:
         """A frame that the NIC's driver sends, in the NIC's own thread."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from backends import advertised_features, stats
+from backends.isolation import GuardedLoop
 from backends.ring import BUDGET
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class VirtioDevice:
         counters: its u64 slots in the statistics (`backends.stats`).
 
     Attributes:
+        loop: the argument, guarded: an exception of what is called there closes the connection.
+        observer: what serves the device; None until it is attached.
         features: the feature bits that it offers; a subclass adds its own.
         protocol_features: the protocol features that it offers; CONFIG is needed for `config`, and
             CONFIG and BACKEND_REQ for configuration changes.
@@ -44,7 +47,8 @@ class VirtioDevice:
         self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
     ) -> None:
         self.name = name
-        self.loop = loop
+        self.loop = GuardedLoop(loop, self)
+        self.observer: DeviceObserver | None = None
         self.num_rings = rings
         self.counters = stats.StatsWriter(1).device(0) if counters is None else counters
         self.features = advertised_features.FEATURES
@@ -57,6 +61,20 @@ class VirtioDevice:
 
     def attach(self, rings: Sequence[Ring], observer: DeviceObserver) -> None:
         """The device has a server from now on; called once, before any other method."""
+
+    @property
+    def parent(self) -> None:
+        """See `Part.parent`."""
+
+    def fail(self, error: Exception) -> None:
+        """An exception was raised while the device was served: its connection is closed.
+
+        Raises:
+            Exception: the argument, where no server has the device.
+        """
+        if self.observer is None:
+            raise error
+        self.observer.device_failed(error)
 
     # Requests
 

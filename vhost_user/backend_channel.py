@@ -56,11 +56,17 @@ class BackendChannel:
         self._asked: deque[BackendRequest] = deque()
 
     @classmethod
-    def from_fd(cls, fd: int, session: BackendSession) -> Self:
+    def from_fd(cls, fd: int, session: BackendSession, own_address: str = "") -> Self:
         """The channel of a descriptor that came with SET_BACKEND_REQ_FD; owns and closes it.
 
+        Args:
+            fd: the descriptor.
+            session: as for the class.
+            own_address: of the listening socket that the front-end has connected to. A channel to
+                that address would be the connection itself, which could then never end.
+
         Raises:
-            FrontendError: it is not a unix stream socket.
+            FrontendError: it is not a unix stream socket that is connected.
         """
         try:
             sock = socket.socket(fileno=fd)
@@ -70,6 +76,14 @@ class BackendChannel:
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
             sock.close()
             raise FrontendError("the channel is not a unix stream socket")
+        try:
+            peer = sock.getpeername()
+        except OSError as error:  # it listens, or was never connected
+            sock.close()
+            raise FrontendError(f"the channel is not connected: {error.strerror}") from error
+        if peer and peer == own_address:
+            sock.close()
+            raise FrontendError("the channel is a connection to this device")
         return cls(sock, session)
 
     @property

@@ -21,6 +21,8 @@ _HEADER = struct.Struct("<QHHHH")
 _DESCRIPTOR_SIZE = 16
 _ALIGNMENT = 64
 _VERSION = 1
+#: Requests are counted from the last one of the region on: a ring never gets that far by itself.
+_LAST_COUNT = 1 << 63
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 # Offsets in a ring's part, in units of u16.
 _AT_VERSION, _AT_NUMBER, _AT_BATCH, _AT_USED = 4, 5, 6, 7
@@ -68,7 +70,7 @@ class InflightRing:
             used_idx: the used index in guest memory.
 
         Raises:
-            FrontendError: the region has another layout.
+            FrontendError: the region has another layout, or a counter that no back-end has written.
         """
         words = self._words
         if not words[_AT_VERSION]:
@@ -85,8 +87,16 @@ class InflightRing:
         waiting = [head for head in range(self.size) if self._bytes[self._at(head)]]
         waiting.sort(key=self._count_of)
         if waiting:
-            self._counter = self._count_of(waiting[-1]) + 1
+            last = self._count_of(waiting[-1])
+            if last >= _LAST_COUNT:
+                raise FrontendError(f"an inflight region whose last request has number {last:#x}")
+            self._counter = last + 1
         return waiting
+
+    @property
+    def occupied(self) -> bool:
+        """A request is recorded that was taken and not completed."""
+        return any(self._bytes[self._at(head)] for head in range(self.size))
 
     def _settle(self, used_idx: int) -> None:
         """Mark the last batch as completed, if the back-end ended before it could."""

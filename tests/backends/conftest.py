@@ -45,7 +45,7 @@ def attach() -> Iterator[Serve]:
             made = Rig(connection, device.num_rings, **rig)
             made.backend = servers[0].device
             stack.callback(servers[0].close)
-            stack.callback(device.loop.stop)
+            stack.callback(device.loop.base.stop)
             stack.callback(made.close)
             return made
 

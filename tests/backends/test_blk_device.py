@@ -339,7 +339,7 @@ def test_memory_is_removed_with_requests_in_flight(make: Callable[..., Disk], po
     header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_GET_ID, 0, 0)
     answer_gpa, answer = rig.alloc(21)
     rig.rings[0].add([(gpa, 16)], [(answer_gpa, 21)])
-    on_loop(disk.device.loop)
+    on_loop(disk.device.loop.base)
     assert in_use(disk, 0)
     held.set()
     assert rig.rings[0].wait().written == 1
@@ -374,11 +374,11 @@ def test_front_end_vanishes_with_requests_in_flight(
     held = hold(pool, 2)
     flush(disk, 0)
     rig.connection.close()
-    on_loop(disk.device.loop)
+    on_loop(disk.device.loop.base)
     assert disk.rig.backend.memory.regions, "the request in flight still uses the memory"
     held.set()
     pool.close()
-    on_loop(disk.device.loop)
+    on_loop(disk.device.loop.base)
     assert not disk.rig.backend.memory.regions
 
 
@@ -460,7 +460,7 @@ def test_ring_that_was_stopped_is_not_tried_again(
     for ring in rig.rings:
         ring.set_up(QEMU_ORDER)
         ring.kick()
-    on_loop(destination.device.loop)
+    on_loop(destination.device.loop.base)
     assert caplog.text.count("is not started") == 2, "a new start, reported again"
 
 
@@ -477,7 +477,7 @@ def flush(disk: Disk, ring: int) -> memoryview:
     status_gpa, status = rig.alloc(1)
     status[0] = 0xFF
     rig.rings[ring].add([(gpa, 16)], [(status_gpa, 1)])
-    on_loop(disk.device.loop)
+    on_loop(disk.device.loop.base)
     assert disk.rig.backend.rings[ring].in_flight == 1
     return status
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.device import BackendDevice
+from backends.isolation import describe
 from backends.loop import Loop
 from backends.virtio_device import VirtioDevice
 from tests.waiting import wait_until
@@ -39,8 +40,11 @@ class Events:
     def ring_idle(self, ring: int) -> None:
         self.seen.append(("idle", ring))
 
-    def ring_failed(self, ring: int, error: FrontendError) -> None:
-        self.seen.append((error.text, ring))
+    def ring_failed(self, ring: int, error: Exception) -> None:
+        self.seen.append((describe(error), ring))
+
+    def device_failed(self, error: Exception) -> None:
+        self.seen.append((describe(error), -1))
 
     def config_changed(self) -> None:
         self.seen.append(("config", -1))

@@ -10,9 +10,11 @@ import pytest
 
 from backends.guest_memory import GuestMemory
 from backends.ring_memory import RingMemory
+from vhost_user import inflight
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import FrontendError
 from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
+from vhost_user.inflight import InflightRegion
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.payloads import VRING_F_LOG, MemoryRegion, VringAddr
 
@@ -42,14 +44,14 @@ def add(guest: GuestMemory) -> None:
 @pytest.fixture
 def memory(guest: GuestMemory) -> RingMemory:
     """A ring that is set up."""
-    made = RingMemory(0, guest)
+    made = RingMemory(0, guest, "device")
     made.set_size(SIZE, active=False)
     made.set_addr(ADDR)
     return made
 
 
 def test_a_ring_is_configured_with_a_size_and_addresses(guest: GuestMemory) -> None:
-    made = RingMemory(0, guest)
+    made = RingMemory(0, guest, "device")
     configured = [made.configured]
     made.set_addr(ADDR)
     configured.append(made.configured)
@@ -147,3 +149,48 @@ def test_the_used_ring_must_be_in_the_log(memory: RingMemory, guest: GuestMemory
     guest.set_log(None)
     memory.log_used_ring(queue)
     assert queue.log is None
+
+
+def _record(guest: GuestMemory, size: int) -> InflightRegion:
+    """An inflight region for rings of that size."""
+    fd, length = inflight.create(1, size)
+    region = InflightRegion(fd, length, 0, 1, size)
+    os.close(fd)
+    guest.set_inflight(region)
+    return region
+
+
+def test_an_inflight_region_for_smaller_rings_records_nothing(
+    memory: RingMemory, guest: GuestMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line on stderr reports it; a region for larger rings is used."""
+    _record(guest, SIZE // 2)
+    assert memory.queue(0, None).inflight is None
+    assert memory.queue(0, None).inflight is None
+    assert len(caplog.records) == 1
+    assert "for rings of 8 descriptors, and ring 0 has 16" in caplog.text
+    for size in (SIZE, 2 * SIZE):
+        _record(guest, size)
+        assert memory.queue(0, None).inflight is not None
+
+
+def test_requests_in_an_inflight_region_for_smaller_rings_are_not_lost(
+    memory: RingMemory, guest: GuestMemory
+) -> None:
+    part = _record(guest, SIZE // 2).ring(0)
+    assert part is not None
+    part.resume(0)
+    part.taken(3)
+    with pytest.raises(FrontendError, match="requests to resubmit"):
+        memory.queue(0, None)
+
+
+def test_a_request_beyond_the_ring_is_not_resubmitted(
+    memory: RingMemory, guest: GuestMemory
+) -> None:
+    part = _record(guest, 2 * SIZE).ring(0)
+    assert part is not None
+    part.resume(0)
+    part.taken(SIZE)
+    with pytest.raises(FrontendError, match="request 16 in the inflight region of 16"):
+        memory.queue(0, None).resume()

@@ -183,7 +183,7 @@ def test_the_limit_counts_from_the_stop_and_not_from_an_earlier_one(
     assert given.replies(1) == [VringState(0, 1)]
     before = time.monotonic_ns()
     given.stop(1)
-    due = [at for at, _, timer in given.device.loop._timers if timer.callback is not None]
+    due = [at for at, _, timer in given.device.loop.base._timers if timer.callback is not None]
     assert max(due) > before + limit
     given.device.taken = [runs_on]
     given.device.complete_all()

@@ -182,3 +182,20 @@ def test_a_descriptor_that_is_no_channel() -> None:
             os.fstat(fd)
     os.close(writer)
     other.close()
+
+
+def test_a_channel_must_be_connected(tmp_path: Path) -> None:
+    """To a process that has it for that purpose: not to the device itself."""
+    session = BackendSession("disk0", features=0, protocol_features=OFFERED, num_queues=1)
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as ours:
+        with pytest.raises(FrontendError, match="not connected"):
+            BackendChannel.from_fd(os.dup(ours.fileno()), session)
+        listener.bind(path)
+        listener.listen()
+        with pytest.raises(FrontendError, match="not connected"):
+            BackendChannel.from_fd(os.dup(listener.fileno()), session)
+        ours.connect(path)
+        with pytest.raises(FrontendError, match="connection to this device"):
+            BackendChannel.from_fd(os.dup(ours.fileno()), session, path)
+        BackendChannel.from_fd(os.dup(ours.fileno()), session, path + "-other").close()

@@ -129,3 +129,18 @@ def test_a_file_that_does_not_hold_it_is_refused(
     """Before anything is mapped."""
     with pytest.raises(FrontendError, match="are not an inflight region"):
         InflightRegion(region[0], size, offset, rings, SIZE)
+
+
+@pytest.mark.parametrize("counter", [1 << 63, (1 << 64) - 1])
+def test_a_counter_at_its_end_is_refused(region: tuple[int, InflightRegion], counter: int) -> None:
+    """The next request would have a number that does not fit."""
+    fd, made = region
+    ring = made.ring(0)
+    assert ring is not None
+    ring.resume(used_idx=0)
+    ring.taken(3)
+    with mmap.mmap(fd, 0) as raw:
+        at = 16 + 16 * 3 + 8
+        raw[at : at + 8] = counter.to_bytes(8, "little")
+    with pytest.raises(FrontendError, match=f"number {counter:#x}"):
+        again(fd).resume(used_idx=0)

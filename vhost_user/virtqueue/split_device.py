@@ -148,6 +148,9 @@ class DeviceQueue:
         if self.inflight is not None:
             self._again = deque(self.inflight.resume(self._used_idx))
             if self._again:
+                highest = max(self._again)
+                if highest >= self.size:
+                    raise self._fault(f"request {highest} in the inflight region of {self.size}")
                 # They were taken from the available ring, in an order that is not known.
                 taken = self._used_idx + len(self._again)
                 self._last_avail = self._avail_idx = taken & 0xFFFF

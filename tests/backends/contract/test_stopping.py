@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.control import ControlOptions
+from backends.isolation import GuardedLoop
 from backends.stop_policy import StopKind, StopPolicy
 from backends.stops import Stops
 from tests.backends.contract.given import MakeRig, Serve, status, stop_all
@@ -103,14 +104,14 @@ def test_a_device_takes_its_stop_time_once(
     kind.prepare(rig)
     kind.work(rig, 0)
     waits: list[int] = []
-    at = served.loop.at
+    at = GuardedLoop.at
 
-    def recorded(due: int, callback: Callback) -> Timer:
+    def recorded(loop: GuardedLoop, due: int, callback: Callback) -> Timer:
         if isinstance(getattr(callback, "__self__", None), Stops):
             waits.append(due)
-        return at(due, callback)
+        return at(loop, due, callback)
 
-    monkeypatch.setattr(served.loop, "at", recorded)
+    monkeypatch.setattr(GuardedLoop, "at", recorded)
     begin = time.monotonic_ns()
     bases = [ring.stop() for ring in rig.rings]
     assert time.monotonic_ns() - begin >= stop_time

@@ -1,0 +1,169 @@
+"""What an exception costs: the part of a program that raised it, and nothing else.
+
+A program serves many devices on one loop. Whatever a front-end or its guest does, only a *part*
+fails: a ring (its error descriptor is signalled, and it is not served until it is set up again), or
+a connection (it is closed, with one line on stderr). `contain` is the one place that turns an
+exception into that. Control passes to a part by a `GuardedLoop` (events, timers, posted calls), or
+from another part that calls `contain` itself: a connection that polls its rings, a NIC that puts a
+frame into another NIC's ring.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import traceback
+from functools import partial
+from pathlib import PurePath
+from typing import TYPE_CHECKING, ParamSpec, Protocol
+
+from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.loop import Loop, Timer
+    from backends.pacing import Pacer
+
+    Callback = Callable[[], None]
+
+P = ParamSpec("P")
+log = logging.getLogger("backends")
+
+
+class Part(Protocol):
+    """What fails as a whole."""
+
+    name: str
+
+    @property
+    def parent(self) -> Part | None:
+        """The part that fails where this one cannot even fail."""
+
+    def fail(self, error: Exception, /) -> None:
+        """An exception was raised while this part was served."""
+
+
+def contain(part: Part | None, error: Exception) -> None:
+    """Have a part fail with an exception; its parent, if that raises another one; and so on.
+
+    Where even the last parent raises, one line on stderr is all that is left.
+    """
+    name = "the program" if part is None else part.name
+    while part is not None:
+        name = part.name
+        try:
+            part.fail(error)
+        except Exception as another:  # noqa: BLE001  whatever it is, it is the part's own
+            error, part = another, part.parent
+        else:
+            return
+    log.critical("%s: is not served any more: %s", name, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """One line on an exception, for stderr; where it was raised, if it was not expected."""
+    if isinstance(error, VhostUserError):
+        text = error.text
+    elif isinstance(error, MemoryError):
+        text = "out of memory"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = f"{type(error).__name__}: {error}"
+    if not isinstance(error, VhostUserError):
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames:
+            text += f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})"
+    return " ".join(text.split())
+
+
+def _call(part: Part, callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    try:
+        callback(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  whatever it is, only the part fails
+        contain(part, error)
+
+
+class GuardedLoop:
+    """A `Loop` for one part: an exception of what is called there fails the part, not the loop.
+
+    All methods are those of `Loop`, which describes them.
+
+    Args:
+        loop: the loop.
+        part: what fails.
+
+    Attributes:
+        base: the loop; parts with the same one share its thread.
+    """
+
+    __slots__ = ("_part", "base")
+
+    def __init__(self, loop: Loop, part: Part) -> None:
+        self.base = loop
+        self._part = part
+
+    @property
+    def pacer(self) -> Pacer:
+        """See `Loop`."""
+        return self.base.pacer
+
+    def guarded(self, part: Part) -> GuardedLoop:
+        """The same loop, for another part."""
+        return GuardedLoop(self.base, part)
+
+    def _guard(self, callback: Callable[P, None]) -> Callable[P, None]:
+        return partial(_call, self._part, callback)
+
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """See `Loop.watch`."""
+        self.base.watch(fd, self._guard(handler), events)
+
+    def change(self, fd: int, events: int) -> None:
+        """See `Loop.change`."""
+        self.base.change(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """See `Loop.unwatch`."""
+        self.base.unwatch(fd)
+
+    def watch_kick(self, fd: int, handler: Callback) -> None:
+        """See `Loop.watch_kick`."""
+        self.base.watch_kick(fd, self._guard(handler))
+
+    def mute_kick(self, fd: int) -> None:
+        """See `Loop.mute_kick`."""
+        self.base.mute_kick(fd)
+
+    def unwatch_kick(self, fd: int) -> None:
+        """See `Loop.unwatch_kick`."""
+        self.base.unwatch_kick(fd)
+
+    def post(self, callback: Callback) -> None:
+        """See `Loop.post`."""
+        self.base.post(self._guard(callback))
+
+    def again(self, callback: Callback) -> None:
+        """See `Loop.again`."""
+        self.base.again(self._guard(callback))
+
+    def finally_(self, callback: Callback) -> None:
+        """See `Loop.finally_`."""
+        self.base.finally_(self._guard(callback))
+
+    def at(self, due: int, callback: Callback) -> Timer:
+        """See `Loop.at`."""
+        return self.base.at(due, self._guard(callback))
+
+    def take_control(self, holder: object) -> None:
+        """See `Loop.take_control`."""
+        self.base.take_control(holder)
+
+    def give_control(self, holder: object) -> None:
+        """See `Loop.give_control`."""
+        self.base.give_control(holder)
+
+    def must_wait(self, device: object, resume: Callback) -> bool:
+        """See `Loop.must_wait`."""
+        return self.base.must_wait(device, self._guard(resume))
