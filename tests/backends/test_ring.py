@@ -158,7 +158,7 @@ def test_a_kick_that_hangs_up_fails_its_ring_and_is_not_delivered_again(
     ring.set_kick(reader)
     os.write(writer, pending)
     os.close(writer)
-    with device.loop:
+    with device.loop.base:
         wait_until(lambda: ring.broken)
         assert any("kick" in what for what, _ in events.seen)
         watched = Path("/proc/self/fd", str(reader))
