@@ -63,7 +63,7 @@ def _is_about(word: str, subject: Subject) -> bool:
     "docs",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Write the list of mutants to this file, if all were run.",
+    help="Write what was found to the list of mutants in this folder; the rest of it stays.",
 )
 def main(
     only: str,
@@ -87,7 +87,7 @@ def main(
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(table.to_json(trials, seconds), indent=1) + "\n")
-    if docs is not None and not only and role is None:
+    if docs is not None:
         document.write(docs, trials)
     if not all(trial.as_it_should_be for trial in trials):
         raise click.exceptions.Exit(1)

@@ -16,6 +16,22 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 ROLES = {"back-end": "back_end.toml", "front-end": "front_end.toml"}
 DEVICES = ("blk", "net", "rng")
+#: Kinds of mistakes that other programs make, and that the suite once did not find: there are at
+#: least five mutants of each.
+KINDS = {
+    "back-end": (
+        "dirty log",
+        "memory",
+        "ring states",
+        "notifications",
+        "inflight",
+        "reset and status",
+        "several rings",
+        "disk",
+        "NIC",
+    ),
+    "front-end": (),
+}
 #: In place of a mutant's name: the unmodified endpoint.
 UNMUTATED = "unmutated"
 
@@ -38,6 +54,8 @@ class Mutant(NamedTuple):
         mistake: the effect, in one sentence.
         caught_by: ids of cases that find it quickly.
         options: further options of the program, quoted as for a shell.
+        kind: one of `KINDS`, or "".
+        new_case: the case that finds it was written for it; otherwise it was there before.
     """
 
     name: str
@@ -50,6 +68,8 @@ class Mutant(NamedTuple):
     mistake: str
     caught_by: tuple[str, ...]
     options: str = ""
+    kind: str = ""
+    new_case: bool = False
 
     @property
     def path(self) -> Path:
@@ -103,7 +123,8 @@ def _of_role(role: str) -> list[Mutant]:
     found = []
     for area, entries in whole.items():
         for entry in entries:
-            fields = {"device": "blk", "role": role, "area": area, "options": ""} | entry
+            given = {"role": role, "area": area} | entry
+            fields = {"device": "blk", **Mutant._field_defaults} | given
             if fields.keys() != set(Mutant._fields):
                 wrong = sorted(fields.keys() ^ set(Mutant._fields))
                 raise CatalogueError(f"{role}, {area}, {entry.get('name')}: {', '.join(wrong)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.mutants import document
-from tests.mutants.catalogue import DEVICES, ROOT, CatalogueError, Mutant, find, mutants
+from tests.mutants.catalogue import DEVICES, KINDS, ROOT, CatalogueError, Mutant, find, mutants
 from vhost_user_conformance.target import ROLES, cases_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ def test_there_are_enough_of_both_ends() -> None:
     names = Counter(mutant.name for mutant in mutants())
     assert [name for name, count in names.items() if count > 1] == []
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", name) for name in names)
+
+
+@pytest.mark.parametrize("role", KINDS)
+def test_there_are_five_of_each_kind(role: str) -> None:
+    """A kind is one that `KINDS` has for the role."""
+    of_role = Counter(mutant.kind for mutant in mutants() if mutant.role == role and mutant.kind)
+    assert set(of_role) <= set(KINDS[role])
+    assert all(count >= 5 for count in of_role.values()), of_role
 
 
 @pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
