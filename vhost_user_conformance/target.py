@@ -34,6 +34,7 @@ DIALECTS = ("spec", "rust-vmm", "yc-libvhost")
 PATIENCE = 2.0
 #: The limits of options.
 SHORTEST_PATIENCE, LONGEST_PATIENCE = 0.1, 60.0
+SHORTEST_TOTAL, LONGEST_TOTAL = 0.1, 1e6
 
 
 class Target(NamedTuple):

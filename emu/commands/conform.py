@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import sys
 from contextlib import contextmanager
@@ -55,8 +54,11 @@ Examples:
   emu conform back-end --socket vhost.sock --only framing --only VU-B-0401
   emu conform back-end --list
 
-The exit status is 0 when no case failed, 1 when a case failed or the back-end could not be
-reached, and 2 for an invalid option.
+A signal that ends the run (Ctrl-C, SIGTERM) ends it with the report and the files of what was
+judged so far, as does --total-time.
+
+The exit status is 0 when no case failed, 1 when a case failed, the back-end could not be reached
+or the total time was over, and 2 for an invalid option.
 """
 
 FRONT_END_HELP = """Test a front-end: the suite listens on a socket and acts as the back-end.
@@ -76,8 +78,11 @@ Examples:
   emu conform front-end --socket /tmp/vhost.sock --only framing
   emu conform front-end --list
 
-The exit status is 0 when no case failed, 1 when a case failed or no front-end connected, and 2
-for an invalid option.
+A signal that ends the run (Ctrl-C, SIGTERM) ends it with the report and the files of what was
+judged so far, as does --total-time.
+
+The exit status is 0 when no case failed, 1 when a case failed, no front-end connected or the total
+time was over, and 2 for an invalid option.
 """
 
 
@@ -135,7 +140,7 @@ def _conform(role: str, options: ConformOptions) -> None:
         options.patience,
         scratch=options.scratch,
     )
-    with _Signals() as signals, target.opened() as runner:
+    with _Signals(options.total_time) as signals, target.opened() as runner:
         try:
             signals.watch()
             _run(runner, chosen, role, options, signals)
@@ -156,15 +161,20 @@ class _Interrupted(BaseException):
 class _Signals:
     """SIGINT, SIGTERM and SIGHUP end the run, and the program under test with it.
 
-    An exception that a handler raises may be lost in a callback of the interpreter; so `check` is
-    called after each case. During the clean-up, which takes a few seconds at most, a signal is only
-    recorded.
+    The end of the total time does the same, by SIGALRM. An exception that a handler raises may be
+    lost in a callback of the interpreter; so `check` is called after each case. During the
+    clean-up, which takes a few seconds at most, a signal is only recorded.
+
+    Args:
+        total_time: seconds, or None for no limit.
 
     Raises:
         SignalError: at the end of the context, if a signal arrived.
+        EmuError: the total time was over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, total_time: float | None) -> None:
+        self._total_time = total_time
         self._signum = 0
         self._raises = True
         self._before: dict[signal.Signals, Any] = {}
@@ -174,12 +184,21 @@ class _Signals:
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup, or a shell, has set it
                 self._before[each] = signal.signal(each, self._handle)
+        if self._total_time is not None:
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._handle)
+            signal.setitimer(signal.ITIMER_REAL, self._total_time)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        if self._total_time is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for each, handler in self._before.items():
             signal.signal(each, handler)
         if self._signum and (kind is None or issubclass(kind, _Interrupted)):
+            if self._signum == signal.SIGALRM:
+                raise EmuError(
+                    f"--total-time: the run ended after {self._total_time:g} s"
+                ) from None
             raise SignalError(self._signum, signal.Signals(self._signum).name) from None
 
     def watch(self) -> None:
@@ -227,30 +246,40 @@ def _run(
     # A dumb terminal gets a line now and then; a pipe or a file gets errors only.
     lines = LineProgress(sys.stderr) if console.is_dumb_terminal else SilentProgress()
     lines.step(f"{role}: {len(cases)} cases")
-    done = itertools.count(1)
+    results: list[CaseResult] = []
+    interrupted: _Interrupted | None = None
     with terminal.progress(console) as live:
         task = live.add_task(role, total=len(cases), last="")
 
         def finished(result: CaseResult) -> None:
-            number, last = next(done), f"{result.case.id} {result.verdict}"
+            results.append(result)
+            number, last = len(results), f"{result.case.id} {result.verdict}"
             live.update(task, advance=1, last=last)
             lines.advance(f"{number} of {len(cases)}, {last}", number, len(cases))
             signals.check()
 
-        results = runner.run(cases, finished)
+        try:
+            runner.run(cases, finished)
+        except _Interrupted as arrived:
+            interrupted = arrived
+            signals.clean_up()
+    not_run = len(cases) - len(results)
     # The report is printed before the files are written, as the disk may be full; the files are
     # also written if the report cannot be printed.
     try:
-        _print(role, results, options)
+        _print(role, results, options, not_run)
     finally:
-        deliver(options.json_file, document(role, runner.describe(), offered.to_json(), results))
+        whole = document(role, runner.describe(), offered.to_json(), results, not_run=not_run)
+        deliver(options.json_file, whole)
         _write_junit(role, results, options.junitxml)
+    if interrupted is not None:
+        raise interrupted
     bad = {Verdict.FAIL, Verdict.ERROR} if options.strict else {Verdict.FAIL}
     if any(result.verdict in bad for result in results):
         raise click.exceptions.Exit(1)
 
 
-def _print(role: str, results: Sequence[CaseResult], options: ConformOptions) -> None:
+def _print(role: str, results: Sequence[CaseResult], options: ConformOptions, not_run: int) -> None:
     from vhost_user_conformance.report import terminal
 
     out = terminal.console(report_stream(options.json_file))
@@ -258,6 +287,8 @@ def _print(role: str, results: Sequence[CaseResult], options: ConformOptions) ->
         terminal.print_failures(out, results)
     else:
         terminal.print_report(out, role, results, verbose=options.verbose)
+    if not_run:
+        terminal.print_not_run(out, not_run)
 
 
 def _write_junit(role: str, results: Sequence[CaseResult], path: Path | None) -> None:

@@ -16,8 +16,10 @@ from vhost_user_conformance.target import (
     DEVICES,
     DIALECTS,
     LONGEST_PATIENCE,
+    LONGEST_TOTAL,
     PATIENCE,
     SHORTEST_PATIENCE,
+    SHORTEST_TOTAL,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class ConformOptions:
     strict: bool
     dialect: str
     patience: float
+    total_time: float | None
     verbose: bool
     quiet: bool
     scratch: bool = False
@@ -99,7 +102,15 @@ _COMMON = (
         default=PATIENCE,
         show_default=True,
         metavar="SECONDS",
-        help="Timeout for each answer.",
+        help="Timeout for each answer. It grows up to five times where the peer has been slow, or "
+        "is kept waiting for a processor.",
+    ),
+    click.option(
+        "--total-time",
+        type=_Seconds(SHORTEST_TOTAL, LONGEST_TOTAL),
+        metavar="SECONDS",
+        help="End the run after this time, and report what was judged. By default there is no "
+        "limit.",
     ),
     click.option("-v", "--verbose", is_flag=True, help="List what was OBSERVED, too."),
     click.option("-q", "--quiet", is_flag=True, help="Print only FAIL and ERROR."),

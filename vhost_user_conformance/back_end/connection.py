@@ -13,7 +13,7 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import VHOST_F_LOG_ALL
 from vhost_user.payloads import LogArea, VringAddr, VringState
 from vhost_user_conformance.back_end.negotiation import PROTOCOL_BIT, F, Negotiation, u64
-from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.back_end.requests import QUIET, first_answer
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.verdict import Failed, check, unsupported
 from vhost_user_conformance.peer.device_work import (
@@ -60,6 +60,8 @@ class BackEnd(Negotiation):
         self.program: PeerProgram | None = None
         #: Opens another connection to the same back-end; None if that is not possible.
         self.open_wire: Callable[[], Wire] | None = None
+        #: The program answers one connection only, and runs on.
+        self.serves_one = False
         #: By index: the rings that `start` has started.
         self._started: dict[int, TestRing] = {}
 
@@ -285,11 +287,13 @@ class BackEnd(Negotiation):
 
     def await_used(self, ring: TestRing, index: int) -> None:
         """Wait until the used index is ``index``. Raises `Failed` after the timeout."""
-        if not ring.await_used(index, self.timeout):
-            raise Failed(
-                f"ring {ring.index}'s used index to become {index & 0xFFFF}",
-                f"it is {ring.used_index} after {self.timeout:g} s",
-            )
+        limit = self.wire.limit()
+        while not ring.await_used(index, limit.left):
+            if limit.over:
+                raise Failed(
+                    f"ring {ring.index}'s used index to become {index & 0xFFFF}",
+                    f"it is {ring.used_index} after {limit.seconds:.3g} s",
+                )
 
     @staticmethod
     def check_completed(ring: TestRing, job: Job) -> None:
@@ -379,9 +383,16 @@ class BackEnd(Negotiation):
         Raises:
             Unsupported: another connection is not possible.
         """
-        if self.open_wire is None:
+        return self._on_another(self._connects())
+
+    def _connects(self) -> Callable[[], Wire]:
+        """`open_wire`. Raises `Unsupported` where another connection is not possible."""
+        if self.open_wire is None or self.serves_one:
             unsupported("is about several connections, and only this one is possible")
-        other = BackEnd(self.open_wire(), self.device, self.dialect)
+        return self.open_wire
+
+    def _on_another(self, connects: Callable[[], Wire]) -> BackEnd:
+        other = BackEnd(connects(), self.device, self.dialect)
         other.program, other.open_wire = self.program, self.open_wire
         self.own(other.close)
         return other
@@ -393,12 +404,15 @@ class BackEnd(Negotiation):
             Unsupported: the program has ended with the connection, which is allowed.
             Failed: the program runs and does not reply.
         """
+        opened = self._connects()
         self.wire.leave(self.timeout)
+
+        def ended() -> bool:
+            return self.program is not None and self.program.ends_within(0.0)
+
         try:
-            other = self.connect_another()
-            other.barrier()
+            return self._on_another(lambda: first_answer(opened, ended, self.timeout))
         except (WireError, PeerError) as error:
             if self.program is not None and self.program.ends_within(QUIET):
                 unsupported("is about several connections, and the program ends with the first")
             raise Failed("the next connection to be answered", str(error)) from None
-        return other

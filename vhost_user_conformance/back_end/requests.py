@@ -6,13 +6,15 @@ This module does not depend on the meaning of a request; `back_end.connection` d
 from __future__ import annotations
 
 import contextlib
+import select
+import time
 from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest
 from vhost_user_conformance.model.verdict import Failed, check, observed
-from vhost_user_conformance.peer.wire import Closed, Message, Silent
+from vhost_user_conformance.peer.wire import Closed, Message, Silent, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +24,40 @@ if TYPE_CHECKING:
 F = FrontendRequest
 #: Seconds without an event after which it is taken not to happen.
 QUIET = 0.15
+#: Milliseconds until a connection that was closed without an answer is tried again.
+_AGAIN_MS = 10
+
+
+def first_answer(open_wire: Callable[[], Wire], over: Callable[[], bool], timeout: float) -> Wire:
+    """A new connection on which the back-end has answered.
+
+    A connection that is closed before its first answer is tried again: a server that listens anew
+    for each front-end drops those that came before it.
+
+    Args:
+        open_wire: connects.
+        over: whether no further attempt makes sense, as the program has ended.
+        timeout: seconds for further attempts.
+
+    Raises:
+        PeerError, WireError: it is not answered.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        wire = open_wire()
+        try:
+            wire.send(F.GET_FEATURES)
+            wire.receive().close()
+        except Closed:
+            wire.close()
+            if over() or time.monotonic() > deadline:
+                raise
+            select.poll().poll(_AGAIN_MS)
+        except WireError:
+            wire.close()
+            raise
+        else:
+            return wire
 
 
 class Requests:

@@ -10,16 +10,18 @@ from vhost_user.errors import BackendError
 from vhost_user.messages import FrontendRequest
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
 from vhost_user_conformance.back_end.disk_contents import DiskContentsError, check_zeroes
+from vhost_user_conformance.back_end.requests import first_answer
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
+from vhost_user_conformance.peer.patience import Patience
 from vhost_user_conformance.peer.program import CONNECT_FACTOR, connect
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Closed, Nonsense, Wire, WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from vhost_user_conformance.model.case import Case
@@ -41,8 +43,15 @@ class BackEndRunner(CaseRunner):
 
     def __init__(self, path: Path, program: PeerProgram | None, **settings: Any) -> None:
         super().__init__(path, program, **settings)
+        self._patience = Patience(self._timeout)
         # Whether it was seen to end with its front-end, and to accept another one.
         self._ends = self._serves_on = False
+        # It runs on after its first front-end, and answers no other one.
+        self._single = False
+        # Whether it answers several front-ends at the same time, once that was tried.
+        self._several: bool | None = None
+        # The connections of the current case.
+        self._wires: list[Wire] = []
         # A connection for the next case, on which the back-end has answered.
         self._ready: Wire | None = None
         # The disk has been read, and is all zeroes.
@@ -65,9 +74,14 @@ class BackEndRunner(CaseRunner):
             with contextlib.suppress(CaseEnd, WireError):
                 be.negotiate(set_features=False)
             self.offered = Offered(features, protocol, be.rings)
-        with contextlib.suppress(WireError, PeerError):
+        try:
             self._ready = self._answered(self._open_wire)
             self._serves_on = True
+        except (WireError, PeerError):
+            if not self._has_ended(SETTLE):
+                self._single = True
+                if self._program is not None:
+                    self._program.stop()
         return self.offered
 
     def run(self, cases: Iterable[Case], report: Callable[[CaseResult], None]) -> list[CaseResult]:
@@ -151,7 +165,7 @@ class BackEndRunner(CaseRunner):
         except BackendError as error:
             return Verdict.FAIL, "a used ring of available chains", str(error)
         except WireError as error:
-            return Verdict.FAIL, f"an answer within {be.timeout:g} s", str(error)
+            return Verdict.FAIL, f"an answer within {be.timeout:.3g} s", str(error)
         except Exception as error:  # noqa: BLE001  an error of the suite, not of the peer
             return Verdict.ERROR, "", f"{type(error).__name__}: {error}"
         return Verdict.PASS, "", ""
@@ -171,61 +185,55 @@ class BackEndRunner(CaseRunner):
         # Some cases count the resources of the program.
         be.program = self._program
         be.open_wire = self._open_wire
+        be.serves_one = self._single
         return be
 
     def _connect(self) -> Wire:
-        """A connection that is answered; a program that does not answer is started again.
+        """A connection that is answered; a program that does not answer is started anew.
+
+        Once that has failed no other case tries it again.
 
         Raises:
             PeerError: no connection is answered.
         """
+        self._wires.clear()
         wire, self._ready = self._ready, None
         if wire is not None:
+            self._wires.append(wire)
             return wire
-        if self._gone and self._program is None:
+        if self._gone:
             raise PeerError(self._gone)
-        for _ in range(1 if self._gone else TRIES):
+        for _ in range(TRIES if self._program is not None else 1):
             try:
                 return self._answered(self._started)
             except PeerError as error:
                 why = str(error)
-                if self._program is None or self._program.running:
-                    break  # it had its time to listen
             except WireError as error:
                 why = f"{self._path} does not answer: {error}"
-                if self._program is None:
-                    break
+            if self._program is not None:
                 if self._program.ends_within(0.0):
-                    why += f"; {self._why_not()}"
-            # It may end with its front-end, as virtiofsd does, or not answer any more.
-            self._program.stop()
+                    why += f"; {self._why_not()}" if self._why_not() not in why else ""
+                # It may end with its front-end, as virtiofsd does, or listen or answer no more.
+                self._program.stop()
         raise PeerError(why)
 
-    @staticmethod
-    def _answered(open_wire: Callable[[], Wire]) -> Wire:
+    def _answered(self, open_wire: Callable[[], Wire]) -> Wire:
         """A connection, and an answer on it.
 
         Raises:
             PeerError, WireError: it is not answered.
         """
-        wire = open_wire()
-        try:
-            wire.send(F.GET_FEATURES)
-            wire.receive().close()
-        except WireError:
-            wire.close()
-            raise
+        wire = first_answer(open_wire, lambda: bool(self._why_not()), self._timeout)
         wire.transcript.clear()
         return wire
 
     def _started(self) -> Wire:
         """A connection to the program, which is started where it does not run."""
         program = self._program
-        if program is None:
+        if program is None or program.running:
             return self._open_wire()  # it listens already, or never
-        if not program.running:
-            program.stop()
-            program.start()
+        program.stop()
+        program.start()
         return self._open_wire(max(START_TIMEOUT, CONNECT_FACTOR * self._timeout))
 
     def _open_wire(self, timeout: float | None = None) -> Wire:
@@ -235,7 +243,9 @@ class BackEndRunner(CaseRunner):
             timeout=self._timeout if timeout is None else timeout,
             gone=self._why_not,
         )
-        return Wire(sock, NAMES, self._timeout)
+        wire = Wire(sock, NAMES, self._patience)
+        self._wires.append(wire)
+        return wire
 
     def _why_not(self) -> str:
         """Why the program does not listen, or nothing."""
@@ -249,8 +259,12 @@ class BackEndRunner(CaseRunner):
 
         The connection that is made for this check is used by the next case.
         """
+        wires = list(self._wires)
         if self._has_ended(SETTLE if self._ends else 0.0):
-            return self._crash()
+            return self._crash(wires)
+        if self._single and self._program is not None:
+            self._program.stop()
+            return ""
         for _ in range(TRIES):
             try:
                 # A program that has just ended is not started again here: a new one would serve.
@@ -261,7 +275,7 @@ class BackEndRunner(CaseRunner):
                 self._serves_on = True
                 return ""
             if self._has_ended(SETTLE):
-                return self._crash()
+                return self._crash(wires)
         if self._program is None:
             self._gone = f"after {case.id}: {why}"
         else:
@@ -271,20 +285,48 @@ class BackEndRunner(CaseRunner):
     def _has_ended(self, timeout: float) -> bool:
         return self._program is not None and self._program.ends_within(timeout)
 
-    def _crash(self) -> str:
+    def _crash(self, wires: Sequence[Wire]) -> str:
         """How the program ended where it should not have, or nothing.
 
-        Some programs end with their front-end, with any status; one that has served several
-        front-ends ends only because of an error.
+        Args:
+            wires: the connections of the case.
+
+        Some programs end with their front-end, with any status. A back-end may also close the
+        connection on an error, and a program that serves one front-end may end then: nobody else
+        loses anything. One that has served several in turn ends with an error status by mistake
+        if its front-end did nothing but disconnect, or if it serves others at the same time.
         """
         program = self._program
         assert program is not None  # noqa: S101  only asked of one
         if program.asked_to_end:
             return ""
         self._ends = not program.crashed and not self._serves_on
-        if program.crashed or (program.failed and self._serves_on):
-            return f"it ended {program.exit_description}"
+        how = f"it ended {program.exit_description}"
+        if program.crashed:
+            return how
+        if not program.failed or not self._serves_on:
+            return ""
+        if all(wire.answered and not wire.abandoned for wire in wires):
+            return f"{how}, after a front-end that had disconnected"
+        if self._serves_several():
+            return f"{how}, and it serves several front-ends at the same time"
         return ""
+
+    def _serves_several(self) -> bool:
+        """Whether the program, started anew, answers two front-ends at the same time."""
+        if self._several is None:
+            assert self._program is not None  # noqa: S101  only asked of one
+            self._several = False
+            with contextlib.ExitStack() as owned, contextlib.suppress(WireError, PeerError):
+                owned.callback(self._program.stop)
+                one = self._answered(self._started)
+                owned.callback(one.close)
+                other = self._answered(self._open_wire)
+                owned.callback(other.close)
+                one.send(F.GET_FEATURES)
+                one.receive().close()
+                self._several = True
+        return self._several
 
 
 def _number_of(be: BackEnd, number: int) -> int:

@@ -88,9 +88,14 @@ def summary(results: Iterable[CaseResult]) -> dict[str, int]:
 
 
 def document(
-    role: str, peer: dict[str, Any], offered: dict[str, Any], results: Sequence[CaseResult]
+    role: str,
+    peer: dict[str, Any],
+    offered: dict[str, Any],
+    results: Sequence[CaseResult],
+    *,
+    not_run: int = 0,
 ) -> dict[str, Any]:
-    """The whole of ``--json``."""
+    """The whole of ``--json``; ``not_run`` is the number of cases that a run has left out."""
     return {
         "schema": SCHEMA,
         "role": role,
@@ -98,4 +103,5 @@ def document(
         "offered": offered,
         "cases": [result.to_json() for result in results],
         "summary": summary(results),
+        "not_run": not_run,
     }

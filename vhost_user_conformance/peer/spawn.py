@@ -7,13 +7,14 @@ import ctypes
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Signals that end the suite.
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -51,9 +52,24 @@ def signals_deferred() -> Iterator[None]:
 
 
 def signal_session(leader: int, signum: int) -> bool:
-    """Signal all processes of the session that this process leads; whether it has any."""
+    """Signal all processes of the session that this process leads; whether any of them runs.
+
+    Processes that have ended and that their parent has not waited for do not count: the parent of a
+    program that has forked and ended may be one that waits for none, as in many containers.
+    """
     try:
         os.killpg(leader, signum)
     except (ProcessLookupError, PermissionError):
         return False
-    return True
+    return any(_runs_in(leader, each) for each in os.listdir("/proc") if each.isdecimal())  # noqa: PTH208
+
+
+def _runs_in(leader: int, pid: str) -> bool:
+    """Whether this process runs, and is in the group of this leader."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    # The name of the program, in parentheses, may have spaces and parentheses itself.
+    state, _parent, group = stat.rpartition(")")[2].split()[:3]
+    return int(group) == leader and state not in "ZX"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.codec import VERSION
 from vhost_user_conformance.peer.message_text import message_text
+from vhost_user_conformance.peer.patience import Limit, Patience, pid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,19 +72,35 @@ class Wire:
     Args:
         sock: connected; owned from now on.
         names: of the messages, for the transcript.
-        timeout: seconds for each answer.
+        patience: the time limit for each answer, in seconds, or one that follows the peer's speed.
 
     Attributes:
         transcript: a line for each message sent (``>``) and received (``<``).
+        abandoned: the peer had closed the connection before the suite left it.
+        answered: the last message on it was the peer's.
     """
 
-    def __init__(self, sock: socket.socket, names: Mapping[int, str], timeout: float) -> None:
+    def __init__(
+        self, sock: socket.socket, names: Mapping[int, str], patience: Patience | float
+    ) -> None:
         sock.setblocking(False)  # noqa: FBT003  the name of the method says what it is
-        self.timeout = timeout
         self.transcript: list[str] = []
+        self.abandoned = False
+        self.answered = True
+        self._patience = patience if isinstance(patience, Patience) else Patience(patience)
+        self._pid = pid_of(sock)
         self._sock = sock
         self._names = names
         self._came: list[int] = []
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for the next answer."""
+        return self._patience.seconds
+
+    def limit(self) -> Limit:
+        """A wait for the peer that begins now."""
+        return Limit(self.timeout, self._pid)
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -114,6 +131,7 @@ class Wire:
         """
         length = len(payload) if size is None else size
         self._note(">", number, flags, payload, len(fds))
+        self.answered = False
         data = HEADER.pack(number, flags, length) + payload
         if after_header is not None:
             self.send_bytes(data[: HEADER.size], fds)
@@ -124,16 +142,18 @@ class Wire:
 
     def send_bytes(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send any bytes. Raises as `send`."""
-        deadline = time.monotonic() + self.timeout
+        limit = self.limit()
+        self.answered = False
         left = memoryview(data)
         while left:
             try:
                 sent = socket.send_fds(self._sock, [left], fds) if fds else self._sock.send(left)
             except BlockingIOError:
-                if not self._ready(select.POLLOUT, deadline):
-                    raise Silent(f"read no more bytes within {self.timeout:g} s") from None
+                if not self._ready(select.POLLOUT, limit):
+                    raise Silent(f"read no more bytes within {limit.seconds:.3g} s") from None
                 continue
             except OSError as error:
+                self.abandoned = True
                 raise Closed(f"the connection is closed ({error.strerror})") from None
             left, fds = left[sent:], ()
 
@@ -144,8 +164,8 @@ class Wire:
             self._await_taken()
 
     def _await_taken(self) -> None:
-        deadline = time.monotonic() + self.timeout
-        while self._unread and time.monotonic() < deadline:
+        limit = self.limit()
+        while self._unread and not limit.over:
             os.sched_yield()  # the kernel has the count of unread bytes, but no event for it
 
     @property
@@ -164,22 +184,24 @@ class Wire:
         Raises:
             Closed, Silent, Nonsense: no message was received.
         """
-        wait = self.timeout if timeout is None else timeout
-        deadline = time.monotonic() + wait
-        number, flags, size = HEADER.unpack(self._exactly(HEADER.size, deadline, wait))
+        limit = self.limit() if timeout is None else Limit(timeout)
+        begin = time.monotonic()
+        number, flags, size = HEADER.unpack(self._exactly(HEADER.size, limit))
         fds = tuple(self._came)
         self._came.clear()
         if size > LARGEST:
             nonsense = f"a header of {size} bytes of payload: id {number}, flags {flags:#x}"
             self.transcript.append(f"< {nonsense}")
             raise Nonsense(nonsense)
-        payload = self._exactly(size, deadline, wait) if size else b""
+        payload = self._exactly(size, limit) if size else b""
+        self._patience.answered(time.monotonic() - begin)
+        self.answered = True
         message = Message(number, flags, payload, (*fds, *self._came))
         self._came.clear()
         self._note("<", number, flags, payload, len(message.fds))
         return message
 
-    def _exactly(self, count: int, deadline: float, wait: float) -> bytes:
+    def _exactly(self, count: int, limit: Limit) -> bytes:
         data = b""
         while len(data) < count:
             try:
@@ -187,28 +209,34 @@ class Wire:
                     self._sock, count - len(data), _FDS, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
-                if not self._ready(select.POLLIN, deadline):
-                    self.transcript.append(f"  nothing within {wait:g} s")
-                    raise Silent(f"no message within {wait:g} s") from None
+                if not self._ready(select.POLLIN, limit):
+                    self.transcript.append(f"  nothing within {limit.seconds:.3g} s")
+                    raise Silent(f"no message within {limit.seconds:.3g} s") from None
                 continue
             except OSError as error:
+                self.abandoned = True
                 raise Closed(f"the connection is closed ({error.strerror})") from None
             self._came += fds
             if not part:
+                self.abandoned = True
                 self.transcript.append("< end of the connection")
                 raise Closed("the peer closed the connection")
             data += part
         return data
 
-    def _ready(self, events: int, deadline: float) -> bool:
+    def _ready(self, events: int, limit: Limit) -> bool:
         poll = select.poll()
         poll.register(self._sock, events)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        while True:
+            if poll.poll(limit.left * 1000):
+                return True
+            if limit.over:
+                return False
 
     @property
     def waiting(self) -> bool:
         """Whether there are bytes that were not received yet."""
-        return self._ready(select.POLLIN, 0.0)
+        return self._ready(select.POLLIN, Limit(0.0))
 
     def _note(self, arrow: str, number: int, flags: int, payload: bytes, fds: int) -> None:
         self.transcript.append(f"{arrow} {message_text(number, flags, payload, fds, self._names)}")
@@ -230,9 +258,21 @@ class Wire:
         disconnected (seen with DPDK, whose port then sometimes stays down).
         """
         with contextlib.suppress(OSError):
+            self.abandoned = self.abandoned or self._hung_up
+            before = self.abandoned, self.answered
             self._sock.shutdown(socket.SHUT_WR)
             self.hangs_up(timeout)
+            self.abandoned, self.answered = before
         self.close()
+
+    @property
+    def _hung_up(self) -> bool:
+        """Whether the peer, or the suite, has closed the connection already."""
+        if self._sock.fileno() < 0:
+            return self.abandoned
+        poll = select.poll()
+        poll.register(self._sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close the connection."""

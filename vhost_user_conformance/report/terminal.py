@@ -95,6 +95,12 @@ def print_failures(out: Console, results: Iterable[CaseResult]) -> None:
         _print(out, evidence(result, _width(out)))
 
 
+def print_not_run(out: Console, count: int) -> None:
+    """The number of cases that a run has left out, as it was ended."""
+    text = "1 case was" if count == 1 else f"{count} cases were"
+    _print(out, _lines("", f"{text} not run", _width(out)))
+
+
 def failures(results: Iterable[CaseResult]) -> list[CaseResult]:
     """The results with FAIL or ERROR, in the order in which they are printed."""
     order = (Verdict.FAIL, Verdict.ERROR)

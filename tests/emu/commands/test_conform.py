@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from emu.commands.conform import conform
 from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.vhost_user_conformance.pytest_plugin.sessions import WRONG_BASE
+from vhost_user_conformance.model.case import BACK_END
+from vhost_user_conformance.target import cases_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,3 +88,50 @@ def test_a_case_that_fails_is_the_status(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert json.loads(out.read_text())["summary"]["FAIL"] >= 1
+
+
+#: A NIC's back-end that sends the suite a signal when it has stopped many rings.
+SIGNALS = """
+import os
+from backends.net import main
+from backends.ring import Ring
+
+stop, stops = Ring.stop, []
+
+def counted(ring):
+    stops.append(ring)
+    if len(stops) == 40 and {signum}:
+        os.kill(os.getppid(), {signum})
+    return stop(ring)
+
+Ring.stop = counted
+main()
+"""
+ENDS = {
+    "SIGTERM": ((), signal.SIGTERM, "SIGTERM"),
+    "SIGINT": ((), signal.SIGINT, "SIGINT"),
+    "total time": (("--total-time", "4"), 0, "--total-time: the run ended after 4 s"),
+}
+
+
+@pytest.mark.parametrize("how", slow.all_but(("SIGTERM",), ENDS))
+def test_a_run_that_is_ended_reports_what_was_judged(how: str, tmp_path: Path) -> None:
+    """The report and both files have the cases so far, and the number of the others."""
+    arguments, signum, text = ENDS[how]
+    out, junit = tmp_path / "out.json", tmp_path / "out.xml"
+    script = SIGNALS.format(signum=int(signum))
+    program = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} --socket-path {{socket}}"
+    argv = [sys.executable, "-m", "emu.cli", "conform", "back-end", "--device", "net"]
+    argv += ["--json", str(out), "--junitxml", str(junit), "--exec", program, *arguments]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
+    assert done.returncode != 0
+    assert text in done.stderr
+    whole = json.loads(out.read_text())
+    judged, not_run = len(whole["cases"]), whole["not_run"]
+    assert judged >= 1
+    assert not_run >= 1
+    assert judged + not_run == len(cases_of(BACK_END))
+    assert f"{not_run} cases were not run" in done.stdout
+    assert f'tests="{judged}"' in junit.read_text()

@@ -7,20 +7,22 @@ import shlex
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.timeouts import TIMEOUT
 from vhost_user.features import DIALECTS
 from vhost_user_conformance.back_end.connection import BackEnd, F
-from vhost_user_conformance.back_end.runner import BackEndRunner
+from vhost_user_conformance.back_end.runner import TRIES, BackEndRunner
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import Verdict, check
+from vhost_user_conformance.model.verdict import Failed, Verdict, check
 from vhost_user_conformance.peer.program import PeerProgram, connect
+from vhost_user_conformance.peer.wire import Closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -148,3 +150,92 @@ def test_a_clean_up_that_fails(
     assert "its clean-up: OSError: [Errno 9]" in spoilt.seen
     assert given_back == ["last", "first"]
     assert other.verdict is Verdict.PASS
+
+
+def small(mode: str, folder: Path, owned: ExitStack) -> BackEndRunner:
+    """A runner for a back-end that serves front-ends in this way."""
+    module = "tests.vhost_user_conformance.back_end.small_server"
+    command = f"{shlex.quote(sys.executable)} -m {module} {mode} {{socket}}"
+    program = PeerProgram(command, folder / "s", folder / "log")
+    owned.callback(program.stop)
+    return runner(folder, program)
+
+
+def _offends(be: BackEnd) -> None:
+    be.send(199)
+    with suppress(Closed):
+        be.barrier()
+
+
+def _reconnects(be: BackEnd) -> None:
+    be.reconnect()
+
+
+def _fails(_be: BackEnd) -> None:
+    raise Failed("this", "that")
+
+
+@pytest.mark.parametrize(
+    ("mode", "bodies", "wanted"),
+    [
+        # It lives and does not listen: no case waits for that, and none accuses it.
+        ("once", (BackEnd.barrier, _reconnects, _fails), ("PASS", "UNSUPPORTED", "FAIL")),
+        # A connection that is reset before its first answer is tried again.
+        ("anew", (BackEnd.barrier, _reconnects, _reconnects), ("PASS", "PASS", "PASS")),
+        # It ends with an error status after an illegal message, and no other front-end is lost.
+        ("exits", (_offends, BackEnd.barrier), ("PASS", "PASS")),
+        # It serves others at the same time, which lose their device.
+        ("several", (_offends, BackEnd.barrier), ("FAIL", "PASS")),
+        # It ends with an error status after a front-end that did nothing illegal.
+        ("leaves", (BackEnd.barrier, BackEnd.barrier), ("FAIL", "PASS")),
+    ],
+)
+def test_how_a_program_serves_its_front_ends(
+    mode: str,
+    bodies: Sequence[Callable[[BackEnd], Any]],
+    wanted: Sequence[str],
+    tmp_path: Path,
+    owned: ExitStack,
+) -> None:
+    """A program that serves one front-end only is accused of nothing but its own mistakes."""
+    made = small(mode, tmp_path, owned)
+    area = Area("a", BACK_END, "s")
+    for number, body in enumerate(bodies):
+        area.case(number, body.__name__)(body)
+    results = made.run(area.cases, lambda _result: None)
+    assert [str(one.verdict) for one in results] == list(wanted), [one.seen for one in results]
+    assert not made.gone
+
+
+def test_a_program_that_never_answers_is_given_up_once(tmp_path: Path, owned: ExitStack) -> None:
+    """The cases after the one that could not start it anew do not try again."""
+    made, _ = started(tmp_path, owned)
+    starts = []
+
+    class Dead(PeerProgram):
+        def start(self) -> None:
+            starts.append(1)
+            super().start()
+
+    dead = Dead("false {socket}", tmp_path / "s", tmp_path / "log")
+    owned.callback(dead.stop)
+    area = Area("a", BACK_END, "s")
+    for number in range(5):
+        area.case(number, "looks")(BackEnd.read_features)
+    first, *_ = area.cases
+
+    def replace(_result: object) -> None:
+        program = made._program
+        assert program is not None
+        if program is not dead:
+            program.stop()
+            made._program = dead
+
+    results = made.run([first, *area.cases], replace)
+    verdicts = [one.verdict for one in results]
+    assert verdicts == [Verdict.PASS, Verdict.FAIL, *[Verdict.ERROR] * 4] or verdicts == [
+        Verdict.PASS,
+        *[Verdict.ERROR] * 5,
+    ]
+    assert len(starts) == TRIES
+    assert "status 1" in made.gone

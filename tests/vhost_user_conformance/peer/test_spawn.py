@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from vhost_user_conformance.peer.spawn import ENDING, end_with_parent, signals_deferred
+from vhost_user_conformance.peer.spawn import (
+    ENDING,
+    end_with_parent,
+    signal_session,
+    signals_deferred,
+)
 
 
 @pytest.mark.parametrize("signum", ENDING)
@@ -57,3 +63,15 @@ def test_end_with_parent_returns() -> None:
     """It has no effect on a child whose parent lives."""
     done = subprocess.run([sys.executable, "-c", ""], preexec_fn=end_with_parent, check=False)
     assert done.returncode == 0
+
+
+def test_a_session_of_zombies_does_not_run() -> None:
+    """A program that forks may leave them to a parent that waits for none of them."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as program:
+        assert signal_session(program.pid, 0)
+        program.kill()
+        # It has ended, and is not waited for.
+        os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
+        os.killpg(program.pid, 0)  # the kernel still knows the session
+        assert not signal_session(program.pid, 0)
+    assert not signal_session(program.pid, 0)
