@@ -17,6 +17,7 @@ from backends.ring import BUDGET
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
+from vhost_user.mapping import GONE, touch
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SECTOR_SIZE,
@@ -228,8 +229,8 @@ class BlkDevice(VirtioDevice):
                 return length + 1
         except BlockingIOError:
             pass  # not in the page cache
-        except OSError:
-            raise RequestError(VIRTIO_BLK_S_IOERR) from None
+        except OSError as error:
+            raise self._failed(ring, buffers, error) from None
         self._submit(ring, chain, partial(image.read, buffers, offset), length + 1)
         return 0
 
@@ -242,13 +243,22 @@ class BlkDevice(VirtioDevice):
         self.counters[stats.BYTES_WRITTEN] += length
         if not length:
             return 1
+        ring.check_memory()  # the request, and where it goes to, may be zeroes that nobody wrote
         try:
             if pwritev(image.fd, buffers, offset) == length:
                 return 1
-        except OSError:
-            raise RequestError(VIRTIO_BLK_S_IOERR) from None
+        except OSError as error:
+            raise self._failed(ring, buffers, error) from None
         self._submit(ring, chain, partial(image.write, buffers, offset), 1)
         return 0
+
+    @staticmethod
+    def _failed(ring: Ring, buffers: list[memoryview], error: OSError) -> RequestError:
+        """What a call on the image has raised; `LostMemoryError` if it was for want of memory."""
+        if error.errno == GONE:
+            touch(buffers)
+            ring.check_memory()
+        return RequestError(VIRTIO_BLK_S_IOERR)
 
     def _flush(self, ring: Ring, chain: Chain, data: bytes) -> None:
         del data
@@ -302,8 +312,10 @@ class BlkDevice(VirtioDevice):
         status = VIRTIO_BLK_S_OK
         try:
             work()
-        except OSError:
+        except OSError as error:
             status, written = VIRTIO_BLK_S_IOERR, 1
+            if error.errno == GONE:
+                touch(chain.writable + chain.readable)
         self.loop.post(partial(self._done, ring, chain, status, written))
 
     def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:

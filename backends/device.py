@@ -52,6 +52,7 @@ class BackendDevice:
         self.protocol_features = virtio.protocol_features
         self.status = 0
         self.guest = GuestMemory()
+        self.loop.on_loss(self.guest.check)
         self._observer = observer
         self._closer = DeferredClose(self.loop)
         context = RingContext(

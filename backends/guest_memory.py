@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.errors import FrontendError
 from vhost_user.features import VHOST_F_LOG_ALL, VIRTIO_RING_F_EVENT_IDX
+from vhost_user.mapping import losses
 from vhost_user.memory import PAGE_SIZE, MemoryTable
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class GuestMemory:
         self.log: DirtyLog | None = None
         self._inflight: InflightRegion | None = None
         self._tables = 1
+        self._losses = losses[0]
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -79,6 +81,26 @@ class GuestMemory:
         self.table.close()
         self.table = table
         self._tables += 1
+
+    def check(self) -> None:
+        """Check that no page of the memory that is mapped was gone when it was accessed.
+
+        It costs next to nothing. Call it after an access and before what was read has an effect
+        outside of the guest.
+
+        Raises:
+            LostMemoryError: the file of guest memory, of the dirty log or of the inflight region
+                has shrunk.
+        """
+        count = losses[0]
+        if count == self._losses:
+            return
+        self.table.check()
+        if self.log is not None:
+            self.log.check()
+        if self._inflight is not None:
+            self._inflight.check()
+        self._losses = count  # it was another device's memory
 
     def forget(self) -> None:
         """Drop everything: the front-end has disconnected."""

@@ -152,6 +152,10 @@ class GuardedLoop:
         """See `Loop.finally_`."""
         self.base.finally_(self._guard(callback))
 
+    def on_loss(self, callback: Callback) -> None:
+        """See `Loop.on_loss`."""
+        self.base.on_loss(self._guard(callback))
+
     def at(self, due: int, callback: Callback) -> Timer:
         """See `Loop.at`."""
         return self.base.at(due, self._guard(callback))

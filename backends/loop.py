@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from backends.pacing import Pacer
+from vhost_user.mapping import losses
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -67,6 +68,8 @@ class Loop:
         self._posted: deque[Callback] = deque()
         self._again: list[Callback] = []
         self._finally: list[Callback] = []
+        self._on_loss: list[Callback] = []
+        self._losses = losses[0]
         self._timers: list[tuple[int, int, Timer]] = []
         self._sequence = itertools.count()
         self._holder: object | None = None
@@ -128,6 +131,14 @@ class Loop:
         new descriptor with the same number.
         """
         self._finally.append(callback)
+
+    def on_loss(self, callback: Callback) -> None:
+        """Call it after each turn in which mapped memory was gone (`vhost_user.mapping.losses`).
+
+        It is called for the losses of other threads as well, and finds out itself whose memory it
+        was.
+        """
+        self._on_loss.append(callback)
 
     def at(self, due: int, callback: Callback) -> Timer:
         """Call it when the monotonic clock (ns) reaches ``due``."""
@@ -210,6 +221,10 @@ class Loop:
                 handler()
                 if not count % RINGS_PER_CHECK:
                     self._serve_control()
+        if losses[0] != self._losses:
+            self._losses = losses[0]
+            for callback in self._on_loss:
+                callback()
         while self._finally:
             done, self._finally = self._finally, []
             for callback in done:

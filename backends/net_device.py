@@ -174,6 +174,7 @@ class NetDevice(VirtioDevice):
                 if len(frame) > longest and too_long(frame, longest):
                     self.counters[stats.ERRORS] += 1
                     continue
+                ring.check_memory()
                 frames += 1
                 transmit(self, pair, frame)
         finally:

@@ -104,6 +104,7 @@ class Program:
         try:
             self._open()
             for loop in self._loops:
+                loop.on_loss(self.stats.check)
                 loop.start()
             self._tell_ready()
             # What exists now is never garbage, and the loops make no reference cycles: a

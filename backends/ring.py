@@ -15,6 +15,7 @@ from backends.isolation import Part, contain
 from backends.ring_memory import RingMemory
 from vhost_user import eventfd
 from vhost_user.errors import FrontendError
+from vhost_user.mapping import LostMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,6 +99,8 @@ class Ring:
         unmapped: its memory was removed with requests in flight: it takes no more requests,
             and becomes inactive when they have completed.
         log_mark: marks guest memory (address, length) as written to; None while nothing is logged.
+        check_memory: raises `LostMemoryError` when what was read may not be what the guest wrote;
+            see `GuestMemory.check`.
     """
 
     __slots__ = (
@@ -116,6 +119,7 @@ class Ring:
         "_reported_generation",
         "base",
         "broken",
+        "check_memory",
         "enabled",
         "in_flight",
         "index",
@@ -137,6 +141,7 @@ class Ring:
         self._counters = context.counters
         self._device = context.device
         self._guest = context.guest
+        self.check_memory = context.guest.check
         self.memory = RingMemory(index, context.guest, context.name)
         self._active_rings = context.active_rings
         self._closer = context.closer
@@ -322,6 +327,10 @@ class Ring:
         """Do not serve the ring until it is set up again, and signal its error descriptor."""
         first, self.broken = not self.broken, True
         self._counters[stats.ERRORS] += 1
+        try:
+            self.check_memory()
+        except LostMemoryError:
+            return  # nobody's mistake: the device fails at the end of this turn (`Loop.on_loss`)
         if first:
             self._observer.ring_failed(self.index, error)
             self.signal_error()

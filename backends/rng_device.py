@@ -10,6 +10,7 @@ from backends import stats
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
+from vhost_user.mapping import GONE, touch
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -105,6 +106,9 @@ class RngDevice(VirtioDevice):
             try:
                 done = self._source.read_into(part)
             except OSError as error:
+                if error.errno == GONE:
+                    touch([part])
+                    ring.check_memory()
                 raise FrontendError(
                     f"the source of random bytes: {error.strerror}",
                     device=self.name,

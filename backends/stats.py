@@ -8,14 +8,18 @@ and a reader sees each counter whole.
 
 from __future__ import annotations
 
-import mmap
+import errno
+import logging
 import os
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vhost_user.mapping import Mapping, MappingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+log = logging.getLogger("backends")
 
 #: Names of the counters, in the order in which they stand in the file.
 COUNTERS = (
@@ -71,7 +75,8 @@ class StatsWriter:
 
     def __init__(self, devices: int, path: str | None = None) -> None:
         size = HEADER.size + devices * DEVICE_BYTES
-        self._map: mmap.mmap | None = None
+        self._mapping: Mapping | None = None
+        self._path = path
         if path is None:
             self._bytes = memoryview(bytearray(size))
         else:
@@ -79,10 +84,12 @@ class StatsWriter:
             try:
                 os.ftruncate(fd, size)
                 os.posix_fallocate(fd, 0, size)  # a full disk is an error here, not a SIGBUS later
-                self._map = mmap.mmap(fd, size)
+                self._mapping = Mapping(fd, 0, size)
+            except MappingError as error:
+                raise OSError(errno.EINVAL, str(error)) from error
             finally:
                 os.close(fd)
-            self._bytes = memoryview(self._map)
+            self._bytes = self._mapping.view
         self._devices = [
             self._bytes[HEADER.size + n * DEVICE_BYTES :][:DEVICE_BYTES].cast("Q")
             for n in range(devices)
@@ -93,14 +100,18 @@ class StatsWriter:
         """The counters of one device: u64 slots, indexed by `REQUESTS` and so on."""
         return self._devices[number]
 
+    def check(self) -> None:
+        """Report once that the file has shrunk: its readers see no more counts. No device fails."""
+        if self._mapping is not None and self._mapping.lost:
+            self._mapping = None
+            log.warning("%s has been made shorter: it is not written any more", self._path)
+
     def close(self) -> None:
         """Unmap the file, which keeps the last values."""
         for counters in self._devices:
             counters.release()
-        self._bytes.release()
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        self._mapping = None
+        self._bytes = memoryview(b"")
 
 
 class StatsReader:
@@ -112,28 +123,44 @@ class StatsReader:
     """
 
     def __init__(self, path: str) -> None:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < HEADER.size:
-                raise StatsError(f"{path}: {size} bytes is too short for a statistics file")
-            self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
-        magic, version, devices, counters = HEADER.unpack_from(self._map)
+        self._path = path
+        # It is read, and not mapped: another program may make it shorter at any time.
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._devices = self._read_header()
+            self._read_devices()
+        except (OSError, StatsError):
+            os.close(self._fd)
+            raise
+
+    def _read_header(self) -> int:
+        header = os.pread(self._fd, HEADER.size, 0)
+        if len(header) < HEADER.size:
+            raise StatsError(f"{self._path}: {len(header)} bytes is too short for statistics")
+        magic, version, devices, counters = HEADER.unpack(header)
         if magic != MAGIC or version != VERSION or counters != len(COUNTERS):
-            self._map.close()
-            raise StatsError(f"{path}: not a statistics file of version {VERSION}")
-        if size < HEADER.size + devices * DEVICE_BYTES:
-            self._map.close()
-            raise StatsError(f"{path}: shorter than its {devices} devices need")
-        self._devices = int(devices)
+            raise StatsError(f"{self._path}: not a statistics file of version {VERSION}")
+        return int(devices)
+
+    def _read_devices(self) -> bytes:
+        size = self._devices * DEVICE_BYTES
+        if os.fstat(self._fd).st_size < HEADER.size + size:
+            raise StatsError(f"{self._path}: shorter than its {self._devices} devices need")
+        return os.pread(self._fd, size, HEADER.size).ljust(size, b"\0")
 
     def per_device(self) -> list[dict[str, int]]:
-        """The counters of each device, in the order of the program's sockets."""
+        """The counters of each device, in the order of the program's sockets.
+
+        Raises:
+            OSError, StatsError: the file cannot be read any more, or has become shorter.
+        """
+        rows = self._read_devices()
         row = struct.Struct(f"={len(COUNTERS)}Q")
         return [
             dict(
                 zip(
                     COUNTERS,
-                    row.unpack_from(self._map, HEADER.size + n * DEVICE_BYTES),
+                    row.unpack_from(rows, n * DEVICE_BYTES),
                     strict=True,
                 )
             )
@@ -146,8 +173,8 @@ class StatsReader:
         return {name: sum(row[name] for row in rows) for name in COUNTERS}
 
     def close(self) -> None:
-        """Unmap the file."""
-        self._map.close()
+        """Close the file."""
+        os.close(self._fd)
 
 
 def served(paths: Iterable[str]) -> int:

@@ -113,6 +113,7 @@ class VirtioDevice:
                 if chain is None:
                     break
                 written = serve(ring, chain)
+                ring.check_memory()
                 mark = ring.log_mark
                 if mark is not None:
                     for gpa, length in chain.writable_extents:

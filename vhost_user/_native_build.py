@@ -11,7 +11,9 @@ ffibuilder.cdef((HERE / "native.h").read_text())
 ffibuilder.set_source(
     "vhost_user._native",
     '#include "native.h"',
-    sources=[f"vhost_user/native/{name}.c" for name in ("native", "notify", "sha256", "uffd")],
+    sources=[
+        f"vhost_user/native/{name}.c" for name in ("native", "notify", "mapping", "sha256", "uffd")
+    ],
     depends=["vhost_user/native/native.h"],
     include_dirs=["vhost_user/native"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user import native
 from vhost_user.errors import FrontendError, UsageError
+from vhost_user.mapping import LostMemoryError, Mapping, MappingError
 from vhost_user.memory import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class DirtyLog:
         self.size = len(mapping)
         self.offset = offset
         self._view: memoryview | None = mapping
+        self._mapping: Mapping | None = None
         self._address = native.address_of(mapping)
         self._mark = native.log_marker()
 
@@ -72,17 +74,13 @@ class DirtyLog:
         Raises:
             FrontendError: the file is smaller than in the message, or cannot be mapped.
         """
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
-            if size == 0 or offset + size > os.fstat(fd).st_size:
-                raise FrontendError(
-                    f"log of {size} bytes at offset {offset} is not in its file",
-                    message="SET_LOG_BASE",
-                )
-            mapping = mmap.mmap(fd, offset + size - start, offset=start)
-        except (OSError, ValueError, OverflowError) as error:
-            raise FrontendError(f"cannot map: {error}", message="SET_LOG_BASE") from error
-        return cls(memoryview(mapping)[offset - start :], fd=-1, offset=offset)
+            mapping = Mapping(fd, offset, size)
+        except MappingError as error:
+            raise FrontendError(f"the dirty log {error}", message="SET_LOG_BASE") from error
+        log = cls(mapping.view, fd=-1, offset=offset)
+        log._mapping = mapping
+        return log
 
     def mark(self, gpa: int, length: int) -> None:
         """Mark the pages of [gpa, gpa + length) as written. Call it after the write.
@@ -140,9 +138,18 @@ class DirtyLog:
             yield from zip(flat[::2], flat[1::2], strict=True)
             start += done * WORD_BYTES
 
+    def check(self) -> None:
+        """Check that no page was gone when it was accessed.
+
+        Raises:
+            LostMemoryError: one was.
+        """
+        if self._mapping is not None and self._mapping.lost:
+            raise LostMemoryError("the dirty log")
+
     def close(self) -> None:
         """Unmap the log, and close its descriptor if it has one."""
-        self._view = None
+        self._view = self._mapping = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -9,11 +9,11 @@ layout is that for split virtqueues).
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import struct
 
 from vhost_user.errors import FrontendError
+from vhost_user.mapping import LostMemoryError, Mapping, MappingError
 from vhost_user.native import barrier
 
 #: features u64, version u16, desc_num u16, last_batch_head u16, used_idx u16.
@@ -156,18 +156,18 @@ class InflightRegion:
 
     def __init__(self, fd: int, size: int, offset: int, rings: int, ring_size: int) -> None:
         needed = rings * ring_bytes(ring_size)
+        if not 0 < needed <= size:
+            raise FrontendError(
+                f"{size} bytes are not an inflight region of {rings} rings "
+                f"of {ring_size} descriptors",
+                message="SET_INFLIGHT_FD",
+            )
         try:
-            if not 0 < needed <= size or offset + size > os.fstat(fd).st_size:
-                raise FrontendError(
-                    f"{size} bytes at offset {offset} are not an inflight region of {rings} rings "
-                    f"of {ring_size} descriptors",
-                    message="SET_INFLIGHT_FD",
-                )
-            start = offset - offset % mmap.ALLOCATIONGRANULARITY
-            mapping = mmap.mmap(fd, offset + size - start, offset=start)
-        except (OSError, ValueError, OverflowError) as error:
-            raise FrontendError(f"cannot map: {error}", message="SET_INFLIGHT_FD") from error
-        self._view = memoryview(mapping)[offset - start :]
+            self._mapping = Mapping(fd, offset, size)
+        except MappingError as error:
+            text = f"the inflight region {error}"
+            raise FrontendError(text, message="SET_INFLIGHT_FD") from error
+        self._view = self._mapping.view
         self._each = ring_bytes(ring_size)
         self.rings = rings
         self.ring_size = ring_size
@@ -184,6 +184,15 @@ class InflightRegion:
                 self._view[at : at + self._each], self.ring_size
             )
         return part
+
+    def check(self) -> None:
+        """Check that no page was gone when it was accessed.
+
+        Raises:
+            LostMemoryError: one was.
+        """
+        if self._mapping.lost:
+            raise LostMemoryError("the inflight region")
 
     def close(self) -> None:
         """Drop the mapping; it is unmapped when no ring uses it. The file stays."""

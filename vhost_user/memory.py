@@ -6,16 +6,14 @@ the front-end's process ("user addresses"). Both are translated to the same mapp
 
 from __future__ import annotations
 
-import mmap
 import os
-import threading
 from bisect import bisect_right
 from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakValueDictionary
 
 from vhost_user.errors import FrontendError
+from vhost_user.mapping import LostMemoryError, Mapping, MappingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,50 +44,11 @@ class MappedRegion(NamedTuple):
     user_end: int
     data: memoryview
     region: MemoryRegion
+    mapping: Mapping
 
 
 # (start, end, bytes) of the region of the last hit: it is tried before the lookup.
 _NOWHERE = (0, 0, memoryview(b""))
-
-# All devices of a VM have the same few files, so a process that serves 40 of them maps each file
-# only once. A mapping lives as long as any view of it: a request in flight that still has a view
-# does not lose its memory.
-_mappings: WeakValueDictionary[tuple[int, int, int, int], mmap.mmap] = WeakValueDictionary()
-_mappings_lock = threading.Lock()
-
-
-def _map(fd: int, offset: int, size: int, *, alone: bool) -> memoryview:
-    """The bytes [offset, offset + size) of a file.
-
-    Args:
-        fd: the file.
-        offset: where they begin.
-        size: how many they are.
-        alone: in a mapping of their own; else all tables of this process share one.
-
-    Raises:
-        MemoryTableError: the file is too small, or cannot be mapped.
-    """
-    try:
-        status = os.fstat(fd)
-        if offset + size > status.st_size:
-            raise MemoryTableError(
-                f"region of {size:#x} bytes at offset {offset:#x} of a file of {status.st_size:#x}"
-            )
-        # a file of huge pages can only be mapped from the start of one
-        granule = max(mmap.ALLOCATIONGRANULARITY, status.st_blksize)
-        start = offset - offset % granule
-        length = offset + size - start
-        if alone:
-            return memoryview(mmap.mmap(fd, length, offset=start))[offset - start :]
-        key = (status.st_dev, status.st_ino, start, length)
-        with _mappings_lock:
-            mapping = _mappings.get(key)
-            if mapping is None:
-                mapping = _mappings[key] = mmap.mmap(fd, length, offset=start)
-    except (OSError, ValueError, OverflowError) as error:
-        raise MemoryTableError(f"region cannot be mapped: {error}") from error
-    return memoryview(mapping)[offset - start :]
 
 
 def _close_all(fds: Iterable[int]) -> None:
@@ -108,19 +67,25 @@ def _check_disjoint(regions: Sequence[MappedRegion]) -> None:
             raise MemoryTableError(f"regions overlap at user address {high.user:#x}")
 
 
-def map_region(region: MemoryRegion, fd: int, *, alone: bool = False) -> MappedRegion:
-    """A region, mapped; with ``alone`` no other region and no other table shares the mapping.
+def map_region(region: MemoryRegion, fd: int) -> MappedRegion:
+    """A region, mapped with this descriptor, and shared with no other region or table.
 
     Raises:
-        MemoryTableError: it is empty, wraps around, or does not fit its file.
+        MemoryTableError: it is empty, wraps around, does not fit its file, or its descriptor is not
+            one for reading and writing.
     """
     gpa_end, user_end = region.gpa + region.size, region.user_addr + region.size
     if region.size == 0:
         raise MemoryTableError(f"region of no bytes at guest address {region.gpa:#x}")
     if gpa_end > ADDRESS_SPACE or user_end > ADDRESS_SPACE:
         raise MemoryTableError(f"region at guest address {region.gpa:#x} wraps around")
-    data = _map(fd, region.mmap_offset, region.size, alone=alone)
-    return MappedRegion(region.gpa, gpa_end, region.user_addr, user_end, data, region)
+    try:
+        mapping = Mapping(fd, region.mmap_offset, region.size)
+    except MappingError as error:
+        raise MemoryTableError(f"the region at guest address {region.gpa:#x} {error}") from error
+    return MappedRegion(
+        region.gpa, gpa_end, region.user_addr, user_end, mapping.view, region, mapping
+    )
 
 
 class MemoryTable:
@@ -167,7 +132,8 @@ class MemoryTable:
         """Replace the whole table (SET_MEM_TABLE); owns and closes `fds`, one for each region.
 
         Raises:
-            MemoryTableError: regions overlap, are empty, wrap around, or do not fit their file.
+            MemoryTableError: regions overlap, are empty, wrap around, do not fit their file, or
+                come with a descriptor that is not for reading and writing.
         """
         try:
             if len(regions) != len(fds):
@@ -200,6 +166,16 @@ class MemoryTable:
         if len(kept) == len(self._regions):
             raise MemoryTableError(f"no such region at guest address {region.gpa:#x} to remove")
         self._install(kept)
+
+    def check(self) -> None:
+        """Check that no page was gone when it was accessed.
+
+        Raises:
+            LostMemoryError: one was: the file of a region has shrunk.
+        """
+        for mapped in self._regions:
+            if mapped.mapping.lost:
+                raise LostMemoryError(f"guest memory at {mapped.gpa:#x}")
 
     def close(self) -> None:
         """Remove all regions. Their memory is unmapped with the last view of it."""

@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from vhost_user import native
 from vhost_user.codec import close_all
@@ -20,6 +20,7 @@ from vhost_user.memory import MappedRegion, MemoryTable, MemoryTableError, map_r
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vhost_user.mapping import Mapping
     from vhost_user.payloads import MemoryRegion
 
 
@@ -52,32 +53,30 @@ class Userfault:
             raise OSError(-self.fd, os.strerror(-self.fd))
         self._lock = threading.Lock()
         # References to the mappings, so that nothing else is mapped at their addresses.
-        self._watched: list[tuple[int, int, mmap.mmap]] = []
+        self._watched: list[Mapping] = []
         self._over = False
 
-    def watch(self, mapping: mmap.mmap) -> None:
+    def watch(self, mapping: Mapping) -> None:
         """From now on an access to a missing page of a mapping blocks until the page arrives.
 
         Raises:
             OSError: the kernel cannot do this with the mapping, or does it already.
         """
-        start, pages = native.address_of(memoryview(mapping)), -(-len(mapping) // mmap.PAGESIZE)
-        length = pages * mmap.PAGESIZE
         with self._lock:
             if self._over:
                 return
-            error = native.lib.vu_uffd_watch(self.fd, start, length)
+            error = native.lib.vu_uffd_watch(self.fd, mapping.start, mapping.length)
             if error:
                 raise OSError(error, os.strerror(error))
-            self._watched.append((start, length, mapping))
+            self._watched.append(mapping)
 
     def give_up(self) -> None:
         """Wait for no more pages: missing ones are zeroes now. Threads that wait continue."""
         with self._lock:
             self._over = True
             while self._watched:
-                start, length, _ = self._watched.pop()
-                native.lib.vu_uffd_unwatch(self.fd, start, length)
+                mapping = self._watched.pop()
+                native.lib.vu_uffd_unwatch(self.fd, mapping.start, mapping.length)
 
     def close(self) -> None:
         """Close the descriptor; no page can be requested any more."""
@@ -126,7 +125,7 @@ class FaultingTable(MemoryTable):
             if len(regions) != len(fds):
                 raise MemoryTableError(f"{len(regions)} regions came with {len(fds)} descriptors")
             pairs = zip(regions, fds, strict=True)
-            mapped = [map_region(region, fd, alone=True) for region, fd in pairs]
+            mapped = [map_region(region, fd) for region, fd in pairs]
         except MemoryTableError:
             close_all(fds)
             raise
@@ -152,7 +151,7 @@ class FaultingTable(MemoryTable):
         self._proposed, self._replaces = [], False
         try:
             for mapped in proposed:
-                self._faults.watch(cast("mmap.mmap", mapped.data.obj))
+                self._faults.watch(mapped.mapping)
         except OSError as error:
             raise MemoryTableError(
                 f"page faults of a region cannot be handled: {error.strerror}"

@@ -7,7 +7,6 @@ connection and driver queues.
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import ProtocolFeature
+from vhost_user.mapping import Mapping
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Reply, Request
 from vhost_user.payloads import (
@@ -51,8 +51,7 @@ class RamRegion:
     def __init__(self, gpa: int, size: int, user: int, offset: int = 0) -> None:
         self.fd = os.memfd_create("ram")
         os.ftruncate(self.fd, size + offset)
-        self.map = mmap.mmap(self.fd, size + offset)
-        self.bytes = memoryview(self.map)[offset:]
+        self.bytes = Mapping(self.fd, offset, size).view
         self.region = MemoryRegion(gpa, size, user, offset)
 
     def close(self) -> None:
@@ -281,6 +280,10 @@ class Rig:
             offset -= 2 * MIB
         assert offset + size <= ram.region.size
         return ram.region.gpa + offset, ram.bytes[offset : offset + size]
+
+    def free_all(self) -> None:
+        """Have `alloc` return memory that it has returned before."""
+        self._bump = 2 * MIB
 
     def close(self) -> None:
         self.connection.close()

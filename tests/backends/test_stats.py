@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,3 +52,24 @@ def test_refuses_a_file_that_was_cut(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(StatsError, match="4 devices"):
         StatsReader(str(path))
+
+
+def test_both_ends_go_on_when_the_file_is_cut_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "stats"
+    writer = StatsWriter(2, str(path))
+    reader = StatsReader(str(path))
+    writer.check()
+    os.truncate(path, 0)
+    writer.device(1)[stats.REQUESTS] = 1
+    assert writer.device(1)[stats.REQUESTS] == 1
+    with pytest.raises(StatsError, match="2 devices"):
+        reader.per_device()
+    for _ in range(3):
+        writer.check()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} has been made shorter: it is not written any more"
+    ]
+    writer.close()
+    reader.close()

@@ -127,7 +127,7 @@ def test_a_file_that_does_not_hold_it_is_refused(
     region: tuple[int, InflightRegion], size: int, offset: int, rings: int
 ) -> None:
     """Before anything is mapped."""
-    with pytest.raises(FrontendError, match="are not an inflight region"):
+    with pytest.raises(FrontendError, match="inflight region"):
         InflightRegion(region[0], size, offset, rings, SIZE)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tests.vhost_user.rings import USER_BASE, guest_memory
 from tests.waiting import open_fds
 from vhost_user.errors import FrontendError
+from vhost_user.mapping import O_PATH
 from vhost_user.memory import MemoryTable, MemoryTableError, TranslationError
 from vhost_user.payloads import MemoryRegion
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1 << 20
+F_SEAL_FUTURE_WRITE = 0x10
 LOW = MemoryRegion(0, MIB, USER_BASE, 0)
 HIGH = MemoryRegion(1 << 32, MIB, USER_BASE + (1 << 32), MIB)
 
@@ -198,25 +201,62 @@ def test_regions_come_and_go(table: MemoryTable, ram: int) -> None:
     assert table.regions == []
 
 
-def test_a_process_maps_a_file_once() -> None:
-    fd = os.memfd_create("shared-by-40")
+def test_each_table_has_a_mapping_of_its_own_and_no_descriptor() -> None:
+    fd = os.memfd_create("of-40-devices")
     os.ftruncate(fd, MIB)
     before = open_fds()
     tables = [MemoryTable() for _ in range(40)]
     for table in tables:
         table.replace([MemoryRegion(0, MIB, USER_BASE, 0)], [os.dup(fd)])
-    assert mappings_of("shared-by-40") == 1
-    assert len(open_fds() - before) <= 1
+    assert mappings_of("of-40-devices") == 40
+    assert open_fds() == before
     kept = tables[0].view(0, 4)
     for table in tables:
         table.close()
-    assert mappings_of("shared-by-40") == 1  # there is still a view
+    assert mappings_of("of-40-devices") == 1  # there is still a view
     kept[:] = b"kept"
     assert os.pread(fd, 4, 0) == b"kept"
     kept.release()
-    assert mappings_of("shared-by-40") == 0
-    assert open_fds() == before
+    assert mappings_of("of-40-devices") == 0
     os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [(O_PATH, "is O_PATH"), (os.O_RDONLY, "not for reading"), (os.O_WRONLY, "not for reading")],
+)
+@pytest.mark.parametrize("change", ["replace", "add"])
+def test_a_descriptor_gives_what_it_allows_and_nothing_more(
+    table: MemoryTable, ram: int, flags: int, kind: str, change: str
+) -> None:
+    """Whoever has mapped the same file before: here `table` has it, for reading and writing."""
+    weak = os.open(f"/proc/self/fd/{ram}", flags)
+    other = MemoryTable()
+
+    def make() -> None:
+        if change == "replace":
+            other.replace([LOW], [weak])
+        else:
+            other.add(LOW, weak)
+
+    with pytest.raises(MemoryTableError, match=kind):
+        make()
+    assert other.regions == []
+    table.view(0, 1)
+
+
+def test_a_seal_against_writing_holds_for_those_who_come_later(
+    table: MemoryTable, ram: int
+) -> None:
+    sealed = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(sealed, MIB)
+    table.replace([LOW], [os.dup(sealed)])
+    fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
+    other = MemoryTable()
+    with pytest.raises(MemoryTableError, match="not permitted"):
+        other.replace([LOW], [os.dup(sealed)])
+    table.view(0, 4)[:] = b"mine"
+    os.close(sealed)
 
 
 def test_other_files_of_the_same_size_are_not_mixed_up() -> None:

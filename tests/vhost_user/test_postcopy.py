@@ -133,7 +133,7 @@ def test_a_table_replaces_what_was_there_and_what_was_proposed(
     assert table.regions == [OTHER]
     assert table.slots == 1
     faults.give_up()
-    assert len(open_fds()) == before + 2, "its own, and Python's of its mapping"
+    assert len(open_fds()) == before + 1
 
 
 def test_settled_memory_is_the_same_without_a_watch(

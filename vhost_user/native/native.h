@@ -16,6 +16,18 @@ int vu_signal(int fd);
 int64_t vu_take(int fd);
 int vu_signal_waits(void);
 
+/* shared memory of other processes: a file that shrinks loses pages, and ends no process */
+typedef struct vu_mapping {
+    uintptr_t start, end; /* what is mapped, whole pages of `granule` bytes */
+    uint8_t *bytes;       /* the first one that was asked for */
+    uint64_t granule;
+    int lost; /* pages were gone when they were accessed, and are zeroes now */
+    struct vu_mapping *next;
+} vu_mapping;
+vu_mapping *vu_map(int fd, uint64_t offset, uint64_t size, int *error);
+void vu_unmap(vu_mapping *mapping);
+extern uint64_t vu_losses; /* how often that has happened, in all mappings */
+
 /* dirty log: one bit per 4096-byte page */
 int vu_log_mark(uint8_t *log, uint64_t log_bytes, uint64_t gpa, uint64_t length);
 size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64_t *runs,
