@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 QUICK   := not slow and not peer and not document
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
 
-.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix mutants peers peers-install docs clean
+.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile mutants peers peers-install docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -30,6 +30,7 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
+	@echo "make hostile  hostile peers at every socket of every program: nothing but their own connection fails"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
 	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"
 	@echo "make mutants  one mistake after another in our own endpoints: does the conformance suite find it?"
@@ -90,6 +91,10 @@ bench: $(STAMP)
 # ONLY="prewired and hang" runs the cells whose names (strategy:place:phase:fault) match.
 fault-matrix: $(STAMP)
 	$(BIN)/python -m pytest tests/faults --fault-matrix --tb=no $(if $(ONLY),-k "$(ONLY)")
+
+# ONLY="inflight blk" runs the cells whose names (group: place: input) have all these words.
+hostile: $(STAMP)
+	$(BIN)/python -m tests.hostile --only "$(ONLY)" --json bench/results/hostile.json
 
 # PEERS="virtiofsd qemu-net" runs these only (tests/peers/table.py names all).
 peers: peers-install

@@ -81,6 +81,9 @@ class Kind(ABC):
     def prepare(self, rig: Rig) -> None:  # noqa: B027  most drivers do nothing
         """What the driver does when its rings have been started."""
 
+    def replenish(self, rig: Rig) -> None:  # noqa: B027  most drivers do nothing
+        """Make available again what a piece of work has used up."""
+
     @abstractmethod
     def submit(self, rig: Rig, number: int) -> None:
         """Make one piece of work available."""
@@ -149,6 +152,9 @@ class Net(Kind):
     def prepare(self, rig: Rig) -> None:
         for _ in range(16):
             self.refill(rig, rig.rings[0])
+
+    def replenish(self, rig: Rig) -> None:
+        self.refill(rig, rig.rings[0])
 
     def refill(self, rig: Rig, ring: RigRing) -> None:
         gpa, data = rig.alloc(2048)

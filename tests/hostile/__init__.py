@@ -1,0 +1,1 @@
+"""The matrix of hostile peers: cells of (place, input), tried on running programs."""

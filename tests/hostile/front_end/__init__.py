@@ -1,0 +1,1 @@
+"""Hostile front-ends, on back-end programs of every device kind."""

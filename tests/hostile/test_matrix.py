@@ -1,0 +1,121 @@
+"""A fixed part of the matrix, what the whole has to cover, and what its judge has to notice."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.backends.served import KINDS
+from tests.hostile import neighbour
+from tests.hostile.cell import Cell
+from tests.hostile.programs import all_cells
+from tests.hostile.runner import Runner
+from vhost_user.messages import FRONTEND_MESSAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.hostile.front_end.program import Attack
+
+#: Every so many cells of a group are in the fixed part.
+_STEP = 101
+#: Groups whose cells take long.
+_LONG = ("SIGTERM while connected", "bounds")
+
+
+@pytest.fixture
+def runner() -> Iterator[Runner]:
+    """A runner that permits the neighbour any delay but a hang: the machine may be busy."""
+    runner = Runner(None)
+    yield runner
+    runner.close()
+
+
+def _fixed(program: str) -> list[Cell]:
+    """The first cell of each group, and every so many."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in all_cells():
+        if cell.program == program and cell.group not in _LONG:
+            groups.setdefault(cell.group, []).append(cell)
+    return [cell for members in groups.values() for cell in members[::_STEP]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fixed_part_is_ok(kind: str, runner: Runner) -> None:
+    verdicts = runner.run(_fixed(kind))
+    assert len(verdicts) > 15
+    assert [(v.cell.name, v.complaint) for v in verdicts if v.complaint] == []
+
+
+def test_the_matrix_is_large_and_its_names_are_unique() -> None:
+    names = [cell.name for cell in all_cells()]
+    assert len(names) >= 1500
+    assert len(set(names)) == len(names)
+
+
+def test_each_message_has_cells_of_each_group() -> None:
+    """They come from the message table, so a new row has its cells."""
+    places: dict[str, set[str]] = {}
+    for cell in all_cells():
+        places.setdefault(cell.group, set()).add(cell.place)
+    for kind in KINDS:
+        rows = {f"{kind} {row.name}" for row in FRONTEND_MESSAGES.values()}
+        for group in ("message sizes", "descriptor counts", "message states"):
+            assert rows <= places[group], group
+
+
+# What the judge has to notice
+
+
+def _killed(on: Attack) -> None:
+    on.program.signal(signal.SIGKILL)
+    on.program.process.wait()
+
+
+def _stopped(on: Attack) -> None:
+    on.program.signal(signal.SIGSTOP)
+
+
+def _prints_a_traceback(on: Attack) -> None:
+    with on.program.process.lines.open("a") as file:
+        print("Traceback (most recent call last):", file=file)
+
+
+def _prints_much(on: Attack) -> None:
+    with on.program.process.lines.open("a") as file:
+        print("line\n" * 50, file=file)
+
+
+def _keeps_descriptors(on: Attack) -> None:
+    """A connection to the neighbour, which nobody closes."""
+    peer = on.connect()
+    os.dup2(peer.sock.fileno(), _KEPT)
+
+
+_KEPT = 777
+
+
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        (_killed, "the program has ended, status -9"),
+        (_stopped, "the neighbour waits"),
+        (_prints_a_traceback, "a traceback"),
+        (_prints_much, "51 lines"),
+        (_keeps_descriptors, "its next front-end is not served"),
+    ],
+)
+def test_the_judge_notices(
+    act: Callable[[Attack], None], text: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbour, "ANSWER", 0.5)
+    try:
+        verdict = runner.run([Cell("judge", "rng", text, "rng", act)])[0]
+    finally:
+        if act is _keeps_descriptors:
+            os.close(_KEPT)
+    assert text in verdict.complaint
