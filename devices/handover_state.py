@@ -72,11 +72,7 @@ class DeviceHandoverState(NamedTuple):
 
     @classmethod
     def from_json(cls, fields: Sequence[Any]) -> Self:
-        """The state from parsed JSON, which has lists instead of tuples.
-
-        Raises:
-            TypeError, ValueError: the fields are invalid.
-        """
+        """The state from parsed and checked JSON, which has lists instead of tuples."""
         name, acked, features, session, rings, inflight, setups = fields
         offered, driver, offered_protocol, protocol, states = session
         return cls(
@@ -150,4 +146,4 @@ def restore(device: VhostDevice, state: DeviceHandoverState, fds: Sequence[int])
     for index, (ring, known) in enumerate(zip(device.rings, state.rings, strict=True)):
         ring.take_eventfds(notifiers[2 * index], notifiers[2 * index + 1])
         ring.set_up(known.addresses, known.base)
-        ring.started, ring.ran = known.started, known.ran
+        ring.started, ring.ran, ring.served = known.started, known.ran, known.ran

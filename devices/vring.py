@@ -23,6 +23,7 @@ class Vring:
         base: the next available index to process (vring base); valid while the ring is stopped.
         started: the back-end processes it.
         ran: it has been started before, so a kick may be pending in its eventfd.
+        served: it has been started since the driver set it up.
     """
 
     index: int
@@ -34,10 +35,11 @@ class Vring:
     base: int = 0
     started: bool = False
     ran: bool = False
+    served: bool = False
 
     def mark_started(self) -> None:
         """The back-end has it, from now on."""
-        self.started = self.ran = True
+        self.started = self.ran = self.served = True
 
     def mark_stopped(self, base: int) -> None:
         """The back-end has stopped it at this base."""
@@ -48,6 +50,7 @@ class Vring:
         """The driver has set it up, or reset it (None); it starts at ``base``."""
         self.addresses = addresses
         self.base = base
+        self.served = False
 
     def take_eventfds(self, kick_fd: int, call_fd: int) -> None:
         """Replace both eventfds by copies of these; the numbers of the descriptors stay.

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 #: The actions when pre-copy does not reach the downtime limit.
 ON_NO_CONVERGE = ("switch", "abort")
 DEFAULT_TIMEOUT = 10.0
+#: Seconds that a step may be given: what a system call can wait for.
+MIN_TIMEOUT, MAX_TIMEOUT = 1e-3, 1e6
 #: QMP's names of the fields that do not follow from the field's own.
 _QMP_NAMES = {"timeout": "deadline"}
 #: Sockets of one migration.
@@ -66,8 +68,8 @@ class Parameters(NamedTuple):
             raise EmuError(f"on-no-converge is one of {', '.join(ON_NO_CONVERGE)}")
         if min(result.downtime_limit, result.max_bandwidth) < 0:
             raise EmuError("a limit must not be negative")
-        if result.timeout <= 0:
-            raise EmuError("a deadline must be more than 0 s")
+        if not MIN_TIMEOUT <= result.timeout <= MAX_TIMEOUT:
+            raise EmuError(f"a deadline must be {MIN_TIMEOUT:g} s to {MAX_TIMEOUT:g} s")
         if 0 < result.max_bandwidth < (least := result.least_bandwidth):
             raise EmuError(
                 f"max-bandwidth {result.max_bandwidth}: with a deadline of {result.timeout:g} s "

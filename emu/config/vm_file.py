@@ -32,12 +32,15 @@ from emu.config.vm_spec import (
     parse_size,
 )
 from emu.errors import OptionError, PreflightError
+from emu.json_input import Each, JsonInputError, Members, check
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.qmp.protocol import JsonObject
 
+_GROUP = Members({"class": str, "count": int, "rings": int})
+_SPEC = Members({"vcpus": int, "memory_bytes": int, "ring_size": int, "groups": Each(_GROUP)})
 _KEYS = {"vcpus", "memory", *KINDS}
 
 
@@ -119,12 +122,8 @@ def spec_from_json(value: JsonObject) -> VmSpec:
         ShapeError: the value is not a shape.
     """
     try:
-        groups = tuple(
-            DeviceGroup(str(group["class"]), int(group["count"]), int(group["rings"]))
-            for group in value["groups"]
-        )
-        return VmSpec(
-            int(value["vcpus"]), int(value["memory_bytes"]), groups, int(value["ring_size"])
-        )
-    except (KeyError, TypeError) as error:
-        raise ShapeError(f"this is not a shape of a VM: {error!r}") from None
+        found = check(value, _SPEC)
+    except JsonInputError as error:
+        raise ShapeError(f"this is not a shape of a VM: {error}") from None
+    groups = tuple(DeviceGroup(*group.values()) for group in found["groups"])
+    return VmSpec(found["vcpus"], found["memory_bytes"], groups, found["ring_size"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emu.config.device_kinds import KINDS, one_of
+from emu.errors import EmuError
 from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ RING_SIZE = 128
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class ShapeError(ValueError):
-    """The requested shape is invalid."""
+class ShapeError(EmuError, ValueError):
+    """The requested shape is invalid, or a device does not fit it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,11 @@ class GuestContext:
         self.control = self.pulse = memoryview(bytearray(PAGE_SIZE)).cast("Q")
 
 
+def shifted(at: int, ns: int, *, least: int = 0) -> int:
+    """A time in guest memory by a clock that is ``ns`` ahead, which fits a u64 whatever it was."""
+    return min(max(least, at + ns), (1 << 64) - 1)
+
+
 def remaining(until_ns: int) -> float:
     """Seconds until a time of CLOCK_MONOTONIC, not below 0."""
     return max(0.0, (until_ns - time.monotonic_ns()) / 1e9)

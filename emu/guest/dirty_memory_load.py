@@ -14,6 +14,7 @@ from emu.guest.control_page import (
     DIRTY_RATE,
     DIRTY_WRONG,
     HOLD_READER,
+    shifted,
 )
 from emu.guest.request_log import RequestLog
 from vhost_user.memory import PAGE_SIZE
@@ -45,7 +46,7 @@ class DirtyMemoryLoad:
     def shift_clock(self, ns: int) -> None:
         """The guest's clock is a different one from now on, ``ns`` ahead of the one before."""
         pulse = self._context.pulse
-        pulse[DIRTY_AT] = max(0, pulse[DIRTY_AT] + ns)
+        pulse[DIRTY_AT] = shifted(pulse[DIRTY_AT], ns)
 
     def tick(self, now_ns: int) -> None:
         """Write as many pages as are due, or as there is time for."""

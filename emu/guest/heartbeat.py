@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 from typing import TYPE_CHECKING
 
+from emu.guest.control_page import shifted
 from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Heartbeat:
         kept = range(_LOG, _LOG + 2 * min(words[RECORDED], _LOG_ENTRIES))
         for at in (LAST, *kept):
             # A time before that clock began becomes 1: 0 means that there was no beat.
-            words[at] = max(1, words[at] + ns) if words[at] else 0
+            words[at] = shifted(words[at], ns, least=1) if words[at] else 0
         self._mark(self._gpa, PAGE_SIZE)
 
     @property

@@ -21,7 +21,7 @@ from emu.guest.arp_icmp import (
     answer,
     gratuitous_arp,
 )
-from emu.guest.control_page import MODE, GuestContext, Mode
+from emu.guest.control_page import MODE, GuestContext, Mode, shifted
 from emu.guest.flow import Flow
 from emu.guest.frames import (
     ETHERNET_HEADER,
@@ -337,7 +337,7 @@ class NetPair:
     def shift_clock(self, ns: int) -> None:
         """The guest's clock is a different one from now on, ``ns`` ahead of the one before."""
         words = self.flow.words
-        words[word.LAST_NS] = max(0, words[word.LAST_NS] + ns)
+        words[word.LAST_NS] = shifted(words[word.LAST_NS], ns)
 
     def expire(self, now_ns: int) -> None:
         """Wait no longer for overdue packets, so that the window has room for others."""

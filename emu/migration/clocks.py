@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PROBES = 32
 #: The largest drift between two clocks: the kernel slews each by up to 500 ppm (adjtimex).
 DRIFT = 1e-3
+#: Nanoseconds: CLOCK_MONOTONIC starts at 0 when a host boots, and none has run for 36 years.
+MAX_OFFSET = 1 << 60
 _TIME = struct.Struct("<q")
 
 
@@ -82,7 +84,10 @@ def receive_offset(stream: MigrationStream) -> int:
         raise MigrationError(
             "stream", f"received {kind.name}, expected PING with the clocks' offset"
         )
-    return int(_TIME.unpack(payload)[0])
+    offset = int(_TIME.unpack(payload)[0])
+    if abs(offset) > MAX_OFFSET:
+        raise MigrationError("stream", f"clocks that differ by {offset / 1e9:g} s")
+    return offset
 
 
 def probe(

@@ -10,15 +10,39 @@ import json
 from typing import TYPE_CHECKING
 
 from emu.errors import MigrationError
+from emu.json_input import Each, JsonInputError, Maybe, Members, Row, Whole, read
 from emu.migration import clocks
 from emu.migration.stream import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from emu.json_input import Shape
     from emu.migration.clocks import Offset, RoundTrip
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import JsonObject
+
+
+#: Times are nanoseconds of CLOCK_MONOTONIC, which starts at 0 when a host boots.
+_NS = Whole(most=(1 << 63) - 1)
+_DURATION = Whole(-(1 << 62), 1 << 62)
+OF_DESTINATION = Members(
+    {
+        "spans": Each(Row(str, str, str, Maybe(int), str, _NS, _NS, Whole(), bool)),
+        "marks": Members({"running_ns": _NS}),
+        "commits": Whole(),
+        "guest_gap_ns": _DURATION,
+    }
+)
+OF_SOURCE = Members(
+    {
+        "strategy": str,
+        "downtime_ns": _DURATION,
+        "downtime_error_ns": Maybe(_DURATION),
+        "precopy": Members({"bytes": Whole(), "rounds": Whole()}),
+    },
+    {"served": Maybe(Whole())},
+)
 
 
 def send(stream: MigrationStream, report: JsonObject) -> None:
@@ -30,8 +54,8 @@ def send(stream: MigrationStream, report: JsonObject) -> None:
     stream.send(Kind.COMPLETION, json.dumps(report).encode())
 
 
-def receive(stream: MigrationStream) -> JsonObject:
-    """The report of the other side.
+def receive(stream: MigrationStream, shape: Shape) -> JsonObject:
+    """The report of the other side: `OF_SOURCE` or `OF_DESTINATION`.
 
     Raises:
         MigrationError: it has disconnected, or its report is invalid.
@@ -40,11 +64,9 @@ def receive(stream: MigrationStream) -> JsonObject:
     if kind is not Kind.COMPLETION:
         raise MigrationError("stream", f"received {kind.name}, expected COMPLETION")
     try:
-        report = json.loads(payload)
-    except ValueError:
-        report = None
-    if not isinstance(report, dict):
-        raise MigrationError("stream", "an invalid COMPLETION")
+        report: JsonObject = read(payload, shape)
+    except JsonInputError as error:
+        raise MigrationError("stream", f"an invalid COMPLETION: {error}") from None
     return report
 
 
@@ -71,11 +93,8 @@ def exchange_at_source(
         MigrationError: the destination has disconnected, or its report is invalid.
     """
     after = clocks.probe(stream) if before else []
-    received = receive(stream)
-    try:
-        end = int(received["marks"]["running_ns"])
-    except (KeyError, TypeError, ValueError):
-        raise MigrationError("stream", "a COMPLETION without the end of the blackout") from None
+    received = receive(stream, OF_DESTINATION)
+    end = received["marks"]["running_ns"]
     offset = clocks.Offset()
     if before:
         rough = clocks.estimate(after, after[0].begin)
@@ -101,4 +120,4 @@ def exchange_at_destination(
     if not same_clock:
         clocks.answer(stream)
     send(stream, report)
-    return receive(stream)
+    return receive(stream, OF_SOURCE)

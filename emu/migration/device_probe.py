@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, Phase
 from emu.errors import MigrationError
+from emu.json_input import Members, read
 from emu.migration.convergence import DeviceDowntime
-from emu.migration.history import IdleCosts, NotifierCosts
+from emu.migration.history import NS, SHAPE, IdleCosts, NotifierCosts
 from emu.migration.vmstate import pack_devices
 from emu.strategies.base import DeviceCost
 from emu.strategies.split import Split
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
+_PREPARED = Members({"start_ns": NS, "history": SHAPE})
 #: Passes over all devices; the smallest figures count, as a VM that runs often delays a message.
 PASSES = 3
 #: Messages to each device when all are probed at once.
@@ -252,11 +254,12 @@ class DowntimeForecast:
         if not payload:
             return
         try:
-            received = json.loads(payload)
-            self._probed = self._probed._replace(start=int(received["start_ns"]))
+            received = read(payload, _PREPARED)
             self._history.merge(received["history"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise MigrationError("stream", "the destination's PREPARED is invalid") from None
+        except ValueError as error:
+            text = f"the destination's PREPARED is invalid: {error}"
+            raise MigrationError("stream", text) from None
+        self._probed = self._probed._replace(start=received["start_ns"])
         self._expected = self._with_history()
 
 

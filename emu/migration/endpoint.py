@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import select
 import socket
 from contextlib import suppress
@@ -17,6 +18,14 @@ from emu.migration.stream import MigrationStream
 from emu.migration.tls import Credentials, secure
 from vhost_user import unix_socket
 
+#: Bytes of a path that a unix socket can have (sockaddr_un, less the terminating 0).
+MAX_PATH = 107
+_ADDRESS = re.compile(
+    r"unix:(?P<path>[^\0\ud800-\udc7f\udd00-\udfff]+)"
+    r"|tcp:(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]{1,15})?)\]|(?P<host>[^\s:\[\]\0]+)):(?P<port>[0-9]{1,5})",
+    re.DOTALL,
+)
+
 
 def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     """The family of an address, and its path or its host and port.
@@ -24,18 +33,27 @@ def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     Raises:
         MigrationError: the address is invalid.
     """
-    scheme, _, rest = uri.partition(":")
-    if scheme == "unix" and rest:
-        return socket.AF_UNIX, rest
-    if scheme == "tcp":
-        host, _, port = rest.rpartition(":")
-        if host and port.isdigit() and int(port) < 1 << 16:
-            if host.startswith("[") and host.endswith("]"):
-                return socket.AF_INET6, (host[1:-1], int(port))
-            return socket.AF_INET, (host, int(port))
-    raise MigrationError(
-        "connect", f"{uri!r} is not an address: write unix:PATH or tcp:ADDRESS:PORT"
-    )
+    match = _ADDRESS.fullmatch(uri)
+    if match is None:
+        raise _invalid(uri, "write unix:PATH or tcp:ADDRESS:PORT")
+    if match["path"] is not None:
+        if len(os.fsencode(match["path"])) > MAX_PATH:
+            raise _invalid(uri, f"a path of more than {MAX_PATH} bytes")
+        return socket.AF_UNIX, match["path"]
+    port = int(match["port"])
+    if port >= 1 << 16:
+        raise _invalid(uri, f"port {port} is not below {1 << 16}")
+    family = socket.AF_INET if match["six"] is None else socket.AF_INET6
+    try:
+        # getaddrinfo would do the same, but its errors are not OSErrors.
+        host = (match["host"] or match["six"]).encode("idna").decode()
+    except UnicodeError as error:
+        raise _invalid(uri, f"its host is not a name: {error.__cause__ or error}") from None
+    return family, (host, port)
+
+
+def _invalid(uri: str, why: str) -> MigrationError:
+    return MigrationError("connect", f"{uri!r} is not an address: {why}")
 
 
 def is_local(uri: str) -> bool:

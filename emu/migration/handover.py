@@ -16,6 +16,7 @@ from devices.handover_state import DeviceHandoverState
 from devices.procedure import Phase
 from emu.errors import MigrationError
 from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
+from emu.json_input import Each, JsonInputError, Map, Maybe, Row, Whole, read
 from emu.migration.destination_base import DestinationBase
 from emu.migration.source import Source
 from emu.migration.stream import Kind
@@ -37,6 +38,21 @@ if TYPE_CHECKING:
     from emu.migration.stream import MigrationStream
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
+
+_U16, _U32 = Whole(most=0xFFFF), Whole(most=0xFFFF_FFFF)
+_RING = Row(Maybe(Row(_U16, Whole(), Whole(), Whole())), _U16, bool, bool)
+_SESSION = Row(Maybe(Whole()), Maybe(Whole()), Whole(), Whole(), Each(Whole(most=0xFF)))
+_INFLIGHT = Row(Whole(), Whole(), _U16, _U16)
+_DEVICE = Row(str, Whole(), Whole(), _SESSION, Each(_RING), Maybe(_INFLIGHT), Whole())
+_CONFIG = Row(
+    bool,
+    bool,
+    Each(Row(Maybe(Whole()), bool, bool, bool)),
+    Maybe(Row(Whole(), bool)),
+    bool,
+)
+#: `send_state`; a VM has few regions of memory.
+_STATE = Row(_CONFIG, Map(str), Each(_DEVICE), Whole(most=64))
 
 #: Attempts to hand a VM over; an attempt fails if the guest changes a device meanwhile.
 ATTEMPTS = 3
@@ -70,14 +86,13 @@ def receive_state(payload: bytes, stream: MigrationStream) -> VmHandoverState:
         MigrationError: the section is invalid, or the source has disconnected.
     """
     try:
-        config, backends, known, regions = json.loads(payload)
-        devices = tuple(DeviceHandoverState.from_json(fields) for fields in known)
-        guest = _guest_config(config)
-        paths = {str(name): str(path) for name, path in backends.items()}
-        count = sum(device.descriptors for device in devices)
-    except (ValueError, TypeError, AttributeError):
-        raise MigrationError("stream", "the section HANDOVER is invalid") from None
-    fds = stream.receive_descriptors(int(regions) + count)
+        config, paths, known, regions = read(payload, _STATE)
+    except JsonInputError as error:
+        raise MigrationError("stream", f"the section HANDOVER is invalid: {error}") from None
+    devices = tuple(DeviceHandoverState.from_json(fields) for fields in known)
+    count = sum(device.descriptors for device in devices)
+    fds = stream.receive_descriptors(regions + count)
+    guest = _guest_config(config)
     return VmHandoverState(guest, paths, devices, tuple(fds[:regions]), tuple(fds[regions:]))
 
 

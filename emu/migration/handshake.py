@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from emu.config.migration_parameters import MAX_STREAMS
 from emu.errors import MigrationError
+from emu.json_input import Each, JsonInputError, Map, Maybe, Members, Whole, check, parse, read
 from emu.migration import clocks
 from emu.strategies import registry
 from emu.strategies.base import StrategyOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from emu.config.vm_spec import VmSpec
     from emu.qmp.protocol import JsonObject
     from emu.strategies.base import Strategy
@@ -23,6 +26,38 @@ if TYPE_CHECKING:
 
 #: The version of the stream; a source with another version is refused.
 VERSION = 3
+
+
+_VERSION = Members({"version": int})
+_HELLO = Members(
+    {
+        "version": int,
+        "spec": Members(
+            {
+                "accelerator": str,
+                "vcpus": int,
+                "memory": int,
+                "ring_size": int,
+                "devices": Each(str),
+            }
+        ),
+        "features": Map(Whole()),
+        "strategy": str,
+        "options": Members({}, {"threads": int, "processes": int, "unsafe": str}),
+        "streams": int,
+        "session": str,
+        "clock": str,
+        "report": bool,
+    },
+    {
+        "disks": Maybe(
+            Members(
+                {}, {"mark": Maybe(str), "disk": Maybe(Members({"size": Whole(), "sha256": str}))}
+            )
+        )
+    },
+)
+_WELCOME = Members({"version": int, "clock": str})
 
 
 class DiskCheck(Protocol):
@@ -119,33 +154,37 @@ class Handshake(NamedTuple):
             MigrationError: the HELLO is invalid, or describes another VM; the text has all
                 differences.
         """
-        try:
-            hello = json.loads(payload)
-            version = hello["version"]
-            if version != VERSION:
-                raise MigrationError(
-                    "handshake", f"the source's stream has version {version}, not {VERSION}"
-                )
-            differences = _differences(hello, own, accel)
-            if vm is not None:
-                differences += _missing_features(hello, vm)
-            name, options = str(hello["strategy"]), StrategyOptions(**hello["options"])
-            streams, session = int(hello["streams"]), str(hello["session"])
-            report, same = bool(hello["report"]), hello["clock"] == clocks.identity()
-            disks = dict(hello["disks"] or {})
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise MigrationError("handshake", "the source's HELLO is invalid") from None
+        hello = _read_hello(payload)
+        differences = _differences(hello["spec"], own, accel)
+        if vm is not None:
+            differences += _missing_features(hello["features"], vm)
+        streams = hello["streams"]
         if not 1 <= streams <= MAX_STREAMS:
             differences.append(f"streams: {streams} is not in 1 to {MAX_STREAMS}")
         if check_disks is not None:
-            differences += check_disks(disks)
+            differences += check_disks(hello.get("disks") or {})
         if differences:
             raise MigrationError("handshake", "; ".join(differences))
         try:
-            strategy = registry.make(name, options)
+            strategy = registry.make(hello["strategy"], StrategyOptions(**hello["options"]))
         except ValueError as error:
             raise MigrationError("handshake", str(error)) from None
-        return cls(strategy, streams, session, report, same)
+        same_clock = hello["clock"] == clocks.identity()
+        return cls(strategy, streams, hello["session"], hello["report"], same_clock)
+
+
+def _read_hello(payload: bytes) -> JsonObject:
+    try:
+        value = parse(payload)
+        version = check(value, _VERSION)["version"]
+        if version != VERSION:
+            raise MigrationError(
+                "handshake", f"the source's stream has version {version}, not {VERSION}"
+            )
+        hello: JsonObject = check(value, _HELLO)
+    except JsonInputError as error:
+        raise MigrationError("handshake", f"the source's HELLO is invalid: {error}") from None
+    return hello
 
 
 def welcome() -> bytes:
@@ -160,15 +199,16 @@ def same_clock(welcome: bytes) -> bool:
         MigrationError: its WELCOME is invalid.
     """
     try:
-        return bool(json.loads(welcome)["clock"] == clocks.identity())
-    except (ValueError, KeyError, TypeError):
-        raise MigrationError("handshake", "the destination's WELCOME is invalid") from None
+        return bool(read(welcome, _WELCOME)["clock"] == clocks.identity())
+    except JsonInputError as error:
+        text = f"the destination's WELCOME is invalid: {error}"
+        raise MigrationError("handshake", text) from None
 
 
-def _differences(hello: Any, own: VmSpec, accel: str) -> list[str]:
+def _differences(theirs: JsonObject, own: VmSpec, accel: str) -> list[str]:
     """The differences in `required_match`, as text."""
     found = []
-    theirs, ours = dict(hello["spec"]), required_match(own, accel)
+    ours = required_match(own, accel)
     for name in ("vcpus", "memory", "ring_size", "accelerator"):
         if theirs[name] != ours[name]:
             title = name.replace("_", " ")
@@ -179,11 +219,11 @@ def _differences(hello: Any, own: VmSpec, accel: str) -> list[str]:
     return found
 
 
-def _missing_features(hello: Any, vm: Vm) -> list[str]:
+def _missing_features(theirs: Mapping[str, int], vm: Vm) -> list[str]:
     """Features that the guest uses and the destination's back-ends lack."""
     found = []
     for device in vm.devices:
-        lacking = int(hello["features"].get(device.name, 0)) & ~device.connection.features
+        lacking = theirs.get(device.name, 0) & ~device.connection.features
         if lacking:
             bits = ", ".join(str(bit) for bit in range(64) if lacking >> bit & 1)
             found.append(

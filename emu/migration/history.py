@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from devices.procedure import Phase
+from emu.json_input import Map, Members, Row, Whole
 from emu.strategies.base import DeviceCost
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.strategies.timeline import Span
 
+#: Nanoseconds in a message.
+NS = Whole(-(1 << 62), 1 << 62)
+_PHASES = Map(NS)
+_SIDE = Map(Row(Whole(most=1 << 32), Map(_PHASES), NS, _PHASES))
+#: `History.to_json`.
+SHAPE = Members({}, {"src": _SIDE, "dst": _SIDE, "notifiers": Row(NS, NS, NS, NS)})
 #: If a probe takes this many times as long as the recorded time, the devices have changed.
 CHANGED_FACTOR = 3
 #: Estimated from the memory that is dirty now, not from earlier migrations.
@@ -170,26 +177,29 @@ class History:
     def merge(self, received: JsonObject) -> None:
         """Merge the history of the other side: the later migration with each strategy counts.
 
+        Args:
+            received: has the shape `SHAPE`.
+
         Raises:
-            TypeError, ValueError, AttributeError: ``received`` is not a result of `to_json`.
+            ValueError: a phase is unknown.
         """
         for side, kept in self._kept.items():
             for strategy, (number, devices, wall, vcpus) in received.get(side, {}).items():
                 theirs = BlackoutTimes(
-                    int(number),
+                    number,
                     {
-                        str(name): {Phase(phase): int(ns) for phase, ns in phases.items()}
+                        name: {Phase(phase): ns for phase, ns in phases.items()}
                         for name, phases in devices.items()
                     },
-                    int(wall),
-                    {Phase(phase): int(ns) for phase, ns in vcpus.items()},
+                    wall,
+                    {Phase(phase): ns for phase, ns in vcpus.items()},
                 )
                 ours = kept.get(strategy)
                 if ours is None or ours.number < theirs.number:
                     kept[strategy] = theirs
         notifiers = received.get("notifiers")
         if self.notifiers is None and notifiers is not None:
-            self.notifiers = NotifierCosts(*map(int, notifiers))
+            self.notifiers = NotifierCosts(*notifiers)
 
     def to_json(self) -> JsonObject:
         """The history as sent to the other side."""

@@ -290,7 +290,7 @@ class MigrationStream:
         """At the destination: send FAILED, and discard what the source still sends."""
         self.set_timeout(FAILURE_TIMEOUT)
         try:
-            self.send(Kind.FAILED, reason.encode())
+            self.send(Kind.FAILED, reason.encode(errors="backslashreplace"))
             self._sock.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + FAILURE_TIMEOUT
             while time.monotonic() < deadline and self._sock.recv(1 << 20):

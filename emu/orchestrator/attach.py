@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from devices.blk import VhostUserBlk
 from emu.config.costs import NATIVE
-from emu.config.vm_spec import ShapeError
 from emu.errors import EmuError
 from emu.orchestrator.attach_connect import TIMEOUT, connect, with_offered_rings
 from emu.orchestrator.attach_disk import check_zeroes
@@ -122,8 +121,6 @@ class AttachedVm:
         def boot() -> None:
             try:
                 self._boot()
-            except ShapeError as error:
-                failures.append(EmuError(str(error)))
             except BaseException as error:  # noqa: BLE001  raised below
                 failures.append(error)
             os.eventfd_write(ended, 1)

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.errors import CommandError, HangUpError, MonitorError
+from emu.json_input import JsonInputError, Map, Members, check
 from emu.qmp import protocol
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from emu.qmp.protocol import JsonObject
+
+
+_EVENT = Members({"event": str}, {"data": Map(object)})
+_RETURN = Members({"id": int, "return": object})
+_ERROR = Members({"id": int, "error": Members({"class": str, "desc": str})})
 
 
 class Event(NamedTuple):
@@ -87,7 +93,7 @@ class MonitorClient:
         response = self._responses.pop(request_id)
         if "error" in response:
             error = response["error"]
-            raise CommandError(self.name, str(error.get("class")), str(error.get("desc")))
+            raise CommandError(self.name, error["class"], error["desc"])
         value: Any = response["return"]
         return value if isinstance(value, dict) else {"value": value}
 
@@ -130,12 +136,17 @@ class MonitorClient:
     def _take(self, message: JsonObject) -> None:
         if "QMP" in message:
             self._greeted = True
-        elif "event" in message:
-            self.events.append(Event(str(message["event"]), message.get("data", {})))
-        elif "id" in message and ("return" in message or "error" in message):
-            self._responses[message["id"]] = message
-        else:
-            raise MonitorError(f"{self.name}: {message} is not a response to any command")
+            return
+        try:
+            if "event" in message:
+                event = check(message, _EVENT)
+                self.events.append(Event(event["event"], event.get("data", {})))
+                return
+            response = check(message, _ERROR if "error" in message else _RETURN)
+        except JsonInputError as error:
+            text = f"{self.name}: {str(message)[:200]} is not a response to any command: {error}"
+            raise MonitorError(text) from None
+        self._responses[response["id"]] = response
 
 
 class Waiter(Protocol):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from emu import json_input
 from emu.errors import MonitorError
 
 JsonObject = dict[str, Any]
@@ -69,11 +70,11 @@ def parse(data: bytes) -> JsonObject:
     """The JSON object of a message.
 
     Raises:
-        MonitorError: the message is not JSON, or not an object.
+        MonitorError: the message is not JSON, not an object, or has a value out of bounds.
     """
     try:
-        message = json.loads(data)
-    except ValueError as error:
+        message = json_input.parse(data)
+    except json_input.JsonInputError as error:
         raise MonitorError(f"JSON parse error, {error}") from None
     if not isinstance(message, dict):
         raise MonitorError("QMP input must be a JSON object")

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError, MonitorError
+from emu.json_input import Each, JsonInputError, Map, Maybe, Real, Shape, check
 from emu.qmp import protocol
 from emu.trace_events import QMP_COMMAND, QMP_EVENT
 from vhost_user.errors import VhostUserError
@@ -23,21 +24,26 @@ if TYPE_CHECKING:
 
 Handler = Callable[..., object]
 
+#: Seconds of the longest wait: more than a year, and less than what a system call takes.
+MAX_SECONDS = 1e8
+
 #: Seconds for a command that is being executed to end after the client has disconnected.
 HANG_UP_TIMEOUT = 3.0
 
 #: Seconds for a client to read what it is sent: the thread that sends an event has other work.
 SEND_TIMEOUT = 30
 
-#: The type of an argument, by its annotation's text: (its name in JSON, Python's types).
-_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
-    "str": ("string", (str,)),
-    "int": ("integer", (int,)),
-    "int | None": ("integer", (int, type(None))),
-    "float": ("number", (int, float)),
-    "bool": ("boolean", (bool,)),
-    "JsonObject": ("object", (dict,)),
-    "JsonObject | None": ("object", (dict, type(None))),
+#: The type of an argument, by its annotation's text: its name in JSON, and its shape. Numbers that
+#: are not integers are times in seconds.
+_TYPES: dict[str, tuple[str, Shape]] = {
+    "str": ("string", str),
+    "int": ("integer", int),
+    "int | None": ("integer", Maybe(int)),
+    "float": ("number of seconds", Real(0, MAX_SECONDS)),
+    "bool": ("boolean", bool),
+    "list[str] | None": ("array of strings", Maybe(Each(str))),
+    "JsonObject": ("object", Map(object)),
+    "JsonObject | None": ("object", Maybe(Map(object))),
 }
 
 
@@ -71,10 +77,11 @@ def _check(parameter: inspect.Parameter, present: bool, value: object) -> None: 
         if parameter.default is inspect.Parameter.empty:
             raise MonitorError(f"Parameter '{name}' is missing")
         return
-    expected, types = _TYPES.get(str(parameter.annotation), ("value", (object,)))
-    # A bool is an int to Python, but not to JSON.
-    if not isinstance(value, types) or (isinstance(value, bool) and int in types):
-        raise MonitorError(f"Invalid parameter type for '{name}', expected: {expected}")
+    expected, shape = _TYPES[str(parameter.annotation)]
+    try:
+        check(value, shape)
+    except JsonInputError:
+        raise MonitorError(f"Invalid parameter type for '{name}', expected: {expected}") from None
 
 
 class MonitorServer:

@@ -260,7 +260,9 @@ class Vm:
             device.use_features(acked)
             with self.driving:
                 rings = self._ring_indices(device)
-                if device.resumable or all(available == used for _, available, used in rings):
+                if device.resumable or not any(
+                    ring.served and available != used for ring, available, used in rings
+                ):
                     for ring, _, used in rings:
                         ring.base = used
                 else:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from emu.config.costs import by_name
 from emu.config.migration_parameters import Parameters
 from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
+from emu.json_input import Each, JsonInputError, Map, Maybe, Members, Shape, Whole, check
 from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
 from emu.migration import disk_comparison
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.handover_state import VmHandoverState
 
+_OPTIONS = Members({}, {"threads": int, "processes": int, "unsafe": str})
+_BETWEEN = Members({}, {"disks": Maybe(Map(object)), "stats": Each(str)})
+_DISK = Members({"path": str, "size": Whole(), "writable": bool})
 #: Seconds: the longest calc-time of calc-dirty-rate, as in QEMU.
 MAX_CALC_TIME = 60
 
@@ -57,6 +62,23 @@ def _require_back_ends(vm: Vm) -> None:
 
 def _credentials(tls: list[str] | None) -> Credentials | None:
     return None if tls is None else Credentials(*tls)
+
+
+def _checked(value: JsonObject, shape: Shape, name: str) -> JsonObject:
+    """An argument with the members that its shape names. Raises `EmuError` if it differs."""
+    try:
+        checked: JsonObject = check(value, shape, name)
+    except JsonInputError as error:
+        raise EmuError(f"Invalid parameter: {error}") from None
+    return checked
+
+
+def _by_number(images: JsonObject) -> dict[int, str]:
+    """The argument ``images``, by numbers; raises `EmuError` if it is not one."""
+    for number in _checked(images, Map(str), "images"):
+        if re.fullmatch("[0-9]{1,4}", number) is None:
+            raise EmuError(f"Invalid parameter: images.{number} is not the number of a disk")
+    return {int(number): path for number, path in images.items()}
 
 
 def _accept(listener: Listener, *, timeout: float, wait: bool = False) -> MigrationStream:
@@ -132,8 +154,8 @@ class Control(VmControl):
             "accel": accel,
             "costs": by_name(costs),
             "load": load,
-            "backends": backends,
-            "disk": disk,
+            "backends": _checked(backends, Map(str), "backends"),
+            "disk": None if disk is None else _checked(disk, _DISK, "disk"),
             "dirty_rate": dirty_rate,
         }
         return {"accel": accel}
@@ -267,14 +289,15 @@ class Control(VmControl):
     ) -> None:
         vm = self.vm
         parameters = self._parameters
+        # ``between`` is None if the destination belongs to this run.
+        other_run = _checked(between or {}, _BETWEEN, "between")
+        _checked(options, _OPTIONS, "options")
         self._refuse_while_migrating()
         self._refuse_while_measuring()
         job = Job(self._emit)
         open_stream = partial(
             connect, uri, timeout=parameters.timeout, credentials=_credentials(tls)
         )
-        # ``between`` is None if the destination belongs to this run.
-        other_run = between or {}
         try:
             strategy_options = StrategyOptions(**options)
             scheduler = registry.make(strategy, strategy_options)
@@ -435,12 +458,13 @@ class Control(VmControl):
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
         guest = self.vm.guest
+        numbered = _by_number(images)
         found = guest.verify(timeout)
         if not found.finished:
             raise EmuError(f"the guest has not read all of its blocks back within {timeout:g} s")
         stored = [
-            check_image(path, int(number), guest.disks.generations(int(number)))
-            for number, path in images.items()
+            check_image(path, number, guest.disks.generations(number))
+            for number, path in numbered.items()
         ]
         return {
             "checked": found.checked,
@@ -448,6 +472,8 @@ class Control(VmControl):
         }
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
+        if limit is not None and limit < 0:
+            raise EmuError(f"Parameter 'limit' is {limit}: 0 or more")
         reader = self.vm.guest.reader
         if reader is None:
             raise EmuError("the guest reads no disk: blk0 has a scratch image")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 from typing import Self
 
 from emu.errors import EmuError
+from emu.json_input import parse
 from emu.orchestrator.managed_process import PYTHON
 from emu.orchestrator.network.echo import CLIENT_MAC
 
@@ -64,7 +64,7 @@ class NamespaceNetwork:
             except BlockingIOError:
                 last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
                 raise NetworkUnavailableError(f"the builder ended unexpectedly: {last}") from None
-        error = json.loads(answer).get("error")
+        error = parse(answer).get("error")
         if error is not None:
             raise NetworkUnavailableError(error)
         return cls(fds)

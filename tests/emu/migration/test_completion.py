@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 SECOND = 1000 * MS
+#: A report of a destination that has done nothing.
+REPORT: dict[str, Any] = {"spans": [], "marks": {"running_ns": 0}, "commits": 0, "guest_gap_ns": 0}
 
 
 class Destination:
@@ -36,7 +39,7 @@ class Destination:
         if self._ahead:
             clocks.answer(self._stream, clock=lambda: now() + self._ahead)
             completion.send(self._stream, self._report)
-            self.received = completion.receive(self._stream)
+            self.received = completion.receive(self._stream, completion.OF_SOURCE)
         else:
             self.received = completion.exchange_at_destination(
                 self._stream, same_clock=True, report=self._report
@@ -50,22 +53,28 @@ class Destination:
 
 
 def described(downtime: int, offset: Offset) -> dict[str, Any]:
-    return {"downtime_ns": downtime, "same": offset.same}
+    return {
+        "strategy": "split",
+        "downtime_ns": downtime,
+        "downtime_error_ns": None if offset.same else offset.error_ns,
+        "precopy": {"bytes": 0, "rounds": 0},
+    }
 
 
 def test_on_one_clock_the_downtime_is_the_difference(
     ends: tuple[MigrationStream, MigrationStream],
 ) -> None:
-    destination = Destination(ends[1], {"marks": {"running_ns": 150 * MS}, "commits": 3})
+    destination = Destination(ends[1], {**REPORT, "marks": {"running_ns": 150 * MS}, "commits": 3})
     found = completion.exchange_at_source(ends[0], 100 * MS, [], described)
     assert found == {
+        **REPORT,
         "marks": {"running_ns": 150 * MS},
         "commits": 3,
         "downtime_ns": 50 * MS,
         "offset_ns": 0,
         "downtime_error_ns": None,
     }
-    assert destination.finish() == {"downtime_ns": 50 * MS, "same": True}
+    assert destination.finish() == described(50 * MS, clocks.Offset())
 
 
 @pytest.mark.parametrize("ahead", [3600 * SECOND, -3600 * SECOND])
@@ -81,21 +90,46 @@ def test_between_two_clocks_the_offset_is_subtracted(
     answering.join(TIMEOUT)
     start = now()
     end = start + 70 * MS
-    destination = Destination(ends[1], {"marks": {"running_ns": end + ahead}}, ahead=ahead)
+    destination = Destination(
+        ends[1], {**REPORT, "marks": {"running_ns": end + ahead}}, ahead=ahead
+    )
     found = completion.exchange_at_source(ends[0], start, before, described)
     assert abs(found["downtime_ns"] - 70 * MS) <= found["downtime_error_ns"]
     assert abs(found["offset_ns"] - ahead) <= found["downtime_error_ns"]
-    assert destination.finish() == {"downtime_ns": found["downtime_ns"], "same": False}
+    received = destination.finish()
+    assert received["downtime_ns"] == found["downtime_ns"]
+    assert received["downtime_error_ns"] == found["downtime_error_ns"]
 
 
 @pytest.mark.parametrize(
-    "report", [{}, {"marks": {}}, {"marks": {"running_ns": "soon"}}, {"marks": 1}]
+    ("report", "text"),
+    [
+        (b"{}", "spans is missing"),
+        (json.dumps({**REPORT, "marks": {}}).encode(), "marks.running_ns is missing"),
+        (json.dumps({**REPORT, "marks": 1}).encode(), "marks is not an object"),
+        (json.dumps({**REPORT, "spans": [[]]}).encode(), r"spans\[0\] is not a list of 9"),
+        (json.dumps({**REPORT, "commits": -1}).encode(), "commits is -1"),
+        *(
+            (json.dumps(REPORT).replace('"running_ns": 0', f'"running_ns": {value}').encode(), why)
+            for value, why in (
+                ("Infinity", "Infinity is not a number of JSON"),
+                ("NaN", "NaN is not a number of JSON"),
+                ("1e999", "1e999 is too large"),
+                ("1" * 30, "more than 64 bits"),
+                ("1.5", "marks.running_ns is not a whole number"),
+                ('"soon"', "marks.running_ns is not a whole number"),
+                ("true", "marks.running_ns is not a whole number"),
+                ("-1", "marks.running_ns is -1"),
+                ("18446744073709551615", "marks.running_ns is 18446744073709551615"),
+            )
+        ),
+    ],
 )
-def test_a_report_without_the_end_of_the_blackout_is_invalid(
-    ends: tuple[MigrationStream, MigrationStream], report: dict[str, Any]
+def test_a_report_of_another_shape_is_invalid(
+    ends: tuple[MigrationStream, MigrationStream], report: bytes, text: str
 ) -> None:
-    completion.send(ends[1], report)
-    with pytest.raises(MigrationError, match="without the end of the blackout"):
+    ends[1].send(Kind.COMPLETION, report)
+    with pytest.raises(MigrationError, match=f"an invalid COMPLETION: .*{text}"):
         completion.exchange_at_source(ends[0], 0, [], described)
 
 
@@ -112,7 +146,7 @@ def test_another_section_is_an_error(
 ) -> None:
     ends[1].send(kind, payload)
     with pytest.raises(MigrationError, match=text):
-        completion.receive(ends[0])
+        completion.receive(ends[0], completion.OF_SOURCE)
 
 
 def test_a_side_that_has_disconnected_is_an_error(
@@ -120,4 +154,4 @@ def test_a_side_that_has_disconnected_is_an_error(
 ) -> None:
     ends[1].close()
     with pytest.raises(MigrationError):
-        completion.receive(ends[0])
+        completion.receive(ends[0], completion.OF_SOURCE)

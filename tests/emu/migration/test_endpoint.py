@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emu.errors import MigrationError
-from emu.migration.endpoint import Listener, connect, probe
+from emu.migration.endpoint import Listener, connect, is_local, parse, probe
 from emu.migration.stream import Kind, MigrationStream
 from tests.timeouts import TIMEOUT
 
@@ -51,7 +56,7 @@ def test_cancel_ends_accept(tmp_path: Path) -> None:
     assert psutil.Process().num_fds() == before
 
 
-@pytest.mark.parametrize("uri", ["", "unix:", "tcp:1", "tcp:127.0.0.1:99999", "rdma:x", "tcp::5x"])
+@pytest.mark.parametrize("uri", ["", "unix:", "tcp:1", "tcp:127.0.0.1:999999", "rdma:x", "tcp::5x"])
 def test_an_invalid_address_is_refused(uri: str) -> None:
     """The text shows the valid forms."""
     with pytest.raises(MigrationError, match="write unix:PATH or tcp:ADDRESS:PORT"):
@@ -117,3 +122,51 @@ def test_a_stale_path_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match="listen: unix:"):
         Listener(f"unix:{path}")
     assert path.read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("tcp:127.0.0.1:99999", "port 99999 is not below 65536"),
+        ("tcp:127.0.0.1:²", "write unix:PATH or tcp:ADDRESS:PORT"),
+        ("tcp:127.0.0.1:٣", "write unix:PATH or tcp:ADDRESS:PORT"),
+        ("tcp:" + "a" * 64 + ":1", "label .*too long"),
+        ("tcp:a..b:1", "label empty"),
+        ("tcp:.:1", "tcp:.:1"),
+        ("tcp:x\0y:1", "write unix:PATH"),
+        ("tcp:x y:1", "write unix:PATH"),
+        ("tcp:[::1:1", "write unix:PATH"),
+        ("unix:a\0b", "write unix:PATH"),
+        ("unix:\ud800", "write unix:PATH"),
+        ("unix:/" + "x" * 107, "a path of more than 107 bytes"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_one_line(uri: str, text: str) -> None:
+    """For whatever it is used."""
+    for use in (Listener, partial(connect, timeout=0.1), partial(probe, timeout=0.1), is_local):
+        with pytest.raises(MigrationError, match=text) as caught:
+            use(uri)
+        assert "\n" not in str(caught.value)
+
+
+@given(
+    st.text(max_size=30)
+    | st.builds("tcp:{}:{}".format, st.text(max_size=70), st.text(max_size=6))
+    | st.builds("tcp:[{}]:{}".format, st.text(max_size=20), st.integers(-1, 70000))
+    | st.builds("unix:{}".format, st.text(max_size=120))
+)
+def test_any_text_is_an_address_or_one_error(uri: str) -> None:
+    """What is accepted can be given to a socket: its errors are OSErrors only."""
+    try:
+        family, address = parse(uri)
+    except MigrationError:
+        return
+    if isinstance(address, str):
+        assert 0 < len(os.fsencode(address)) <= 107
+        return
+    host, port = address
+    assert host.isascii()
+    with contextlib.suppress(OSError), socket.socket(family) as sock:
+        sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", port))
+    with contextlib.suppress(OSError):
+        socket.getaddrinfo(host, port, family=family, flags=socket.AI_NUMERICHOST)
