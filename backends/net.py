@@ -74,6 +74,11 @@ class NetProgram(Program):
         self._ports.append(port)
         return port
 
+    @property
+    def extra_sockets(self) -> Sequence[str]:
+        """The uplink's."""
+        return () if self._uplink_path is None else (self._uplink_path,)
+
     def close_extras(self) -> None:
         """Close the uplink and the TAP devices."""
         for port in self._ports:

@@ -37,6 +37,8 @@ class Settings(NamedTuple):
     options: ControlOptions
     stats_file: str | None
     ready_fd: int | None
+    #: None: the program's own default, and a line on stderr where there can be none.
+    sandbox: bool | None = None
 
     @property
     def devices(self) -> int:
@@ -109,6 +111,12 @@ backend_options = option_group(
         metavar="N",
         help="Write a byte to this descriptor and close it when all sockets listen.",
     ),
+    click.option(
+        "--sandbox/--no-sandbox",
+        default=None,
+        help="Open no file and start no process once the sockets listen; with --sandbox it is an "
+        "error if the host has none.  [default: a sandbox, except for vhost-emu-serve]",
+    ),
     click.version_option(package_name="vhost-emu"),
 )
 
@@ -128,4 +136,11 @@ def settings_from(options: dict[str, Any]) -> Settings:
     policy = StopPolicy(StopKind(options.pop("stop_policy")), options.pop("stop_time"))
     latency = InjectedLatency(options.pop("cost_get_vring_base"), options.pop("cost_set_mem_table"))
     control = ControlOptions(policy, latency, shared=options.pop("control") == "shared")
-    return Settings(paths, fd, control, options.pop("stats_file"), options.pop("ready_fd"))
+    return Settings(
+        paths,
+        fd,
+        control,
+        options.pop("stats_file"),
+        options.pop("ready_fd"),
+        options.pop("sandbox"),
+    )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from backends import console_script
+from backends import console_script, sandbox
 from backends.image import ImageError
 from backends.loop import Loop
 from backends.server import DeviceServer, ServerError, inherit, listen
@@ -55,12 +55,14 @@ class Program:
     Attributes:
         refreshes: at SIGHUP the devices are refreshed (`VirtioDevice.refresh`), unless the terminal
             has closed; otherwise SIGHUP ends the program.
+        sandboxed: whether it is in the sandbox by default (`backends.sandbox`).
 
     Raises:
         ProgramError: it cannot start; everything that was made until then is removed again.
     """
 
     refreshes = False
+    sandboxed = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -103,6 +105,7 @@ class Program:
         threading.excepthook = self._on_crash
         try:
             self._open()
+            self._confine()
             for loop in self._loops:
                 loop.on_loss(self.stats.check)
                 loop.start()
@@ -119,10 +122,16 @@ class Program:
             raise ProgramError(str(error)) from error
         finally:
             self._close()
+            terminal.close()
 
     def end(self) -> None:
         """From any thread: have `run` return."""
         os.write(self._end, b"e")
+
+    @property
+    def extra_sockets(self) -> Sequence[str]:
+        """Paths of the sockets that a subclass has besides those of its devices."""
+        return ()
 
     def close_extras(self) -> None:
         """Release what a subclass has besides its devices; called when all loops have ended."""
@@ -154,6 +163,19 @@ class Program:
             self._stack.callback(sock.close)
             sockets.append((Path(path).name.removesuffix(".sock"), sock, path))
         return sockets
+
+    def _confine(self) -> None:
+        """Enter the sandbox, before there is a thread that serves anything."""
+        wanted = self.settings.sandbox
+        if not (self.sandboxed if wanted is None else wanted):
+            return
+        paths = (*self.settings.socket_paths, *self.extra_sockets)
+        try:
+            sandbox.confine(Path(path).absolute().parent for path in paths)
+        except sandbox.SandboxError as error:
+            if wanted:
+                raise ProgramError(f"--sandbox: no seccomp filter: {error}") from error
+            log.warning("runs without a seccomp filter: %s", error)
 
     def _tell_ready(self) -> None:
         fd = self.settings.ready_fd

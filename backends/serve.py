@@ -25,6 +25,8 @@ class PluginProgram(Program):
     """Devices of one class, one for each socket."""
 
     refreshes = True
+    #: Its devices are the user's own code, which may open files whenever it likes.
+    sandboxed = False
 
     def __init__(
         self,
