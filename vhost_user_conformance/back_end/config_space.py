@@ -21,13 +21,24 @@ def asked(offset: int, size: int, *, flags: int = GUEST, data: bytes | None = No
     return HEAD.pack(offset, size, flags) + (bytes(size) if data is None else data)
 
 
+def refused(reply: Message) -> bool:
+    """Whether a reply means that the bytes cannot be had.
+
+    The specification has it "zero length of payload". Most back-ends send no payload at all; those
+    on rust-vmm send the header, with a size of 0, and no contents.
+    """
+    return not reply.payload or (
+        len(reply.payload) == HEAD.size and HEAD.unpack(reply.payload)[1] == 0
+    )
+
+
 def contents(reply: Message, offset: int, size: int) -> bytes:
-    """The bytes of a reply to such a request; none if it is empty.
+    """The bytes of a reply to such a request; none if it is `refused`.
 
     Raises:
         Failed: the reply is neither empty nor as long as the request, or is about other bytes.
     """
-    if not reply.payload:
+    if refused(reply):
         return b""
     wanted = HEAD.size + size
     check(

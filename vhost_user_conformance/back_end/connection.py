@@ -15,7 +15,7 @@ from vhost_user.payloads import LogArea, VringAddr, VringState
 from vhost_user_conformance.back_end.negotiation import PROTOCOL_BIT, F, Negotiation, u64
 from vhost_user_conformance.back_end.requests import QUIET, first_answer
 from vhost_user_conformance.errors import PeerError
-from vhost_user_conformance.model.verdict import Failed, check, unsupported
+from vhost_user_conformance.model.verdict import Failed, Severity, check, observed, unsupported
 from vhost_user_conformance.peer.device_work import (
     BlkWork,
     Job,
@@ -26,7 +26,7 @@ from vhost_user_conformance.peer.device_work import (
     work_of,
 )
 from vhost_user_conformance.peer.memory import PAGE, Memory, TestRing
-from vhost_user_conformance.peer.wire import WireError
+from vhost_user_conformance.peer.wire import Closed, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,14 +35,29 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.program import PeerProgram
     from vhost_user_conformance.peer.wire import Wire
 
-__all__ = ["LOG_ALL", "PROTOCOL_BIT", "BackEnd", "F", "u64", "vring_state"]
+__all__ = [
+    "LOG_ALL",
+    "PROTOCOL_BIT",
+    "BackEnd",
+    "F",
+    "severity_of_size",
+    "u64",
+    "vring_state",
+]
 
+#: Descriptors of a ring that each front-end in use may ask for; the specification has no limit.
+USUAL_SIZE = 256
 LOG_ALL = 1 << VHOST_F_LOG_ALL
 
 
 def vring_state(index: int, num: int) -> bytes:
     """The payload of a message with a ring's index and a number (struct vhost_vring_state)."""
     return VringState(index, num).pack()
+
+
+def severity_of_size(size: int) -> Severity:
+    """How much it matters that a ring of this size serves."""
+    return Severity.MUST if size <= USUAL_SIZE else Severity.SHOULD
 
 
 class BackEnd(Negotiation):
@@ -127,13 +142,28 @@ class BackEnd(Negotiation):
             before_call: called between KICK and CALL.
         """
         base = ring.start if base is None else base
-        self.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
+        self._set_size(ring)
         self.send(F.SET_VRING_BASE, vring_state(ring.index, base))
         self.send(F.SET_VRING_ADDR, self.address(ring, log=log))
         self.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
         if before_call is not None:
             before_call()
         self.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+
+    def _set_size(self, ring: TestRing) -> None:
+        """Send SET_VRING_NUM.
+
+        Raises:
+            Observed: it is refused, and the ring is large: a back-end may have a limit.
+        """
+        size = vring_state(ring.index, ring.size)
+        if ring.size <= USUAL_SIZE:
+            self.send(F.SET_VRING_NUM, size)
+            return
+        try:
+            self.accepted(F.SET_VRING_NUM, size)
+        except (Failed, Closed) as error:
+            observed(f"a ring of {ring.size} descriptors is refused: {error}")
 
     @staticmethod
     def address(ring: TestRing, *, log: bool = False) -> bytes:

@@ -16,6 +16,12 @@ from vhost_user_conformance.back_end.script import (
     Script,
     Step,
 )
+from vhost_user_conformance.model.device_class import DEVICE_CLASSES
+
+#: QEMU starts all devices but NICs by one function, and a disk is the one that uses most messages.
+_NIC = ("net",)
+_ALL_BUT_NICS = tuple(name for name in DEVICE_CLASSES if name not in _NIC)
+_DISK = ("blk",)
 
 _MEMORY = Step(F.SET_MEM_TABLE, ack=True)
 _CALL, _KICK, _ERR = Step(F.SET_VRING_CALL), Step(F.SET_VRING_KICK), Step(F.SET_VRING_ERR)
@@ -88,6 +94,7 @@ def _qemu_disk(name: str, source: str, **differs: Step) -> Script:
         (_STATUS_0, *stop) if on is _ON else (*stop, _STATUS_0),
         _LOG,
         _UNLOG,
+        drives=_ALL_BUT_NICS,
     )
 
 
@@ -108,6 +115,7 @@ def _qemu_nic(name: str, source: str, **differs: Step) -> Script:
         (_STATUS_0, *stop) if on is _ON else (*stop, _STATUS_0),
         _LOG,
         _UNLOG,
+        drives=_NIC,
     )
 
 
@@ -149,6 +157,7 @@ _QEMU_PAIRS = Script(
     _pairs(*_LOG),
     _pairs(*_UNLOG),
     least=4,
+    drives=_NIC,
 )
 #: d7dc0682f5 (8.2): ENABLE is acknowledged. 1ba9a52203 (2025-11): KICK, CALL and ERR are, too.
 _SYNC_ON = Step(F.SET_VRING_ENABLE, ack=True, barrier=True, num=1)
@@ -245,6 +254,7 @@ _VIRTIO_USER = Script(
     _LOG,
     _UNLOG,
     renews=True,
+    drives=_NIC,
 )
 _FIRECRACKER = Script(
     "Firecracker",
@@ -253,6 +263,7 @@ _FIRECRACKER = Script(
     P.CONFIG,
     (Step(F.SET_OWNER), _GET_FEATURES, *_PROTOCOL, Step(F.GET_CONFIG)),
     (_FEATURES, _PLAIN_TABLE, Rings((_NUM,)), Rings((_ADDR, _BASE, _CALL, _KICK, _ON))),
+    drives=_DISK,
 )
 _LIBBLKIO = Script(
     "libblkio",
@@ -269,6 +280,7 @@ _LIBBLKIO = Script(
     ),
     (_REGIONS, Rings(_acked(_NUM, _BASE, _ADDR, _KICK, _CALL, _ON))),
     requires=P.REPLY_ACK | P.CONFIG | P.CONFIGURE_MEM_SLOTS,
+    drives=_DISK,
 )
 
 #: Their positions are part of the cases' numbers: new ones go to the end.

@@ -83,6 +83,7 @@ class Negotiation(Requests):
         *names: str,
         without: tuple[str, ...] = (),
         features: int | None = None,
+        owner: bool = True,
         set_features: bool = True,
     ) -> Self:
         """Negotiate: protocol features, the number of rings, the owner, and features.
@@ -92,6 +93,7 @@ class Negotiation(Requests):
             without: usual ones to omit.
             features: feature bits to acknowledge, as far as they are offered; by default
                 VERSION_1 and bit 30.
+            owner: send SET_OWNER.
             set_features: send SET_FEATURES.
 
         Raises:
@@ -106,7 +108,8 @@ class Negotiation(Requests):
             self.rings = self._ring_count()
         else:
             self.rings = max(self.rings, least_rings(self.device))
-        self.send(F.SET_OWNER)
+        if owner:
+            self.send(F.SET_OWNER)
         wanted = (1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT) if features is None else features
         self.driver_features = wanted & self.features
         if set_features:

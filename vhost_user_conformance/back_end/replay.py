@@ -93,8 +93,10 @@ class Replay:
         """Send the messages after a connect.
 
         Raises:
-            Unsupported: the front-end would disconnect.
+            Unsupported: the front-end would disconnect, or does not drive such a device.
         """
+        if self.be.device not in self.script.drives:
+            unsupported(f"{self.script.name} does not drive a {self.be.device_class.title}")
         self._send_all(self.script.setup)
         missing = self.script.requires & ~self.be.acked
         if missing:
@@ -221,6 +223,8 @@ class Replay:
     def _protocol(self, _step: Step) -> Content:
         negotiated = self.be.protocol & self._knows
         self.be.acked = negotiated
+        if P.MQ not in negotiated:
+            self._check_rings(self.be.device_class.rings_per_queue)
         return u64(int(negotiated)), ()
 
     def _table(self, _step: Step) -> Content:
@@ -255,6 +259,8 @@ class Replay:
 
     def _learn_features(self, reply: Message) -> None:
         self.be.features = reply.u64
+        if not self.be.features & PROTOCOL_BIT:
+            self._check_rings(self.be.device_class.rings_per_queue)
 
     def _learn_protocol(self, reply: Message) -> None:
         self.be.protocol = P(reply.u64)
@@ -262,8 +268,12 @@ class Replay:
     def _learn_rings(self, reply: Message) -> None:
         # QEMU, DPDK and their back-ends count a NIC's queues in pairs of rings.
         self.be.rings = reply.u64 * self.be.device_class.rings_per_queue
-        if self.be.rings < self.script.least:
-            unsupported(f"is about {self.script.least} rings, and the back-end has {self.be.rings}")
+        self._check_rings(self.be.rings)
+
+    def _check_rings(self, rings: int) -> None:
+        """Raises `Unsupported` where the device has fewer rings than the front-end uses."""
+        if rings < self.script.least:
+            unsupported(f"is about {self.script.least} rings, and the back-end has {rings}")
 
     def _learn_inflight(self, reply: Message) -> None:
         self._inflight = reply

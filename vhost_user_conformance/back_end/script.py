@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.message_spec import ReplyRule
 from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest
+from vhost_user_conformance.model.device_class import DEVICE_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -77,6 +78,7 @@ class Script(NamedTuple):
         requires: protocol features without which it disconnects.
         least: smallest number of rings with which it differs from other scripts.
         renews: after a stop its rings begin at 0.
+        drives: the classes of device that the front-end drives by this order.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Script(NamedTuple):
     requires: P = NOTHING
     least: int = 1
     renews: bool = False
+    drives: tuple[str, ...] = tuple(DEVICE_CLASSES)
 
     def __str__(self) -> str:
         return self.name

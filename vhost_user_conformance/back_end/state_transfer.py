@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from io import FileIO
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,8 @@ def request(direction: int, phase: int = _STOPPED) -> bytes:
 
 
 def pipe_of(be: BackEnd) -> tuple[FileIO, FileIO]:
-    """Reading and writing end."""
-    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    """Reading and writing end; both block, as those of QEMU's front-end."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
     ends = FileIO(reading, "r"), FileIO(writing, "w")
     for end in ends:
         be.own(end.close)
@@ -67,7 +66,6 @@ def _better(be: BackEnd, given: int, ours: FileIO) -> FileIO:
     mode = "r" if ours.readable() else "w"
     ours.close()
     end = FileIO(os.dup(given), mode)
-    os.set_blocking(end.fileno(), False)
     be.own(end.close)
     with FileIO(os.devnull) as nothing:
         os.dup2(
@@ -76,21 +74,23 @@ def _better(be: BackEnd, given: int, ours: FileIO) -> FileIO:
     return end
 
 
-def _ready(be: BackEnd, end: FileIO, events: int, until: float) -> None:
+def _ready(be: BackEnd, end: FileIO, events: int) -> None:
+    limit = be.wire.limit()
     poll = select.poll()
     poll.register(end.fileno(), events)
-    if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-        raise Failed(f"the transfer to continue within {be.timeout:g} s", "no data is transferred")
+    while not poll.poll(limit.left * 1000):
+        if limit.over:
+            raise Failed(
+                f"the transfer to continue within {limit.seconds:.3g} s", "no data is transferred"
+            )
 
 
 def read_all(be: BackEnd, end: FileIO) -> bytes:
     """Read up to the end of the state."""
     data = b""
     while True:
-        _ready(be, end, select.POLLIN, time.monotonic() + be.timeout)
-        part = end.read(1 << 16)
-        if part is None:
-            continue
+        _ready(be, end, select.POLLIN)
+        part = os.read(end.fileno(), 1 << 16)
         if not part:
             end.close()
             return data
@@ -98,11 +98,14 @@ def read_all(be: BackEnd, end: FileIO) -> bytes:
         check(len(data) <= _MOST, f"an end within {_MOST >> 20} MiB", "more")
 
 
-def _write_all(be: BackEnd, end: FileIO, data: bytes, *, at_once: int = 1 << 16) -> None:
-    """Write the state, and close the descriptor. A back-end may stop reading before the end."""
+def _write_all(be: BackEnd, end: FileIO, data: bytes, *, at_once: int = select.PIPE_BUF) -> None:
+    """Write the state, and close the descriptor. A back-end may stop reading before the end.
+
+    The descriptor blocks. A pipe that is ready has room for ``PIPE_BUF`` bytes.
+    """
     at = 0
     while at < len(data):
-        _ready(be, end, select.POLLOUT, time.monotonic() + be.timeout)
+        _ready(be, end, select.POLLOUT)
         try:
             at += end.write(data[at : at + at_once]) or 0
         except BrokenPipeError:
@@ -123,7 +126,7 @@ def save(be: BackEnd) -> bytes:
     return data
 
 
-def load(be: BackEnd, data: bytes, *, at_once: int = 1 << 16) -> int:
+def load(be: BackEnd, data: bytes, *, at_once: int = select.PIPE_BUF) -> int:
     """The result of CHECK_DEVICE_STATE after this state was loaded."""
     _write_all(be, begin(be, LOAD), data, at_once=at_once)
     return check_state(be)

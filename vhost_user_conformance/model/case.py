@@ -116,12 +116,15 @@ class Area:
             first: number of the first one; the others follow.
             values: of the second argument.
             rule: its ``{}`` is replaced by the value.
-            options: see `case`.
+            options: see `case`; ``severity`` may be a function of the value.
         """
+        severity = options.pop("severity", Severity.MUST)
 
         def register(run: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
             for number, value in enumerate(values, first):
-                self.case(number, rule.format(value), **options)(partial(_with, run, value))
+                level = severity if isinstance(severity, Severity) else severity(value)
+                decorate = self.case(number, rule.format(value), severity=level, **options)
+                decorate(partial(_with, run, value))
             return run
 
         return register

@@ -24,7 +24,8 @@ class Verdict(StrEnum):
 class Severity(StrEnum):
     """How much a broken rule matters.
 
-    MUST: a peer that relies on it fails. SHOULD: a robust peer can cope. MAY: informative.
+    MUST: the text has MUST, shall or the like, or the opposite loses data or ends a program
+    (`rules.words`). SHOULD: a weaker word. MAY: the text permits it, or is silent.
     """
 
     MUST = "must"

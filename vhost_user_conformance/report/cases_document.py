@@ -10,6 +10,8 @@ from vhost_user_conformance.back_end.front_ends import SCRIPTS
 from vhost_user_conformance.back_end.script import EVERY, Step
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.report.matrix_document import MATRIX, matrix
+from vhost_user_conformance.report.words_document import DOCUMENT as SEVERITIES
+from vhost_user_conformance.report.words_document import severities
 from vhost_user_conformance.target import ROLES, areas_of, cases_of
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ _HEAD = """# The cases
 Written by `make docs` from the cases themselves (`vhost_user_conformance/`): {back} for
 back-ends, {front} for front-ends. *needs* lists the protocol features, or the device class,
 without which a case is UNSUPPORTED; *work* means that the case has the device serve requests, so
-that it needs `--device`. [The matrix](matrix.md) has the rule of each case.
+that it needs `--device`. [The matrix](matrix.md) has the rule of each case, and
+[severities](severities.md) the words of the text that make a case a MUST.
 """
 _FRONT_ENDS_HEAD = """# How front-ends order their messages
 
@@ -90,7 +93,8 @@ def _script(script: Script) -> str:
         "logs": _order(script.log),
         "stops logging": _order(script.unlog),
     }
-    lines = [f"\n## {script.name}\n", f"{script.source[0].upper()}{script.source[1:]}.\n"]
+    source = f"{script.source[0].upper()}{script.source[1:]}"
+    lines = [f"\n## {script.name}\n", f"{source}. It drives {', '.join(script.drives)}.\n"]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
     return "\n".join(lines) + "\n"
 
@@ -100,7 +104,7 @@ def front_ends() -> str:
     return _FRONT_ENDS_HEAD + "".join(map(_script, SCRIPTS))
 
 
-DOCUMENTS = {DOCUMENT: listing, MATRIX: matrix, FRONT_ENDS: front_ends}
+DOCUMENTS = {DOCUMENT: listing, MATRIX: matrix, FRONT_ENDS: front_ends, SEVERITIES: severities}
 
 if __name__ == "__main__":
     for name, made in DOCUMENTS.items():

@@ -207,3 +207,8 @@ rule(
     back="0120..0124 0130..0134 0344 0930..0936 1042 1520",
     front="0167..0170 0906",
 )
+rule(
+    19,
+    "A message has the payload of its type, and none if its type has none",
+    front="0110..0154",
+)

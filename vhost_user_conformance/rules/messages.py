@@ -196,6 +196,12 @@ def _feature_rules() -> None:
         front="0220..0223",
     )
     features.rule(94, "VIRTIO_F_VERSION_1 is offered", source="virtio 1.3, 6.1", back="0205")
+    features.rule(
+        95,
+        "VIRTIO_F_VERSION_1 is accepted where it is offered",
+        source="virtio 1.3, 6.1",
+        front="0224",
+    )
 
 
 _message_rules()

@@ -83,7 +83,7 @@ rule(
 rule(
     3,
     "A region is within its file, at its offset, and can be mapped as shared",
-    back="0315..0318 0343 1823",
+    back="0315..0318 0329 0343 1823",
     front="0302..0304 1203",
 )
 rule(
@@ -95,7 +95,7 @@ rule(
 rule(
     5,
     "Rings have user addresses, buffers have guest addresses",
-    back="0325 0345..0347 2155 2156 2218 2219 2265",
+    back="0325 0330..0333 0345..0347 2155 2156 2218 2219 2265",
     front="0310..0312 2101",
 )
 rule(6, "An invalid table is refused", back="0340..0344 0753 1720 1805", front="0320 0705")

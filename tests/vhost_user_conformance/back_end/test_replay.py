@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-OF_A_DISK = [script for script in SCRIPTS if "NIC" not in script.name]
+OF_A_DISK = [script for script in SCRIPTS if "blk" in script.drives]
 TINY = Script("tiny", "read: nothing", P.REPLY_ACK, (Step(F.GET_FEATURES),), ())
 
 
@@ -46,6 +46,27 @@ def test_a_disk_works_as_each_front_end_starts_it(disk: BackEnd, script: Script)
         replay.restart()
         disk.serve(replay.working)
         assert replay.stop() == (1 if script.renews else 2)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+@pytest.mark.parametrize("device", ["blk", "net", "fs", "rng"])
+def test_a_device_that_the_front_end_does_not_drive(device: str, script: Script) -> None:
+    """The order of a NIC's messages is not that of a disk's, so none of them is sent."""
+    if device in script.drives:
+        pytest.skip("it drives such a device")
+    puppet = Puppet(PROTOCOL_BIT, 0, {})
+    with closing(puppet.back_end(device)) as be, pytest.raises(Unsupported, match="not drive"):
+        Replay(be, script).setup()
+    assert not [line for line in be.wire.transcript if line.startswith(">")]
+
+
+@pytest.mark.parametrize("features", [0, PROTOCOL_BIT], ids=["no bit 30", "no MQ"])
+def test_two_pairs_are_not_set_up_without_mq(features: int) -> None:
+    """A NIC that does not offer MQ has one pair of rings."""
+    pairs = next(script for script in SCRIPTS if script.least > 2)
+    puppet = Puppet(features, int(P.REPLY_ACK), {})
+    with closing(puppet.back_end("net")) as be, pytest.raises(Unsupported, match="has 2"):
+        Replay(be, pairs).setup()
 
 
 def scripted(features: int, protocol: int, script: Script) -> BackEnd:

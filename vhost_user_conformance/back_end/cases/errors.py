@@ -199,7 +199,7 @@ def _strange_fd(be: BackEnd, kind: str) -> int:
     if kind == "memfd":
         fd = os.memfd_create("conformance", os.MFD_CLOEXEC)
     elif kind == "pipe":
-        fd, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        fd, writing = os.pipe2(os.O_CLOEXEC)
         be.own(lambda: os.close(writing))
     else:
         fd = os.open(kind, os.O_RDWR | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import check, observed, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.wire import Closed
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def _rings(be: BackEnd, count: int) -> list[TestRing]:
     return rings
 
 
-@area.case(1101, "GET_QUEUE_NUM is answered with at least one queue")
+@area.case(1101, "GET_QUEUE_NUM is answered with at least one queue", severity=Severity.SHOULD)
 def at_least_one(be: BackEnd) -> None:
     be.negotiate()
     queues = be.ask_u64(F.GET_QUEUE_NUM)
     check(queues >= 1, "one queue or more", str(queues))
 
 
-@area.case(1102, "GET_QUEUE_NUM gives the same answer each time")
+@area.case(1102, "GET_QUEUE_NUM gives the same answer each time", severity=Severity.SHOULD)
 def stable(be: BackEnd) -> None:
     be.negotiate()
     first, again = be.ask_u64(F.GET_QUEUE_NUM), be.ask_u64(F.GET_QUEUE_NUM)

@@ -211,6 +211,7 @@ def _not_specified(be: BackEnd, number: F, payload: bytes) -> None:
     "SET_VRING_ENDIAN {} is accepted before its ring starts",
     spec="VHOST_USER_SET_VRING_ENDIAN",
     needs=("CROSS_ENDIAN",),
+    severity=Severity.SHOULD,
 )
 def endian(be: BackEnd, order: int) -> None:
     be.negotiate("CROSS_ENDIAN")
@@ -235,6 +236,7 @@ def no_endian(be: BackEnd) -> None:
     spec="VHOST_USER_SET_VRING_ENDIAN",
     needs=("CROSS_ENDIAN",),
     works=True,
+    severity=Severity.SHOULD,
 )
 def little_endian(be: BackEnd) -> None:
     be.negotiate("CROSS_ENDIAN")

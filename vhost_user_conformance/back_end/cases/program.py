@@ -20,6 +20,7 @@ from vhost_user_conformance.model.verdict import (
     observed,
     unsupported,
 )
+from vhost_user_conformance.peer.patience import Limit
 from vhost_user_conformance.peer.spawn import end_with_parent, signal_session, signals_deferred
 from vhost_user_conformance.peer.wire import Wire, WireError
 
@@ -153,7 +154,9 @@ def foreground(be: BackEnd) -> None:
 def _ends(be: BackEnd) -> None:
     program = _program(be)
     program.ask_to_end()
-    check(program.ends_within(SOON), f"an end within {SOON:g} s of SIGTERM", "it still runs")
+    limit = Limit(SOON, program.pid)
+    while not program.ends_within(limit.left):
+        check(not limit.over, f"an end within {SOON:g} s of SIGTERM", "it still runs")
     ended_well = program.terminated or not program.crashed
     check(ended_well, "an end by SIGTERM, or by itself", program.how_it_ended)
 

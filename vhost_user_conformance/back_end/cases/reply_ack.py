@@ -11,7 +11,7 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.payloads import Inflight, LogArea, VringAddr
 from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
+from vhost_user_conformance.model.verdict import Failed, Severity, check, observed, unsupported
 from vhost_user_conformance.peer.memory import PAGE
 from vhost_user_conformance.peer.wire import Closed, Silent
 
@@ -82,9 +82,14 @@ _PLAIN: dict[str, Callable[[BackEnd], Request]] = {
 }
 
 
+def _negotiated(be: BackEnd, name: str) -> None:
+    """Negotiate; a connection has one SET_OWNER, so where the case is about it none is sent."""
+    be.negotiate(owner=name != "SET_OWNER")
+
+
 @area.each(701, _PLAIN, "{} with need_reply is acknowledged with 0, once")
 def acknowledged(be: BackEnd, name: str) -> None:
-    be.negotiate()
+    _negotiated(be, name)
     number, payload, fds = _PLAIN[name](be)
     code = be.acked_with(number, payload, fds=fds)
     check(code == 0, "code 0", f"code {code}")
@@ -93,7 +98,7 @@ def acknowledged(be: BackEnd, name: str) -> None:
 
 @area.each(721, _PLAIN, "{} without need_reply is not acknowledged")
 def not_acknowledged(be: BackEnd, name: str) -> None:
-    be.negotiate()
+    _negotiated(be, name)
     number, payload, fds = _PLAIN[name](be)
     be.send(number, payload, fds=fds)
     be.check_responds("with no unsolicited acknowledgement")
@@ -125,6 +130,8 @@ def _optional(be: BackEnd, name: str) -> Request:
     return F.__members__[name], payload, (be.spare_fd(),) if name == "SET_LOG_FD" else ()
 
 
+#: Optional and deprecated messages, which the front-ends in use do not send.
+_NOT_IN_USE = ("SET_LOG_FD", "RESET_OWNER")
 #: The protocol feature that it depends on, and the features to negotiate besides the usual ones.
 _NEEDS = {
     "SET_PROTOCOL_FEATURES": ("",),
@@ -138,10 +145,22 @@ _NEEDS = {
 }
 
 
+def _may_be_refused(name: str, how: str) -> None:
+    """End the case as OBSERVED for a message that a back-end need not implement."""
+    if name in _NOT_IN_USE:
+        observed(f"{name} is refused: {how}")
+
+
 @area.each(761, _NEEDS, "{} with need_reply is acknowledged with 0, once")
 def optional_acknowledged(be: BackEnd, name: str) -> None:
     number, payload, fds = _optional(be, name)
-    code = be.acked_with(number, payload, fds=fds)
+    try:
+        code = be.acked_with(number, payload, fds=fds)
+    except Closed:
+        _may_be_refused(name, "the connection is closed")
+        raise
+    if code:
+        _may_be_refused(name, f"acknowledged with {code}")
     check(code == 0, "code 0", f"code {code}")
     be.check_responds("with no second acknowledgement")
 
@@ -150,7 +169,12 @@ def optional_acknowledged(be: BackEnd, name: str) -> None:
 def optional_not_acknowledged(be: BackEnd, name: str) -> None:
     number, payload, fds = _optional(be, name)
     be.send(number, payload, fds=fds)
-    be.check_responds("with no unsolicited acknowledgement")
+    try:
+        be.check_responds("with no unsolicited acknowledgement")
+    except Failed as failed:
+        if be.wire.abandoned:
+            _may_be_refused(name, failed.seen)
+        raise
 
 
 @area.each(

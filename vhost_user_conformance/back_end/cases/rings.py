@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import VRING_NO_FD
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
+from vhost_user_conformance.back_end.connection import (
+    BackEnd,
+    F,
+    severity_of_size,
+    u64,
+    vring_state,
+)
 from vhost_user_conformance.back_end.nic import frame_of, looped, set_up_nic
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import Failed, Severity, check, unsupported
+from vhost_user_conformance.model.verdict import Failed, Severity, check, observed, unsupported
 
 area = Area("rings", BACK_END, "Ring states")
 
@@ -247,7 +253,13 @@ def served_once_enabled(be: BackEnd) -> None:
     be.check_completed(ring, job)
 
 
-@area.each(420, (2, 4, 16, 128, 256, 512, 1024), "A ring of {} descriptors serves", works=True)
+@area.each(
+    420,
+    (2, 4, 16, 128, 256, 512, 1024),
+    "A ring of {} descriptors serves",
+    severity=severity_of_size,
+    works=True,
+)
 def sizes(be: BackEnd, size: int) -> None:
     if size < be.device_class.smallest_ring:
         ring = be.working_ring(size=size)
@@ -283,7 +295,10 @@ def left_alone(be: BackEnd) -> None:
 
 
 @area.case(
-    441, "A connection begins with rings in their initial state: their base is 0", works=True
+    441,
+    "A connection begins with rings in their initial state: their base is 0",
+    severity=Severity.MAY,
+    works=True,
 )
 def begins_anew(be: BackEnd) -> None:
     ring = be.working_ring(start=77)
@@ -291,7 +306,8 @@ def begins_anew(be: BackEnd) -> None:
     other = be.reconnect()
     other.negotiate()
     base = other.stop(ring)
-    check(base == 0, "base 0 of a ring that was never set up", f"base {base}")
+    if base:
+        observed(f"the base of a ring that was never set up is {base}")
 
 
 @area.case(

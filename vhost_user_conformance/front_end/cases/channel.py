@@ -274,7 +274,12 @@ def change_form(fe: FrontEnd) -> None:
     check(form == wanted, f"{wanted} (id, flags, bytes)", f"{form}")
 
 
-@area.case(1336, "The channel stays usable after an undefined id", needs=("CONFIG",))
+@area.case(
+    1336,
+    "The channel stays usable after an undefined id",
+    needs=("CONFIG",),
+    severity=Severity.SHOULD,
+)
 def channel_goes_on(fe: FrontEnd) -> None:
     """The reaction to an unknown id is not specified, but each request has to be answered."""
     answers = _asked_in_turn(fe, "an unknown id, and CONFIG_CHANGE_MSG", (UNKNOWN, _CHANGE))
@@ -299,7 +304,10 @@ def lookup(fe: FrontEnd) -> None:
 
 
 @area.each(
-    1326, (B.VRING_CALL, B.VRING_ERR), "The reaction to {0.name} without in-band notifications"
+    1326,
+    (B.VRING_CALL, B.VRING_ERR),
+    "The reaction to {0.name} without in-band notifications",
+    severity=Severity.MAY,
 )
 def in_band(fe: FrontEnd, number: BackendRequest) -> None:
     _, answer = _asked(fe, number.name, number, VringState(0, 0).pack())

@@ -11,7 +11,7 @@ from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.request_scripts import FOR_A_WHILE, ONE_AT_A_TIME
 from vhost_user_conformance.front_end.ring import FaultKind
 from vhost_user_conformance.model.case import FRONT_END, Area
-from vhost_user_conformance.model.verdict import check, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
 from vhost_user_conformance.peer.device_work import (
     BLK_DISCARD,
     BLK_F_DISCARD,
@@ -287,6 +287,7 @@ def rng_buffers(fe: FrontEnd) -> None:
     "A driver of an entropy device uses its request queue, and no other",
     spec="virtio 1.3, 5.4.2",
     device="rng",
+    severity=Severity.SHOULD,
 )
 def rng_queue(fe: FrontEnd) -> None:
     others = sorted({chain.ring for chain in _chains(fe.plain())} - {0})

@@ -133,7 +133,7 @@ def address_in_log(fe: FrontEnd) -> None:
         check(last < end, f"an address below {end:#x}", f"{each}: {last:#x}")
 
 
-@area.case(809, "Logging is off when the VM continues")
+@area.case(809, "Logging is off when the VM continues", severity=Severity.SHOULD)
 def off_again(fe: FrontEnd) -> None:
     recording = _logged(fe)
     base = recording.of(F.SET_LOG_BASE)[-1]
@@ -143,7 +143,9 @@ def off_again(fe: FrontEnd) -> None:
     check(not last.u64 & LOG_ALL, "SET_FEATURES without LOG_ALL", f"{last}: {last.u64:#x}")
 
 
-@area.case(815, "After logging was switched off running rings have no F_LOG")
+@area.case(
+    815, "After logging was switched off running rings have no F_LOG", severity=Severity.SHOULD
+)
 def ring_off_again(fe: FrontEnd) -> None:
     recording = _logged(fe)
     off = [

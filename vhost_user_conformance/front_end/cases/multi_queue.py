@@ -57,7 +57,7 @@ def none(fe: FrontEnd) -> None:
     check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
 
 
-@area.case(1105, "Without MQ one queue is used")
+@area.case(1105, "Without MQ one queue is used", severity=Severity.SHOULD)
 def without_mq(fe: FrontEnd) -> None:
     if not fe.device_class.queue_without_mq:
         unsupported("the number of rings of one queue depends on the device")

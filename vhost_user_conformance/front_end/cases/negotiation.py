@@ -10,7 +10,7 @@ from vhost_user_conformance.front_end.ring_service import PROTOCOL_BIT
 from vhost_user_conformance.front_end.script import Script, occasion
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
-from vhost_user_conformance.model.verdict import check, observed, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
@@ -55,14 +55,18 @@ def _active(recording: Recording) -> Recording:
     return recording
 
 
-@area.case(201, "SET_OWNER is sent once", spec="VHOST_USER_SET_OWNER")
+@area.case(201, "SET_OWNER is sent once", spec="VHOST_USER_SET_OWNER", severity=Severity.SHOULD)
 def one_owner(fe: FrontEnd) -> None:
     count = len(fe.plain().of(F.SET_OWNER))
     check(count == 1, "one SET_OWNER", f"{count}")
 
 
 @area.each(
-    202, (F.SET_MEM_TABLE, *RING_MESSAGES), "SET_OWNER comes before {0.name}", spec="SET_OWNER"
+    202,
+    (F.SET_MEM_TABLE, *RING_MESSAGES),
+    "SET_OWNER comes before {0.name}",
+    spec="SET_OWNER",
+    severity=Severity.SHOULD,
 )
 def owner_first(fe: FrontEnd, number: F) -> None:
     recording = fe.plain()
@@ -86,7 +90,9 @@ def ask_protocol_first(fe: FrontEnd) -> None:
     check(asked, "GET_PROTOCOL_FEATURES before it", f"{first} without it")
 
 
-@area.each(209, RING_MESSAGES, "SET_FEATURES comes before the first {0.name}")
+@area.each(
+    209, RING_MESSAGES, "SET_FEATURES comes before the first {0.name}", severity=Severity.SHOULD
+)
 def features_first(fe: FrontEnd, number: F) -> None:
     recording = fe.plain()
     first, features = recording.first(number), recording.first(F.SET_FEATURES)
@@ -245,7 +251,9 @@ def skip_drain(fe: FrontEnd, lacking: ProtocolFeature) -> None:
     )
 
 
-@area.case(272, "The first messages of a front-end", spec="no order is fixed")
+@area.case(
+    272, "The first messages of a front-end", spec="no order is fixed", severity=Severity.MAY
+)
 def begins_with(fe: FrontEnd) -> None:
     names = [each.name for each in _active(fe.plain()).messages[:5]]
     observed(", ".join(names))

@@ -203,7 +203,9 @@ def call_set(fe: FrontEnd) -> None:
     check(kicked <= set_, f"SET_VRING_CALL of rings {kicked}", f"of {set_ or 'none'}")
 
 
-@area.case(421, "A ring that was enabled is enabled when the VM continues")
+@area.case(
+    421, "A ring that was enabled is enabled when the VM continues", severity=Severity.SHOULD
+)
 def enabled_again(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(CONT)

@@ -10,7 +10,7 @@ from vhost_user_conformance.front_end.recording import STOPS, F
 from vhost_user_conformance.front_end.script import RESETTING, STATUS
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
-from vhost_user_conformance.model.verdict import check, observed, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
@@ -102,6 +102,6 @@ def reset_device(fe: FrontEnd) -> None:
             observed(f"{each} stops rings {sorted(running)}, whose bases were not read")
 
 
-@area.case(1408, "RESET_OWNER is not sent", spec="deprecated; 22d2464f7e")
+@area.case(1408, "RESET_OWNER is not sent", spec="deprecated; 22d2464f7e", severity=Severity.SHOULD)
 def reset_owner(fe: FrontEnd) -> None:
     all_of(fe.plain().messages, lambda each: each.id != F.RESET_OWNER, "no RESET_OWNER")

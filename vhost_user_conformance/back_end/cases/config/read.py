@@ -6,6 +6,8 @@ an empty reply, which is an error in this protocol.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vhost_user.payloads import MAX_CONFIG
 from vhost_user_conformance.back_end.cases.config import area
 from vhost_user_conformance.back_end.config_space import (
@@ -13,6 +15,7 @@ from vhost_user_conformance.back_end.config_space import (
     asked,
     contents,
     read,
+    refused,
     spoils_nothing,
     whole_of,
 )
@@ -25,6 +28,9 @@ from vhost_user_conformance.model.verdict import (
     unsupported,
 )
 from vhost_user_conformance.peer.wire import Closed, Silent
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.wire import Message
 
 
 @area.case(901, "GET_CONFIG is answered with as many bytes as were asked for")
@@ -96,9 +102,12 @@ def any_size(be: BackEnd) -> None:
     be.negotiate()
     whole = whole_of(be)
     for size in range(1, MAX_CONFIG + 1):
-        data = contents(be.ask(F.GET_CONFIG, asked(0, size)), 0, size)
+        reply = be.ask(F.GET_CONFIG, asked(0, size))
+        data = contents(reply, 0, size)
         common = min(len(whole), len(data))
         check(data[:common] == whole[:common], f"{size} bytes as before", data[:common].hex())
+    if refused(reply):
+        _note_header(reply)
 
 
 _BEYOND = {
@@ -121,13 +130,21 @@ def beyond(be: BackEnd, name: str) -> None:
     be.negotiate()
     offset, size = _BEYOND[name]
     try:
-        data = contents(be.ask(F.GET_CONFIG, asked(offset, size)), offset, size)
+        reply = be.ask(F.GET_CONFIG, asked(offset, size))
     except Closed:
         return
+    data = contents(reply, offset, size)
     if data and not any(data):
         observed(f"it answers with {size} bytes that are all 0")
     check(not data, "an empty reply", f"{size} bytes: {data[:16].hex()}")
     be.check_responds("after an empty reply")
+    _note_header(reply)
+
+
+def _note_header(reply: Message) -> None:
+    """End the case as OBSERVED where an error is a header without contents."""
+    if reply.payload:
+        observed(f"an error is a reply of {len(reply.payload)} bytes, with size 0 in its header")
 
 
 @area.case(926, "GET_CONFIG of no bytes is answered, or the connection closed")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_blk import area
+from vhost_user_conformance.back_end.connection import severity_of_size
 from vhost_user_conformance.back_end.disk import (
     AT,
     disk_ring,
@@ -53,6 +54,7 @@ def _all_right(be: BackEnd, ring: TestRing, jobs: Sequence[Job], sectors: Sequen
     (4, 8, 32, 256, 1024),
     "A ring of {} serves while its indices wrap around its size twice",
     device="blk",
+    severity=severity_of_size,
 )
 def rounds(be: BackEnd, size: int) -> None:
     ring = disk_ring(be, size=size)
@@ -72,7 +74,12 @@ def smallest(be: BackEnd) -> None:
         finish(be, ring, [read(be, ring, 0, indirect=True) for _ in range(2)])
 
 
-@area.case(2151, "A full ring of 1024 requests is served after one kick", device="blk")
+@area.case(
+    2151,
+    "A full ring of 1024 requests is served after one kick",
+    device="blk",
+    severity=Severity.SHOULD,
+)
 def full(be: BackEnd) -> None:
     ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC, size=1024)
     for _ in range(2):

@@ -78,7 +78,12 @@ def mtu_unanswered(be: BackEnd) -> None:
 
 
 @area.case(
-    2290, "SEND_RARP is accepted, and the rings continue", device="net", spec=_RARP, needs=("RARP",)
+    2290,
+    "SEND_RARP is accepted, and the rings continue",
+    device="net",
+    spec=_RARP,
+    needs=("RARP",),
+    severity=Severity.SHOULD,
 )
 def rarp(be: BackEnd) -> None:
     ring = be.working_ring("RARP")
@@ -89,7 +94,12 @@ def rarp(be: BackEnd) -> None:
 
 
 @area.case(
-    2291, "SEND_RARP without need_reply is not answered", device="net", spec=_RARP, needs=("RARP",)
+    2291,
+    "SEND_RARP without need_reply is not answered",
+    device="net",
+    spec=_RARP,
+    needs=("RARP",),
+    severity=Severity.SHOULD,
 )
 def rarp_unanswered(be: BackEnd) -> None:
     be.working_ring("RARP")
@@ -98,7 +108,12 @@ def rarp_unanswered(be: BackEnd) -> None:
 
 
 @area.case(
-    2292, "SEND_RARP before a ring is set up is survived", device="net", spec=_RARP, needs=("RARP",)
+    2292,
+    "SEND_RARP before a ring is set up is survived",
+    device="net",
+    spec=_RARP,
+    needs=("RARP",),
+    severity=Severity.SHOULD,
 )
 def rarp_early(be: BackEnd) -> None:
     be.negotiate("RARP")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_net import area
+from vhost_user_conformance.back_end.connection import severity_of_size
 from vhost_user_conformance.back_end.nic import MARK, ROOM, frame_of, laid_out, looped
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.verdict import Failed, check, observed
@@ -114,6 +115,7 @@ def in_order(be: BackEnd) -> None:
     (2, 16, 1024),
     "A receive ring of {} serves while its indices wrap around its size twice",
     device="net",
+    severity=severity_of_size,
 )
 def rounds(be: BackEnd, size: int) -> None:
     nic = looped(be, size=size)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_net import area
+from vhost_user_conformance.back_end.connection import severity_of_size
 from vhost_user_conformance.back_end.malformed_driver import (
     INDIRECT,
     NEXT,
@@ -143,6 +144,7 @@ def across(be: BackEnd) -> None:
     (2, 4, 32, 1024),
     "A ring of {} descriptors serves while its indices wrap around its size twice",
     device="net",
+    severity=severity_of_size,
 )
 def rounds(be: BackEnd, size: int) -> None:
     ring = sender(be, size=size)
@@ -151,7 +153,13 @@ def rounds(be: BackEnd, size: int) -> None:
         send(be, ring, pieces)
 
 
-@area.each(2224, (2, 16, 256, 1024), "A full ring of {} descriptors is served", device="net")
+@area.each(
+    2224,
+    (2, 16, 256, 1024),
+    "A full ring of {} descriptors is served",
+    device="net",
+    severity=severity_of_size,
+)
 def full(be: BackEnd, size: int) -> None:
     ring = sender(be, size=size)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
@@ -184,7 +192,7 @@ def wraps(be: BackEnd) -> None:
     check(base == wanted, f"base {wanted}", f"base {base}")
 
 
-@area.case(2229, "Both indices take all 65536 values", device="net")
+@area.case(2229, "Both indices take all 65536 values", device="net", severity=Severity.SHOULD)
 def all_values(be: BackEnd) -> None:
     ring = sender(be, size=1024)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import time
 
 from vhost_user.codec import VERSION
 from vhost_user_conformance.back_end.cases.resources import area
@@ -46,8 +45,8 @@ def nothing_mapped(be: BackEnd) -> None:
     be.memory(MIB, MIB)
     be.barrier()
     other = be.reconnect()
-    deadline = time.monotonic() + be.timeout
-    while program.mappings and time.monotonic() < deadline:
+    limit = other.wire.limit()
+    while program.mappings and not limit.over:
         select.poll().poll(_INTERVAL_MS)
     other.barrier()
     check(
