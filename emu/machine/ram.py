@@ -1,12 +1,15 @@
 """Guest memory: sparse and shared, of any size.
 
 It is one region, or two around the hole below 4 GiB, where the notify addresses are. Each is a
-memfd, so that a back-end can map it, and uses memory only for the pages that were touched.
+memfd, so that a back-end can map it, and uses memory only for the pages that were touched. The size
+is sealed: otherwise a back-end, which has the descriptor, could make the file shorter, and the next
+access here would end the VM.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 from contextlib import suppress
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 #: The most bytes below the hole; the rest is above it.
 LOW_BYTES = 3 << 30
 HIGH_START = 4 << 30
+#: What nobody may do to a region from its first moment on.
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class RamError(ValueError):
@@ -51,7 +56,7 @@ class GuestRam:
         fds: the memfds of existing memory, one for each region; the caller closes them.
 
     Raises:
-        RamError: the size is invalid, or the memory of ``fds`` is not of that size.
+        RamError: the size is invalid, or the memory of ``fds`` is not of that size, or not sealed.
         OSError: out of descriptors or memory.
 
     Attributes:
@@ -96,12 +101,15 @@ class GuestRam:
             fd = os.memfd_create(f"guest-ram-{gpa:#x}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self.regions.append(RamRegion(gpa, size, fd))
             os.ftruncate(fd, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         else:
             fd = os.dup(existing_fd)
             self.regions.append(RamRegion(gpa, size, fd))
             existing_size = os.fstat(fd).st_size
             if existing_size != size:
                 raise RamError(f"the existing memory has {existing_size} bytes, not {size}")
+            if not _seals_of(fd) & fcntl.F_SEAL_SHRINK:
+                raise RamError("the existing memory is not sealed: it could shrink at any time")
         # The kernel accounts a memfd's pages when they are touched: a mapping reserves nothing.
         mapping = mmap.mmap(fd, size, mmap.MAP_SHARED)
         self._maps.append(mapping)
@@ -204,6 +212,13 @@ class GuestRam:
         for region in self.regions:
             os.close(region.fd)
         self._views, self._maps, self.regions = [], [], []
+
+
+def _seals_of(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:  # no memfd
+        return 0
 
 
 def _data_of(region: RamRegion) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""A back-end that sends invalid replies ends a run with one line that names it."""
+"""Back-ends that send invalid replies, or attack the memory that they have received."""
 
 from __future__ import annotations
 
@@ -24,10 +24,24 @@ def migrate() -> None:
         MigrationSeries(MigrationPlan(machine_plan(), ("split",)), supervisor).run()
 
 
+def use(back_end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have disks served by a program of the tests."""
+    other = dataclasses.replace(KINDS["blk"], back_end=f"tests.emu.{back_end}")
+    monkeypatch.setitem(cast("dict[str, DeviceKind]", KINDS), "blk", other)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def test_guest_memory_cannot_be_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The VM goes on, and loses nothing in its migration."""
+    attempts = tmp_path / "attempts"
+    monkeypatch.setenv("CUT_LOG", str(attempts))
+    use("cutting_backend", monkeypatch)
+    migrate()
+    assert set(attempts.read_text().split()) == {"EPERM"}
+
+
 def test_an_invalid_reply_is_an_error_of_the_back_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the device and the message; no process is left."""
-    garbage = dataclasses.replace(KINDS["blk"], back_end="tests.emu.garbage_backend")
-    monkeypatch.setitem(cast("dict[str, DeviceKind]", KINDS), "blk", garbage)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    use("garbage_backend", monkeypatch)
     with pytest.raises(EmuError, match=r"blk0.*GET_FEATURES"):
         migrate()

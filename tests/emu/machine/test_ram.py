@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,24 @@ def test_a_small_machine_has_one_region() -> None:
     with pytest.raises(RamError):
         memory.view(HIGH_START, 1)
     memory.close()
+
+
+def test_who_has_the_descriptor_cannot_change_the_size(ram: GuestRam) -> None:
+    for region in ram.regions:
+        for size in (0, region.size - PAGE_SIZE, region.size + PAGE_SIZE):
+            with pytest.raises(PermissionError):
+                os.ftruncate(region.fd, size)
+        assert ram.view(region.gpa + region.size - 1, 1)[0] == 0
+
+
+def test_existing_memory_that_may_shrink_is_refused() -> None:
+    unsealed = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    with tempfile.TemporaryFile() as file:
+        for fd in (unsealed, file.fileno()):
+            os.ftruncate(fd, PAGE_SIZE)
+            with pytest.raises(RamError, match="not sealed"):
+                GuestRam(PAGE_SIZE, [fd])
+    os.close(unsealed)
 
 
 def test_180_gib_use_memory_for_touched_pages_only() -> None:
