@@ -117,7 +117,7 @@ def test_there_are_so_many_slots(rig: Rig) -> None:
     before = psutil.Process().num_fds()
     with pytest.raises(Refused):
         rig.add_mem_reg(rig.high)
-    wait_until(lambda: psutil.Process().num_fds() == before, "it is closed")
+    wait_until(lambda: psutil.Process().num_fds() <= before, "it is closed")
     assert len(rig.backend.memory.regions) == MAX_MEM_SLOTS
     for slot in slots:
         slot.close()
@@ -170,4 +170,4 @@ def test_notifiers_are_replaced_and_removed(rig: Rig) -> None:
         rig.ack(F.SET_VRING_ERR, U64(0), (ring.err_fd,))
     for number in (F.SET_VRING_CALL, F.SET_VRING_ERR):
         rig.call(no_fd(number, 0))
-    wait_until(lambda: psutil.Process().num_fds() == before, "they are closed")
+    wait_until(lambda: psutil.Process().num_fds() <= before, "they are closed")

@@ -50,7 +50,7 @@ def no_leftovers() -> Iterator[list[int]]:
     yield pids
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
     assert [child for child in me.children() if child not in others] == []
-    assert me.num_fds() == before
+    assert me.num_fds() <= before
 
 
 def run_series(plan: MigrationPlan, out: io.StringIO) -> MigrationReport:

@@ -105,7 +105,7 @@ def test_too_many_descriptors_are_the_peers_fault_and_do_not_leak(
     other.send(b"x", [0] * (READ_FDS + 1), 1.0, "SET_MEM_TABLE")
     with pytest.raises(BackendError, match="more than 32 descriptors"):
         one.read_now()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_a_silent_peer_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:

@@ -164,7 +164,7 @@ def test_no_descriptor_is_left_behind() -> None:
     DirtyLog.map(log.fd, log.size, 0).close()
     log.harvest()
     log.close()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 MARKER = """

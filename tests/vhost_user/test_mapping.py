@@ -126,7 +126,7 @@ def test_threads_that_find_it_gone_at_the_same_time_all_continue(file: int) -> N
 def test_it_is_unmapped_with_the_last_view(file: int) -> None:
     before = open_fds()
     views = [Mapping(file, 0, SIZE).view[1:] for _ in range(2000)]  # more than a chunk of entries
-    assert open_fds() == before
+    assert open_fds() <= before
     assert maps() == 2000
     os.ftruncate(file, 0)
     assert views[1999][0] == 0

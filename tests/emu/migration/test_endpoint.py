@@ -53,7 +53,7 @@ def test_cancel_ends_accept(tmp_path: Path) -> None:
     thread.join(TIMEOUT)
     assert accepted == [None]
     listener.close()
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
 @pytest.mark.parametrize("uri", ["", "unix:", "tcp:1", "tcp:127.0.0.1:999999", "rdma:x", "tcp::5x"])

@@ -44,7 +44,7 @@ def test_end_reaps_programs_and_closes_descriptors(tmp_path: Path) -> None:
     programs = [start(PATIENT, tmp_path / f"log{n}") for n in range(3)]
     end(programs)
     assert not any(psutil.pid_exists(program.pid) for program in programs)
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
 def _wait_for_end(program: ManagedProcess) -> None:
@@ -85,7 +85,7 @@ def test_each_program_is_reaped_whatever_one_of_them_does(
     happens(programs[place])
     end(programs, timeout=0.5 if behaviour in ("ignores SIGTERM", "is stopped") else TIMEOUT)
     assert not any(psutil.pid_exists(program.pid) for program in programs)
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -41,7 +41,7 @@ def test_a_channel_that_is_not_a_socket_is_recorded() -> None:
     assert session.channel is None
     assert session.recording.messages[0].fds == (describe(fd),)
     session.close()
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
     os.close(fd)
 
 
@@ -58,7 +58,7 @@ def test_a_session_closes_all_its_descriptors() -> None:
     os.close(kick)
     with pytest.raises(OSError, match="Bad file descriptor"):
         session.close()
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
 def test_a_kick_that_cannot_be_read_is_survived() -> None:
