@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TOOLS  := $(VENV)/.installed-tools
+FUZZER := $(VENV)/.installed-fuzzer
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
 
 # Processes that run tests. Many tests wait, so more of them than processors are right.
@@ -19,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 QUICK   := not slow and not peer and not document
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
 
-.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile mutants peers peers-install docs clean
+.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile fuzz mutants peers peers-install docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -31,6 +32,7 @@ help:
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make hostile  hostile peers at every socket of every program: nothing but their own connection fails"
+	@echo "make fuzz     coverage-guided fuzzing of nine parts, SECONDS=60 each"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
 	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"
 	@echo "make mutants  one mistake after another in our own endpoints: does the conformance suite find it?"
@@ -48,6 +50,10 @@ $(STAMP): $(SOURCES)
 # What checks the sources, which neither a migration nor a test needs.
 $(TOOLS): $(STAMP)
 	@$(PIP) -e '.[test,dev]'
+	@touch $@
+
+$(FUZZER): $(STAMP)
+	@$(PIP) -e '.[test,fuzz]'
 	@touch $@
 
 migrate: $(STAMP)
@@ -95,6 +101,11 @@ fault-matrix: $(STAMP)
 # ONLY="inflight blk" runs the cells whose names (group: place: input) have all these words.
 hostile: $(STAMP)
 	$(BIN)/python -m tests.hostile --only "$(ONLY)" --json bench/results/hostile.json
+
+# ONLY="codec qmp" runs these harnesses (tests/fuzz/harnesses/) only.
+SECONDS ?= 60
+fuzz: $(FUZZER)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --only "$(ONLY)" --out bench/results/fuzz
 
 # PEERS="virtiofsd qemu-net" runs these only (tests/peers/table.py names all).
 peers: peers-install

@@ -47,6 +47,7 @@ ACROSS = {
     "tests/bench": "bench/ itself",
     "tests/docs": "the documents",
     "tests/faults": "a fault in every phase of a migration",
+    "tests/fuzz": "invariants under any input",
     "tests/hostile": "hostile peers, on every endpoint",
     "tests/mutants": "mistakes in our own endpoints, which the suite must find",
     "tests/peers": "the suite on programs of other projects",

@@ -1,0 +1,198 @@
+"""A real device on a loop that the harness turns itself, with a front-end's end of its socket."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import mmap
+import os
+import select
+import shutil
+import socket
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.control import Control, ControlOptions
+from backends.loop import Loop
+from backends.ring import Ring
+from backends.server import DeviceServer, listen
+from backends.virtio_device import VirtioDevice
+from vhost_user.codec import VERSION, encode
+from vhost_user.errors import VhostUserError
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
+from vhost_user.virtqueue import split_offsets
+from vhost_user.virtqueue.layout import DESCRIPTOR, DESCRIPTOR_SIZE, F_INDIRECT, F_NEXT, F_WRITE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.fuzz.reader import Reader
+    from vhost_user.payload_layout import Payload
+
+MEMORY = 1 << 20
+RING_SIZE = 16
+#: Guest address of the parts of a request, and of an indirect table.
+DATA, TABLE = 0x10000, 0x8000
+_USER = 0x7E00_0000_0000
+_MOST_TURNS = 200
+
+
+class InlinePool:
+    """Does at once, in the harness's thread, what a device's threads would do."""
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Do it."""
+        job()
+
+    def close(self) -> None:
+        """There are no threads."""
+
+
+class DeviceUnderFuzz:
+    """Serves a device, and fails the harness for each exception that is none of the front-end's.
+
+    Args:
+        make: makes the device on a loop.
+        rings: that are started.
+    """
+
+    def __init__(self, make: Callable[[Loop], VirtioDevice], rings: list[int]) -> None:
+        logging.getLogger("backends").setLevel(logging.CRITICAL)
+        self._unexpected: list[Exception] = []
+        for part in (Ring, VirtioDevice, Control):
+            self._watch_failures(part)
+        self.loop = Loop("fuzz")
+        self.device = make(self.loop)
+        self._rings = rings
+        self._fd = os.memfd_create("fuzz-ram", os.MFD_CLOEXEC)
+        os.ftruncate(self._fd, MEMORY)
+        self.memory = mmap.mmap(self._fd, MEMORY)
+        self._kicks = {ring: os.eventfd(0, os.EFD_NONBLOCK) for ring in rings}
+        self._call = os.eventfd(0, os.EFD_NONBLOCK)
+        self._path = f"{tempfile.mkdtemp(prefix='fuzz-')}/s"
+        self.server = DeviceServer(self.device, listen(self._path), ControlOptions())
+        atexit.register(shutil.rmtree, Path(self._path).parent)
+        self._connect()
+
+    def _watch_failures(self, part: type[Ring | VirtioDevice | Control]) -> None:
+        fail = part.fail
+
+        def checked(failed: object, error: Exception) -> None:
+            if not isinstance(error, VhostUserError):
+                self._unexpected.append(error)
+            fail(failed, error)  # type: ignore[arg-type]  # one of the part's objects
+
+        setattr(part, "fail", checked)  # noqa: B010  a method
+
+    def _connect(self) -> None:
+        """Negotiate as a new front-end."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+        self.run()
+        self.send(F.GET_FEATURES)
+        self.send(F.GET_PROTOCOL_FEATURES)
+        self.send(F.SET_PROTOCOL_FEATURES, U64(int(self.device.protocol_features) & ~(1 << 8)))
+        self.send(F.SET_FEATURES, U64(self.device.features & ~(1 << 26) & ~(1 << 29)))
+        self.start_rings()
+
+    def start_rings(self) -> None:
+        """Set memory and rings up."""
+        table = MemTable((MemoryRegion(0, MEMORY, _USER, 0),))
+        self.send(F.SET_MEM_TABLE, table, self._fd)
+        for number, ring in enumerate(self._rings):
+            desc, avail, used, _ = (self._at(number) + part for part in split_offsets(RING_SIZE))
+            addr = VringAddr(ring, 0, _USER + desc, _USER + used, _USER + avail, 0)
+            self.send(F.SET_VRING_NUM, VringState(ring, RING_SIZE))
+            self.send(F.SET_VRING_BASE, VringState(ring, 0))
+            self.send(F.SET_VRING_ADDR, addr)
+            self.send(F.SET_VRING_CALL, U64(ring), self._call)
+            self.send(F.SET_VRING_KICK, U64(ring), self._kicks[ring])
+            self.send(F.SET_VRING_ENABLE, VringState(ring, 1))
+
+    @staticmethod
+    def _at(number: int) -> int:
+        return number * 0x1000
+
+    def send(self, message: F, payload: Payload | None = None, fd: int | None = None) -> None:
+        """Send a message, and have it dealt with; replies are dropped."""
+        fds = [] if fd is None else [fd]
+        self.send_bytes(encode(message, VERSION, payload), fds)
+
+    def send_bytes(self, data: bytes, fds: list[int] | None = None) -> None:
+        """Send bytes, and have them dealt with; a connection that was closed is opened anew."""
+        with suppress(OSError):
+            socket.send_fds(self.sock, [data], fds or [])
+        self.run()
+        try:
+            while self.sock.recv(1 << 16, socket.MSG_DONTWAIT):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.sock.close()
+        self.run()
+        self._connect()
+
+    def run(self) -> None:
+        """Turn the loop until there is nothing to do.
+
+        Raises:
+            AssertionError: that does not happen, or something has failed for another reason than
+                the front-end's.
+        """
+        for _ in range(_MOST_TURNS):
+            ready = select.select([self.loop._data], [], [], 0)[0]
+            if not ready and not self.loop._again and not self.loop._finally:
+                break
+            self.loop._turn()
+        else:
+            raise AssertionError("the device is never idle")
+        if self._unexpected:
+            raise self._unexpected[0]
+
+    def offer(self, number: int, chain: list[tuple[int, int, int]], *, indirect: bool) -> None:
+        """Make one chain available in an empty ring, and kick it."""
+        ring = self._rings[number]
+        base = self._at(number)
+        desc, avail, used, end = (base + part for part in split_offsets(RING_SIZE))
+        self.memory[desc:end] = bytes(end - desc)
+        table = b"".join(
+            DESCRIPTOR.pack(address, length, flags | (F_NEXT if n < len(chain) - 1 else 0), n + 1)
+            for n, (address, length, flags) in enumerate(chain)
+        )
+        if indirect:
+            self.memory[TABLE : TABLE + len(table)] = table
+            table = DESCRIPTOR.pack(TABLE, len(table), F_INDIRECT, 0)
+        self.memory[desc : desc + len(table)] = table[: RING_SIZE * DESCRIPTOR_SIZE]
+        self.send(F.GET_VRING_BASE, VringState(ring, 0))
+        self.send(F.SET_VRING_BASE, VringState(ring, 0))
+        addr = VringAddr(ring, 0, _USER + desc, _USER + used, _USER + avail, 0)
+        self.send(F.SET_VRING_ADDR, addr)
+        self.send(F.SET_VRING_KICK, U64(ring), self._kicks[ring])
+        self.memory[avail + 2 : avail + 4] = (1).to_bytes(2, "little")
+        os.eventfd_write(self._kicks[ring], 1)
+        self.run()
+
+    def used(self, number: int) -> int:
+        """The used index of a ring."""
+        used = self._at(number) + split_offsets(RING_SIZE).used
+        return int.from_bytes(self.memory[used + 2 : used + 4], "little")
+
+
+def chain_of(reader: Reader) -> list[tuple[int, int, int]]:
+    """A chain as the input describes it: mostly within memory, readable buffers mostly first."""
+    chain = []
+    for _ in range(reader.number(1) % 12 + 1):
+        kind = reader.number(1)
+        address = DATA + reader.number(2)
+        length = reader.number(1) if kind & 2 else reader.number(2)
+        if kind & 4:
+            length <<= 9
+        if kind & 0xF0 == 0xF0:
+            address, length = reader.number(8), reader.number(4)
+        chain.append((address, length & 0xFFFF_FFFF, F_WRITE if kind & 1 else 0))
+    return chain

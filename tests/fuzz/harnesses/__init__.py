@@ -1,0 +1,1 @@
+"""One harness a module: its docstring states its invariant, `one_input` checks it."""

@@ -1,0 +1,51 @@
+"""A disk, asked for anything.
+
+Invariant: whatever a guest asks of a disk, nothing but `FrontendError` is raised, the device is
+idle afterwards, the image keeps its size, and a request changes no more of it than it may.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, cast
+
+from backends.blk_device import BlkDevice
+from backends.image import Image
+from tests.fuzz.device import DATA, DeviceUnderFuzz, InlinePool, chain_of
+from tests.fuzz.reader import Reader
+from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN
+
+if TYPE_CHECKING:
+    from backends.io_pool import IoPool
+    from backends.loop import Loop
+
+SECTORS = 64
+_READ_ONLY = (VIRTIO_BLK_T_IN, VIRTIO_BLK_T_FLUSH, 8)
+_SAFE = 4096
+_image = tempfile.NamedTemporaryFile(prefix="fuzz-")  # noqa: SIM115  as long as the process
+_image.truncate(SECTORS * 512)
+
+
+def _make(loop: Loop) -> BlkDevice:
+    return BlkDevice("fuzz", loop, Image(_image.name), 1, cast("IoPool", InlinePool()))
+
+
+_disk = DeviceUnderFuzz(_make, [0])
+
+
+def one_input(data: bytes) -> None:
+    """A request: how (1 byte), type (1), sector (1 or 8), its chain, then guest memory at DATA."""
+    reader = Reader(data)
+    how, kind = reader.number(1), reader.number(1)
+    sector = reader.number(8) if how & 2 else reader.number(1)
+    chain = chain_of(reader)
+    if not how & 4:
+        chain = [(DATA, REQUEST_HEADER.size, 0), *chain, (DATA + 0xFFFF, 1, 2)]
+    contents = REQUEST_HEADER.pack(kind, 0, sector) + reader.take(_SAFE)
+    _disk.memory[DATA : DATA + len(contents)] = contents
+    before = os.pread(_image.fileno(), SECTORS * 512, 0)
+    _disk.offer(0, chain, indirect=bool(how & 1))
+    assert os.fstat(_image.fileno()).st_size == SECTORS * 512, "the image has another size"
+    if not how & 4 and kind in _READ_ONLY:
+        assert os.pread(_image.fileno(), SECTORS * 512, 0) == before, "a read has written"
