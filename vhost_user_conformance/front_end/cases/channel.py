@@ -45,6 +45,7 @@ HUGE = 1 << 20
 _READ, _MISS = 1, 1
 #: An undefined id; the reaction to such a request is not specified.
 UNKNOWN = 99
+_NOTHING = ProtocolFeature(0)
 NONE = "no answer"
 GONE = "closed"
 
@@ -141,11 +142,23 @@ def _poll(channel: Wire, came: list[Message]) -> bool:
 
 
 def _asked(
-    fe: FrontEnd, name: str, number: int, payload: bytes = b"", flags: int = ASKING
+    fe: FrontEnd,
+    name: str,
+    number: int,
+    payload: bytes = b"",
+    flags: int = ASKING,
+    offering: ProtocolFeature = _NOTHING,
 ) -> tuple[Recording, Message | str]:
-    """A session with this request on the channel, after rings have started."""
+    """A session with this request on the channel, after rings have started.
+
+    Raises:
+        Unsupported: the front-end does not acknowledge what the session offers in addition.
+    """
     question = Question(name, number, payload, flags)
-    recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=question))
+    script = Script(f"asks: {name}", (START, ASKED), asks=question, protocol_offering=int(offering))
+    recording = fe.session(script)
+    if recording.messages and offering & ~ProtocolFeature(recording.messages[-1].protocol):
+        unsupported(f"the front-end does not acknowledge {offering.name}")
     recording.did(ASKED)
     return recording, recording.channel[name]
 
@@ -296,10 +309,12 @@ def once(fe: FrontEnd) -> None:
     check(ids == [_CHANGE, _CHANGE], "one reply to each", f"{ids}")
 
 
-@area.case(1325, "SHARED_OBJECT_LOOKUP is always answered", needs=("SHARED_OBJECT",))
+@area.case(1325, "SHARED_OBJECT_LOOKUP is always answered")
 def lookup(fe: FrontEnd) -> None:
     name = "SHARED_OBJECT_LOOKUP of an object that does not exist"
-    _, answer = _asked(fe, name, B.SHARED_OBJECT_LOOKUP, bytes(range(16)), VERSION)
+    payload = SharedUuid(bytes(range(16))).pack()
+    offering = ProtocolFeature.SHARED_OBJECT
+    _, answer = _asked(fe, name, B.SHARED_OBJECT_LOOKUP, payload, VERSION, offering)
     check(isinstance(answer, Message), "a reply", f"{answer}")
 
 
