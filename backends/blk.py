@@ -42,23 +42,26 @@ class BlkProgram(Program):
         self._serials = serials
         self._rings = rings
         self._read_only = read_only
-        self._pool = IoPool()
+        self._pools: list[IoPool] = []
 
     def make_device(self, number: int, name: str, loop: Loop) -> BlkDevice:
         """A disk on the file with this number."""
+        pool = IoPool()
+        self._pools.append(pool)
         return BlkDevice(
             name,
             loop,
             Image(self._files[number], read_only=self._read_only),
             self._rings,
-            self._pool,
+            pool,
             serial=self._serials[number] if self._serials else f"vhost-emu-{number}",
             counters=self.stats.device(number),
         )
 
     def close_extras(self) -> None:
         """End the threads."""
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
 
 
 HELP = """Serve disks to vhost-user front-ends.

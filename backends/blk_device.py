@@ -1,11 +1,13 @@
 """A virtio block device on a file (virtio 1.3, section 5.2).
 
-Writes, and reads that hit the page cache, are served in the loop's thread, directly from and to
-guest memory. Calls that may block go to a few threads, and complete through the loop.
+Reads that hit the page cache are served in the loop's thread, directly to guest memory, and so are
+writes where the file system can promise not to wait (RWF_NOWAIT). All other calls go to the
+device's own threads, and complete through the loop: a disk that hangs delays no other device.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from functools import partial
 from os import preadv, pwritev
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from backends import stats
 from backends.image import Image, ImageError
-from backends.ring import BUDGET
+from backends.limits import BUDGET, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMENTS
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from vhost_user.virtqueue import Chain, DeviceQueue
 
 SEG_MAX = 126
-MAX_SEGMENTS = 32
 MAX_SEGMENT_SECTORS = 1 << 21
 
 _unpack_header = REQUEST_HEADER.unpack_from
@@ -107,7 +108,7 @@ class BlkDevice(VirtioDevice):
             else [VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]
         )
         self.features |= sum(1 << bit for bit in offered)
-        self._slow: dict[int, Callable[[Ring, Chain, bytes], None]] = {
+        self._slow: dict[int, Callable[[Ring, Chain, list[memoryview]], None]] = {
             VIRTIO_BLK_T_FLUSH: self._flush,
             VIRTIO_BLK_T_GET_ID: self._get_id,
             VIRTIO_BLK_T_DISCARD: partial(self._segments, VIRTIO_BLK_T_DISCARD),
@@ -187,7 +188,7 @@ class BlkDevice(VirtioDevice):
                 handler = self._slow.get(kind)
                 if handler is None:
                     raise RequestError(VIRTIO_BLK_S_UNSUPP)
-                handler(ring, chain, b"".join(readable[1:]))
+                handler(ring, chain, readable[1:])
                 return
         except RequestError as error:
             self._finish(ring, queue, chain, error.status, 1)
@@ -213,7 +214,11 @@ class BlkDevice(VirtioDevice):
     def _check(self, sector: int, length: int) -> int:
         """The offset in the image, if the range is in it."""
         offset = sector * SECTOR_SIZE
-        if length % SECTOR_SIZE or offset + length > self._image.size:
+        if (
+            length % SECTOR_SIZE
+            or length > DISK_REQUEST_BYTES
+            or offset + length > self._image.size
+        ):
             raise RequestError(VIRTIO_BLK_S_IOERR)
         return offset
 
@@ -224,13 +229,15 @@ class BlkDevice(VirtioDevice):
         if not length:
             return 1
         image = self._image
-        try:
-            if preadv(image.fd, buffers, offset, image.read_flags) == length:
-                return length + 1
-        except BlockingIOError:
-            pass  # not in the page cache
-        except OSError as error:
-            raise self._failed(ring, buffers, error) from None
+        flags = image.read_flags
+        if flags is not None and length <= INLINE_BYTES:
+            try:
+                if preadv(image.fd, buffers, offset, flags) == length:
+                    return length + 1
+            except BlockingIOError:
+                pass  # not in the page cache
+            except OSError as error:
+                raise self._failed(ring, buffers, error) from None
         self._submit(ring, chain, partial(image.read, buffers, offset), length + 1)
         return 0
 
@@ -244,11 +251,17 @@ class BlkDevice(VirtioDevice):
         if not length:
             return 1
         ring.check_memory()  # the request, and where it goes to, may be zeroes that nobody wrote
-        try:
-            if pwritev(image.fd, buffers, offset) == length:
-                return 1
-        except OSError as error:
-            raise self._failed(ring, buffers, error) from None
+        flags = image.write_flags
+        if flags is not None and length <= INLINE_BYTES:
+            try:
+                if pwritev(image.fd, buffers, offset, flags) == length:
+                    return 1
+            except BlockingIOError:
+                pass  # it would wait
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP or not flags:
+                    raise self._failed(ring, buffers, error) from None
+                image.write_flags = None  # the file system cannot promise not to wait
         self._submit(ring, chain, partial(image.write, buffers, offset), 1)
         return 0
 
@@ -260,12 +273,12 @@ class BlkDevice(VirtioDevice):
             ring.check_memory()
         return RequestError(VIRTIO_BLK_S_IOERR)
 
-    def _flush(self, ring: Ring, chain: Chain, data: bytes) -> None:
+    def _flush(self, ring: Ring, chain: Chain, data: list[memoryview]) -> None:
         del data
         self.counters[stats.FLUSHES] += 1
         self._submit(ring, chain, self._image.flush, 1)
 
-    def _get_id(self, ring: Ring, chain: Chain, data: bytes) -> None:
+    def _get_id(self, ring: Ring, chain: Chain, data: list[memoryview]) -> None:
         del data
         buffers, length = _data_buffers(chain.writable)
         if length < VIRTIO_BLK_ID_BYTES:
@@ -277,15 +290,15 @@ class BlkDevice(VirtioDevice):
             at += len(part)
         self._complete_now(ring, chain, VIRTIO_BLK_S_OK, VIRTIO_BLK_ID_BYTES + 1)
 
-    def _segments(self, kind: int, ring: Ring, chain: Chain, data: bytes) -> None:
+    def _segments(self, kind: int, ring: Ring, chain: Chain, data: list[memoryview]) -> None:
         if self._image.read_only:
             raise RequestError(VIRTIO_BLK_S_IOERR)
-        count, rest = divmod(len(data), SEGMENT.size)
+        count, rest = divmod(sum(map(len, data)), SEGMENT.size)
         if rest or not 1 <= count <= MAX_SEGMENTS:
             raise RequestError(VIRTIO_BLK_S_IOERR)
         allowed = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP if kind == VIRTIO_BLK_T_WRITE_ZEROES else 0
         work: list[Callable[[], None]] = []
-        for sector, sectors, flags in SEGMENT.iter_unpack(data):
+        for sector, sectors, flags in SEGMENT.iter_unpack(b"".join(data)):
             if flags & ~allowed:
                 raise RequestError(VIRTIO_BLK_S_UNSUPP)
             if sectors > MAX_SEGMENT_SECTORS:
@@ -305,7 +318,11 @@ class BlkDevice(VirtioDevice):
 
     def _submit(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
         ring.begin_async()
-        self._pool.submit(partial(self._work, ring, chain, work, written))
+        lost = partial(self._lost, ring)
+        try:
+            self._pool.submit(partial(self._work, ring, chain, work, written), lost)
+        except Exception as error:  # noqa: BLE001  the request has to end, whatever it is
+            ring.abort(error)
 
     def _work(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
         """In a thread of the pool."""
@@ -316,7 +333,12 @@ class BlkDevice(VirtioDevice):
             status, written = VIRTIO_BLK_S_IOERR, 1
             if error.errno == GONE:
                 touch(chain.writable + chain.readable)
-        self.loop.post(partial(self._done, ring, chain, status, written))
+        ring.post_completion(partial(self._done, ring, chain, status, written))
+
+    @staticmethod
+    def _lost(ring: Ring, error: Exception) -> None:
+        """In a thread of the pool, which could not do its work."""
+        ring.post_completion(partial(ring.abort, error))
 
     def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
         try:

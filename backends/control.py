@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from backends.backend_channel import ConfigChanges
 from backends.handlers import Handler, Handlers
 from backends.isolation import describe
+from backends.limits import MESSAGES_NS, REPLIES
 from backends.pacing import InjectedLatency
 from backends.postcopy import Postcopy
 from backends.stop_policy import StopPolicy
@@ -114,7 +115,11 @@ class Control:
         self._watched = False
         # Some replies have not been sent: nothing is read until they are.
         self._writing = False
-        self._watch(select.EPOLLIN)
+        # The inbox is served on in the next turn of the loop.
+        self._continuing = False
+        # What the socket is watched for; without any event, epoll still reports that it is closed.
+        self._events = select.EPOLLIN
+        self._watch()
 
     # What the device reports
 
@@ -154,6 +159,13 @@ class Control:
             return
         if events & select.EPOLLOUT and not self._flush():
             return
+        if self._inbox:
+            # Nothing is read while messages wait.
+            if events & select.EPOLLHUP:
+                self._disconnect()
+            else:
+                self._serve_inbox()
+            return
         self._arrival = time.monotonic_ns()
         if self._paced:
             self._loop.pacer.arrived(self._arrival)
@@ -170,11 +182,21 @@ class Control:
 
     def _resume_reading(self) -> None:
         if not self._disconnecting:
-            self._watch(select.EPOLLOUT if self._writing else select.EPOLLIN)
+            self._watch()
 
-    def _watch(self, events: int) -> None:
-        self._loop.watch(self._fd, self._on_ready, events)
+    def _watch(self) -> None:
+        self._loop.watch(self._fd, self._on_ready, self._events)
         self._watched = True
+
+    def _watch_for(self) -> None:
+        """Watch the socket for what can be done next."""
+        events = 0 if self._inbox else select.EPOLLIN
+        if self._writing:
+            events = select.EPOLLOUT
+        if events != self._events:
+            self._events = events
+            if self._watched:
+                self._loop.change(self._fd, events)
 
     def _unwatch(self) -> None:
         if self._watched:
@@ -182,18 +204,42 @@ class Control:
             self._loop.unwatch(self._fd)
 
     def _serve_inbox(self) -> None:
-        """Handle the inbox, as far as pending stops allow; then send replies and poll rings."""
-        inbox = self._inbox
+        """Handle the inbox, as far as pending stops allow; then send replies and poll rings.
+
+        The rest is left to the next turn of the loop where that takes longer than `MESSAGES_NS`,
+        and until the front-end has read where `REPLIES` replies cannot be sent.
+        """
+        inbox, end = self._inbox, time.monotonic_ns() + MESSAGES_NS
+        served = 0
         while inbox and not self._disconnecting:
             if self._stops.pending and inbox[0].id != _F.GET_VRING_BASE:
                 break
             self._serve(inbox.popleft())
+            served += 1
+            if not served % REPLIES and not self._flush():
+                break
+            if time.monotonic_ns() > end:
+                self._continue_later()
+                break
         if self._disconnecting:
             self._drop_requests()
             return
         self._flush()
+        if not self._disconnecting:
+            self._watch_for()
         if self._handlers.to_poll:
             self._handlers.poll_rings()
+
+    def _continue_later(self) -> None:
+        if not self._continuing:
+            self._continuing = True
+            self._loop.again(self._continue)
+
+    def _continue(self) -> None:
+        self._continuing = False
+        if self._disconnecting or self._loop.must_wait(self, self._continue):
+            return
+        self._serve_inbox()
 
     def _serve(self, request: Request) -> None:
         handler = self._handlers_by_id.get(request.id)
@@ -237,8 +283,7 @@ class Control:
             self._handlers.close_sent()
         if done is self._writing:
             self._writing = not done
-            if self._watched:
-                self._loop.change(self._fd, select.EPOLLIN if done else select.EPOLLOUT)
+            self._watch_for()
         return done
 
     def _inject(self, latency: int) -> None:

@@ -10,6 +10,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from backends.limits import CLOSING
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -36,20 +37,19 @@ class DeferredClose:
         self._kicks: list[int] = []
         self._queues: list[DeviceQueue] = []
         self._timer: Timer | None = None
+        self._full = False  # everything is closed at the end of this turn
         self._batch = eventfd.default()
 
     def add_fds(self, fds: Sequence[int]) -> None:
         """Close these descriptors later."""
         self._fds.extend(fds)
-        if self._timer is None:
-            self._schedule()
+        self._schedule()
 
     def add_kick(self, fd: int) -> None:
         """Deliver no event of this kick any more, and close it later."""
         self._loop.mute_kick(fd)
         self._kicks.append(fd)
-        if self._timer is None:
-            self._schedule()
+        self._schedule()
 
     def add_queue(self, queue: DeviceQueue) -> None:
         """Release a queue's views of guest memory with the next descriptors."""
@@ -60,6 +60,7 @@ class DeferredClose:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._full = False
         self._queues.clear()
         kicks, self._kicks = self._kicks, []
         for fd in kicks:
@@ -70,5 +71,9 @@ class DeferredClose:
 
     def _schedule(self) -> None:
         # At the end of a turn: the turn may hold an event of a kick that is closed here.
-        run = partial(self._loop.finally_, self.run)
-        self._timer = self._loop.at(time.monotonic_ns() + DELAY_NS, run)
+        if self._timer is None:
+            run = partial(self._loop.finally_, self.run)
+            self._timer = self._loop.at(time.monotonic_ns() + DELAY_NS, run)
+        elif not self._full and len(self._fds) + len(self._kicks) > CLOSING:
+            self._full = True
+            self._loop.finally_(self.run)

@@ -14,17 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from backends import stats
 from backends.isolation import GuardedLoop, describe
+from backends.limits import FRAMES_PER_TURN, LARGEST_FRAME, MAX_ADDRESSES
 from backends.server import bind
 
 if TYPE_CHECKING:
     from backends.loop import Loop
     from backends.net_device import NetDevice
 
-#: Size of an address table; the oldest address is dropped from a full one.
-MAX_ADDRESSES = 4096
-LARGEST_FRAME = 65550
-#: Frames that are read from the uplink in one turn of the loop.
-FRAMES_PER_TURN = 64
 BROADCAST = b"\xff" * 6
 _RARP = struct.Struct("!6s6sHHHBBH6s4s6s4s18x")
 _GROUP = 1

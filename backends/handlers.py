@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
+from backends.limits import MAX_MEM_SLOTS
 from vhost_user import inflight
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import FrontendError
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 _F = FrontendRequest
 Handler = Callable[[Request], bool | None]
-#: Slots for ADD_MEM_REG, as libvhost-user has them.
-MAX_MEM_SLOTS = 509
 
 
 class Handlers:

@@ -26,6 +26,12 @@ _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL)
 # The standard library has no fallocate with a mode.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+_libc.fstatfs.argtypes = (ctypes.c_int, ctypes.POINTER(ctypes.c_long))
+
+#: Buffers of one call (readv(2)).
+_IOV_MAX = 1024
+#: The f_type of tmpfs and ramfs (statfs(2)).
+_IN_MEMORY = (0x01021994, 0x858458F6)
 
 
 class ImageError(ValueError):
@@ -42,7 +48,10 @@ class Image:
     Attributes:
         fd: its descriptor.
         size: bytes, a multiple of 512.
-        read_flags: flags that keep `os.preadv` from blocking; 0 if the file system has none.
+        read_flags: flags of an `os.preadv` that does not wait for the disk; None if the file system
+            has none, and each read may wait.
+        write_flags: the same for `os.pwritev`; RWF_NOWAIT until a write has shown that the file
+            system does not know it.
 
     Raises:
         ImageError: it is missing, cannot be opened, is empty, or is not a multiple of 512 bytes.
@@ -62,7 +71,7 @@ class Image:
         except ImageError:
             os.close(self.fd)
             raise
-        self.read_flags = self._find_read_flags()
+        self.read_flags, self.write_flags = self._find_flags()
         self._locked = False
 
     def _measure(self) -> int:
@@ -92,14 +101,17 @@ class Image:
         self.size = size
         return grown
 
-    def _find_read_flags(self) -> int:
+    def _find_flags(self) -> tuple[int | None, int | None]:
+        """The flags of reads and writes that do not wait."""
+        if _file_system(self.fd) in _IN_MEMORY:
+            return 0, 0  # there is no disk to wait for
         try:
             os.preadv(self.fd, [bytearray(SECTOR_SIZE)], 0, os.RWF_NOWAIT)
         except BlockingIOError:
-            return os.RWF_NOWAIT
+            pass
         except OSError:
-            return 0
-        return os.RWF_NOWAIT
+            return None, os.RWF_NOWAIT
+        return os.RWF_NOWAIT, os.RWF_NOWAIT
 
     def lock(self) -> str | None:
         """Lock the file: exclusively, or shared when it is read-only.
@@ -139,7 +151,7 @@ class Image:
         """
         left = list(buffers)
         while left:
-            count = os.preadv(self.fd, left, offset)
+            count = os.preadv(self.fd, left[:_IOV_MAX], offset)
             if not count:
                 raise OSError(errno.EIO, "the file has become shorter")
             offset += count
@@ -153,7 +165,7 @@ class Image:
         """
         left = list(buffers)
         while left:
-            count = os.pwritev(self.fd, left, offset)
+            count = os.pwritev(self.fd, left[:_IOV_MAX], offset)
             offset += count
             left = _rest(left, count)
 
@@ -182,6 +194,12 @@ class Image:
         if code in _UNSUPPORTED:
             return False
         raise OSError(code, os.strerror(code), self.path)
+
+
+def _file_system(fd: int) -> int:
+    """The f_type of a file's file system, the first word of struct statfs; 0 if it is not known."""
+    status = (ctypes.c_long * 32)()
+    return int(status[0]) if _libc.fstatfs(fd, status) == 0 else 0
 
 
 def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:

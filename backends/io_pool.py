@@ -1,50 +1,94 @@
-"""A few threads for calls that may block: flushes, discards, reads that miss the page cache."""
+"""The threads of one device for calls that may block: its writes, flushes, and reads from a disk.
+
+Each device has threads of its own: a disk that hangs keeps all of them busy, and no other device.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+import time
 from queue import SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple
 
-Job = Callable[[], object]
-#: Seconds that `IoPool.close` waits for each thread.
+from backends.isolation import describe
+from backends.limits import IO_THREADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds that `IoPool.close` waits for the threads.
 JOIN_TIMEOUT = 5.0
+log = logging.getLogger("backends")
+
+
+class Job(NamedTuple):
+    """What a thread of the pool calls.
+
+    Attributes:
+        run: the call.
+        failed: is called with what it raises.
+    """
+
+    run: Callable[[], object]
+    failed: Callable[[Exception], object]
 
 
 class IoPool:
-    """Threads that run jobs in the order of submission; started with the first job."""
+    """Threads that run jobs in the order of submission; started when there is a job for them."""
 
-    def __init__(self, threads: int = 4) -> None:
+    def __init__(self, threads: int = IO_THREADS) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"io-{n}", daemon=True) for n in range(threads)
-        ]
+        self._most = threads
+        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._started = False
+        self._waiting = 0
 
-    def submit(self, job: Job) -> None:
-        """From any thread: have a thread of the pool run the job, which must not raise."""
-        if not self._started:
+    def submit(self, run: Callable[[], object], failed: Callable[[Exception], object]) -> None:
+        """From any thread: have a thread of the pool call ``run()``, and ``failed()`` if it raises.
+
+        Raises:
+            RuntimeError: the system has no thread for it.
+        """
+        if len(self._threads) < self._most and self._waiting <= self._jobs.qsize():
             self._start()
-        self._jobs.put(job)
+        self._jobs.put(Job(run, failed))
 
     def close(self) -> None:
-        """Run the jobs that were submitted, and end the threads."""
-        if self._started:
-            for _ in self._threads:
-                self._jobs.put(None)
-            for thread in self._threads:
-                thread.join(JOIN_TIMEOUT)
+        """Run the jobs that were submitted, and end the threads; one that hangs is left alone."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        end = time.monotonic() + JOIN_TIMEOUT
+        for thread in self._threads:
+            thread.join(max(0, end - time.monotonic()))
 
     def _start(self) -> None:
         with self._lock:
-            if not self._started:
-                for thread in self._threads:
-                    thread.start()
-                self._started = True
+            if len(self._threads) < self._most:
+                name = f"io-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        while True:
+            with self._lock:
+                self._waiting += 1
+            job = self._jobs.get()
+            with self._lock:
+                self._waiting -= 1
+            if job is None:
+                return
+            try:
+                job.run()
+            except Exception as error:  # noqa: BLE001  the thread goes on with the next job
+                _fail(job, error)
             # It holds a request's buffers, and with them guest memory that may be unmapped.
             del job
+
+
+def _fail(job: Job, error: Exception) -> None:
+    try:
+        job.failed(error)
+    except Exception as another:  # noqa: BLE001  it was the last resort
+        log.critical("a request is lost: %s", describe(another))

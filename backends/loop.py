@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from backends.limits import RINGS_PER_CHECK
 from backends.pacing import Pacer
 from vhost_user.mapping import losses
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Callback = Callable[[], None]
-#: Control descriptors are checked again after this many rings.
-RINGS_PER_CHECK = 4
 #: Seconds that `Loop.stop` waits for the thread.
 JOIN_TIMEOUT = 5.0
 
@@ -66,6 +65,7 @@ class Loop:
         self._data_handlers: dict[int, Callback] = {}
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._posted: deque[Callback] = deque()
+        self._woken = False
         self._again: list[Callback] = []
         self._finally: list[Callback] = []
         self._on_loss: list[Callback] = []
@@ -118,7 +118,9 @@ class Loop:
     def post(self, callback: Callback) -> None:
         """From any thread: have the loop call it soon."""
         self._posted.append(callback)
-        os.eventfd_write(self._wake_fd, 1)
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._wake_fd, 1)
 
     def again(self, callback: Callback) -> None:
         """Call it in the next turn, after a check for control messages."""
@@ -268,6 +270,7 @@ class Loop:
 
     def _on_wake(self, _events: int) -> None:
         os.eventfd_read(self._wake_fd)
+        self._woken = False  # first: what is posted from here on wakes the loop again
         posted = self._posted
         while posted:
             posted.popleft()()

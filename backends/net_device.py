@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
 from backends.isolation import contain
+from backends.limits import BUDGET, INBOX_FRAMES, LARGEST_FRAME
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
-from backends.ring import BUDGET
 from backends.virtio_device import VirtioDevice, scatter
 from vhost_user.errors import FrontendError
 from vhost_user.features import VIRTIO_F_VERSION_1, ProtocolFeature
@@ -45,8 +45,6 @@ RX_HEADER = bytes(LEGACY_NET_HEADER_SIZE) + b"\x01\x00"
 LEGACY_HEADER = bytes(LEGACY_NET_HEADER_SIZE)
 SHORTEST_FRAME = 14
 LONGEST_FRAME = longest_frame(MTU_RANGE[-1])
-#: Frames that wait for the thread of another NIC.
-INBOX_LIMIT = 4096
 
 
 class Network(Protocol):
@@ -165,11 +163,12 @@ class NetDevice(VirtioDevice):
                 if chain is None:
                     break
                 readable = chain.readable
-                data = readable[0] if len(readable) == 1 else b"".join(readable)
+                length = len(readable[0]) if len(readable) == 1 else sum(map(len, readable))
                 push(chain.head, 0)
-                if len(data) < header + SHORTEST_FRAME:
+                if not header + SHORTEST_FRAME <= length <= LARGEST_FRAME:
                     self.counters[stats.ERRORS] += 1
                     continue
+                data = readable[0] if len(readable) == 1 else b"".join(readable)
                 frame = bytes(data[header:])
                 if len(frame) > longest and too_long(frame, longest):
                     self.counters[stats.ERRORS] += 1
@@ -264,7 +263,7 @@ class NetDevice(VirtioDevice):
 
     def post_frame(self, pair: int, frame: bytes) -> None:
         """From any thread: have the device's own thread deliver a frame."""
-        if len(self._inbox) >= INBOX_LIMIT:
+        if len(self._inbox) >= INBOX_FRAMES:
             self.counters[stats.PACKETS_DROPPED] += 1
             return
         self._inbox.append((pair, frame))

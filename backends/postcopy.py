@@ -13,7 +13,7 @@ import select
 import threading
 from typing import TYPE_CHECKING, cast
 
-from backends.handlers import MAX_MEM_SLOTS
+from backends.limits import MAX_MEM_SLOTS
 from vhost_user.errors import FrontendError
 from vhost_user.memory import MemoryTable
 from vhost_user.messages import FrontendRequest, Request

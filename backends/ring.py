@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends import stats
-from backends.isolation import Part, contain
+from backends.isolation import GuardedLoop, Part, contain
+from backends.limits import BUDGET
 from backends.ring_memory import RingMemory
 from vhost_user import eventfd
 from vhost_user.errors import FrontendError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from backends.active_rings import ActiveRings
     from backends.deferred_close import DeferredClose
     from backends.guest_memory import GuestMemory
-    from backends.isolation import GuardedLoop
     from backends.loop import Timer
     from backends.observer import DeviceObserver
     from vhost_user.payloads import VringAddr
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("backends")
 
-#: Requests that one poll of a ring serves, so that a driver that never stops adding requests
-#: delays neither the other rings nor the control socket.
-BUDGET = 16
 #: Nanoseconds between two polls of a ring without a kick descriptor.
 POLL_NS = 1_000_000
 
@@ -107,6 +104,7 @@ class Ring:
         "_active_rings",
         "_call_fd",
         "_closer",
+        "_completions",
         "_counters",
         "_device",
         "_err_fd",
@@ -138,6 +136,7 @@ class Ring:
         self.name = f"{context.name}: ring {index}"
         self.parent: Part = context.device
         self._loop = context.loop.guarded(self)
+        self._completions = context.loop.guarded(_Completion(self))
         self._counters = context.counters
         self._device = context.device
         self._guest = context.guest
@@ -301,7 +300,7 @@ class Ring:
         self.in_flight += 1
 
     def complete(self, head: int, written: int) -> None:
-        """Complete a request that another thread has served; call it in the loop's thread."""
+        """Complete a request that another thread has served; see `post_completion`."""
         queue = self.queue
         try:
             if queue is not None:
@@ -310,13 +309,19 @@ class Ring:
                     self.interrupt()
         except Exception as error:  # noqa: BLE001  as in `poll`
             contain(self, error)
-        finally:
-            self._end_async()
+        self._end_async()
 
     def abort(self, error: Exception) -> None:
-        """End a request that another thread could not serve; call it in the loop's thread."""
+        """End a request that another thread could not serve; see `post_completion`."""
         contain(self, error)
         self._end_async()
+
+    def post_completion(self, callback: Callable[[], None]) -> None:
+        """From any thread: have the loop's thread call `complete` or `abort`, in ``callback``.
+
+        The request has ended even where the callback raises: a stop does not wait for it.
+        """
+        self._completions.post(callback)
 
     def interrupt(self) -> None:
         """Interrupt the driver."""
@@ -451,12 +456,15 @@ class Ring:
         self.in_flight -= 1
         if self.in_flight:
             return
-        if self.unmapped:
-            self.unmapped = False
-            self._deactivate()
-            self.poll()  # tries to serve it in the current memory, or logs why it cannot be served
-        if self.stopping:
-            self._observer.ring_idle(self.index)
+        try:
+            if self.unmapped:
+                self.unmapped = False
+                self._deactivate()
+                self.poll()  # tries to serve it in the current memory, or logs why it cannot
+            if self.stopping:
+                self._observer.ring_idle(self.index)
+        except Exception as error:  # noqa: BLE001  the request has ended, whatever it is
+            contain(self._device, error)
 
     def _build(self) -> DeviceQueue:
         """Make the queue, from the ring's base on.
@@ -514,6 +522,19 @@ class Ring:
             self.queue = None
             self._closer.add_queue(queue)
             self._active_rings.leave()
+
+
+class _Completion:
+    """The part that a posted completion is: where it raises, the request is aborted."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.name = ring.name
+        self.parent = ring.parent
+        self._ring = ring
+
+    def fail(self, error: Exception) -> None:
+        """See `Part.fail`."""
+        self._ring.abort(error)
 
 
 def _signal(fd: int) -> None:

@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from backends import stats
+from backends.limits import RNG_REQUEST_BYTES
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from backends.loop import Loop
     from backends.ring import Ring
     from vhost_user.virtqueue import Chain
-
-#: Bytes that one request gets at most: the driver asks again for more (section 5.4.6.1).
-MAX_REQUEST = 64 << 10
 
 
 class SourceError(ValueError):
@@ -100,7 +98,7 @@ class RngDevice(VirtioDevice):
                 device=self.name,
                 ring=ring.index,
             )
-        room, written = MAX_REQUEST, 0
+        room, written = RNG_REQUEST_BYTES, 0
         for buffer in chain.writable:
             part = buffer[:room]
             try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from backends.control import Control, ControlOptions
 from backends.device import BackendDevice
 from backends.isolation import describe
+from backends.limits import BACKLOG
 from vhost_user import channel, unix_socket
 from vhost_user.errors import UsageError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from backends.virtio_device import VirtioDevice
 
-BACKLOG = 8
 #: Nanoseconds until a front-end that could not be accepted is tried again.
 ACCEPT_RETRY_NS = 100_000_000
 log = logging.getLogger("backends")

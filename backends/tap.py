@@ -18,7 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends import stats
-from backends.fabric import FRAMES_PER_TURN, LARGEST_FRAME, rarp
+from backends.fabric import rarp
+from backends.limits import FRAMES_PER_TURN, LARGEST_FRAME
 from backends.server import ServerError
 
 if TYPE_CHECKING:

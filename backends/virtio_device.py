@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from backends import advertised_features, stats
 from backends.isolation import GuardedLoop
-from backends.ring import BUDGET
+from backends.limits import BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,9 +95,10 @@ class VirtioDevice:
         """Serve what the driver made available in an active ring, `BUDGET` requests at most.
 
         Each chain that is popped must be pushed: here, or later with `Ring.complete` after
-        `Ring.begin_async`. Writes to a chain's buffers are marked in the dirty log with
-        `Ring.log_mark`, if it is not None. Before the return, `DeviceQueue.publish` shows the
-        driver what was pushed, and the driver is interrupted if that returns True.
+        `Ring.begin_async` (by `Ring.post_completion`, from another thread). Writes to a chain's
+        buffers are marked in the dirty log with `Ring.log_mark`, if it is not None. Before the
+        return, `DeviceQueue.publish` shows the driver what was pushed, and the driver is
+        interrupted if that returns True.
 
         Returns:
             True when there may be more requests, so that the ring has to be polled again; otherwise

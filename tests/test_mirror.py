@@ -44,6 +44,7 @@ WITHOUT = {
 ACROSS = {
     # Folders.
     "tests/backends/contract": "what every back-end device keeps",
+    "tests/backends/isolation": "one connection costs one device at the most",
     "tests/bench": "bench/ itself",
     "tests/docs": "the documents",
     "tests/faults": "a fault in every phase of a migration",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vhost_user.errors import ProtocolError
 
 #: Reads of one `Connection.reads` at most, so that a peer that never stops does not keep a thread.
-_MAX_READS = 64
+MAX_READS = 64
 
 
 class Connection(ABC):
@@ -52,18 +52,20 @@ class Connection(ABC):
         return self._channel.flush()
 
     def reads(self) -> Iterator[Read]:
-        """What has arrived; never blocks.
+        """What has arrived, `READ_SIZE` bytes or a little more; never blocks.
 
         Raises:
             Disconnected: the peer has closed the connection, and everything has been read.
         """
-        for _ in range(_MAX_READS):
+        taken = 0
+        for _ in range(MAX_READS):
             read = self._channel.read_now()
             if read is None:
                 return
             yield read
+            taken += len(read.data)
             # The kernel ends a read early where descriptors are attached, or when it is full.
-            if not read.fds and len(read.data) < READ_SIZE:
+            if taken >= READ_SIZE or not read.fds:
                 return
 
     @abstractmethod

@@ -29,7 +29,7 @@ from vhost_user.frontend import FrontendConnection
 from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_T_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from backends.control import ControlOptions
@@ -251,13 +251,13 @@ class Served:
 
 @contextmanager
 def program(
-    arguments: list[str], *extra: str, status: int = 0
+    arguments: list[str], *extra: str, status: int = 0, pass_fds: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The real program, once all of its sockets listen; it is ended with SIGTERM."""
     ready, ready_fd = os.pipe()
     process = subprocess.Popen(
         [*arguments, *extra, "--ready-fd", str(ready_fd)],
-        pass_fds=[ready_fd, *inherited(extra)],
+        pass_fds=[ready_fd, *inherited(extra), *pass_fds],
         stderr=subprocess.PIPE,
     )
     os.close(ready_fd)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backends import blk_device
+from backends import blk_device, limits
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
@@ -293,12 +293,12 @@ def test_config_space(disk: Disk) -> None:
     assert struct.unpack_from("<H", data, 34)[0] == 2
     assert struct.unpack_from("<III", data, 36) == (
         blk_device.MAX_SEGMENT_SECTORS,
-        blk_device.MAX_SEGMENTS,
+        limits.MAX_SEGMENTS,
         1,
     )
     assert struct.unpack_from("<IIB", data, 48) == (
         blk_device.MAX_SEGMENT_SECTORS,
-        blk_device.MAX_SEGMENTS,
+        limits.MAX_SEGMENTS,
         1,
     )
     assert config(disk, 34, 2) == b"\x02\x00"
@@ -486,7 +486,7 @@ def hold(pool: IoPool, threads: int) -> threading.Event:
     """Keep all threads of the pool busy until the event is set."""
     held = threading.Event()
     for _ in range(threads):
-        pool.submit(lambda: held.wait(TIMEOUT))
+        pool.submit(lambda: held.wait(TIMEOUT), lambda error: pytest.fail(str(error)))
     return held
 
 

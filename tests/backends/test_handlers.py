@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from backends.handlers import MAX_MEM_SLOTS
+from backends.limits import MAX_MEM_SLOTS
 from backends.virtio_device import VirtioDevice
 from tests.backends.rig import MIB, RamRegion, no_fd
 from tests.waiting import wait_until

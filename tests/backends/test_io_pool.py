@@ -6,16 +6,24 @@ from __future__ import annotations
 import threading
 import weakref
 from functools import partial
+from typing import TYPE_CHECKING
 
 from backends.io_pool import IoPool
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Of the jobs, none of which raises where a test does not say so.
+failures: list[Exception] = []
 
 
 def test_a_job_that_blocks_does_not_delay_others() -> None:
     pool = IoPool(2)
     gate, passed = threading.Event(), threading.Event()
-    pool.submit(partial(gate.wait, 5))
-    pool.submit(passed.set)
+    pool.submit(partial(gate.wait, TIMEOUT), failures.append)
+    pool.submit(passed.set, failures.append)
     assert passed.wait(TIMEOUT)
     gate.set()
     pool.close()
@@ -34,7 +42,7 @@ def test_a_finished_job_is_released() -> None:
     done, held = threading.Event(), Held()
     gone = threading.Event()
     weakref.finalize(held, gone.set)
-    pool.submit(partial(held.work, done))
+    pool.submit(partial(held.work, done), failures.append)
     assert done.wait(TIMEOUT)
     del held
     assert gone.wait(TIMEOUT), "an idle thread holds an object of its last job"
@@ -47,7 +55,7 @@ def test_close_runs_submitted_jobs_and_ends_the_threads() -> None:
     assert threading.active_count() == before, "no thread before the first job"
     done: list[int] = []
     for number in range(50):
-        pool.submit(partial(done.append, number))
+        pool.submit(partial(done.append, number), failures.append)
     pool.close()
     assert sorted(done) == list(range(50))
     assert threading.active_count() == before
@@ -61,7 +69,49 @@ def test_arguments_of_a_finished_job_are_released() -> None:
     pool = IoPool(1)
     buffer, dropped = Buffer(), threading.Event()
     weakref.finalize(buffer, dropped.set)
-    pool.submit(partial(id, buffer))
+    pool.submit(partial(id, buffer), failures.append)
     del buffer
     assert dropped.wait(TIMEOUT), "the thread still holds the argument"
     pool.close()
+
+
+def test_what_a_job_raises_is_reported_and_the_thread_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also where the report raises."""
+    pool = IoPool(1)
+    raised: list[Exception] = []
+    done = threading.Event()
+
+    def fail() -> None:
+        raise KeyError("a mistake")
+
+    def fail_again(error: Exception) -> None:
+        raise ValueError("another") from error
+
+    pool.submit(fail, raised.append)
+    pool.submit(fail, fail_again)
+    pool.submit(done.set, raised.append)
+    assert done.wait(TIMEOUT)
+    pool.close()
+    assert [type(error) for error in raised] == [KeyError]
+    assert "a request is lost: ValueError: another" in caplog.text
+
+
+def test_threads_are_started_as_they_are_needed() -> None:
+    """One that waits for a job takes the next one."""
+    before = threading.active_count()
+    pool = IoPool(4)
+    for _ in range(3):
+        done = threading.Event()
+        pool.submit(done.set, failures.append)
+        assert done.wait(TIMEOUT)
+        wait_until(lambda: pool._waiting == 1)
+    assert threading.active_count() == before + 1
+    gate = threading.Event()
+    for _ in range(8):
+        pool.submit(partial(gate.wait, TIMEOUT), failures.append)
+    assert threading.active_count() == before + 4
+    gate.set()
+    pool.close()
+    assert not failures

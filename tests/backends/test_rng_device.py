@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backends.limits import RNG_REQUEST_BYTES
 from backends.loop import Loop
-from backends.rng_device import MAX_REQUEST, RandomSource, RngDevice, SourceError
+from backends.rng_device import RandomSource, RngDevice, SourceError
 from backends.server import DeviceServer, listen
 from tests.backends.contract.given import NATIVE
 from tests.backends.rig import Rig, readable
@@ -66,8 +67,8 @@ def test_all_buffers_are_filled_in_order(
 
 
 def test_a_request_gets_a_bounded_number_of_bytes(make_rig: MakeRig) -> None:
-    written, _ = _fill(make_rig("/dev/urandom"), MAX_REQUEST, 4096)
-    assert written == MAX_REQUEST
+    written, _ = _fill(make_rig("/dev/urandom"), RNG_REQUEST_BYTES, 4096)
+    assert written == RNG_REQUEST_BYTES
 
 
 def test_a_file_is_read_again_when_it_ends(make_rig: MakeRig, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends import stats
-from backends.ring import BUDGET
+from backends.limits import BUDGET
 from backends.virtio_device import VirtioDevice
 from tests.backends.rig import Rig, readable
 from tests.timeouts import TIMEOUT

@@ -18,6 +18,7 @@ from vhost_user.virtqueue.layout import (
     F_INDIRECT,
     F_NEXT,
     F_WRITE,
+    MAX_CHAIN,
     USED_NO_NOTIFY,
     cast_ring,
 )
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
     from vhost_user.inflight import InflightRing
     from vhost_user.memory import MemoryTable
-
-#: Descriptors of one chain, an indirect table included. The specification allows as many as the
-#: ring has; drivers put more into indirect tables, and QEMU's devices accept 1024.
-MAX_CHAIN = 1024
 
 _unpack_from = DESCRIPTOR.unpack_from
 

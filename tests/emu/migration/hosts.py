@@ -112,7 +112,7 @@ class Host:
         """End the device's back-end at an arbitrary moment, with requests in flight."""
         assert self.loops[device].stop()
         drained = threading.Event()
-        self._pool.submit(drained.set)
+        self._pool.submit(drained.set, print)
         assert drained.wait(TIMEOUT)
         self._servers.pop(device).close()
 

@@ -1,0 +1,1 @@
+"""One connection costs one device at the most: faults in a device of a real program with two."""
