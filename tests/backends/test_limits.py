@@ -17,7 +17,9 @@ from tests.backends.isolation import pair
 from tests.backends.rig import MIB, RamRegion, Rig, RigRing
 from tests.backends.served import Blk, Net
 from tests.timeouts import TIMEOUT
+from vhost_user.channel import READ_FDS
 from vhost_user.codec import NEED_REPLY, VERSION, encode
+from vhost_user.connection import MAX_READS
 from vhost_user.errors import VhostUserError
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
@@ -148,7 +150,7 @@ def test_messages_and_descriptors_that_wait_for_a_stop(tmp_path: Path) -> None:
         taken = 0
         while taken < FLOOD and flood.send(call, (rig.rings[0].call_fd,), timeout=0.2):
             taken += 1
-        assert _descriptors(given.process.pid) < before + limits.MAX_READS * limits.READ_FDS
+        assert _descriptors(given.process.pid) < before + MAX_READS * READ_FDS
         given.neighbour.goes_on()
         assert taken < FLOOD, "all of them were taken"
         rig.connection.close()
