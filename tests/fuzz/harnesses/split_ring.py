@@ -13,7 +13,6 @@ from tests.fuzz.reader import Reader
 from tests.vhost_user.rings import Ring, guest_memory
 from vhost_user.errors import FrontendError
 from vhost_user.virtqueue.layout import MAX_CHAIN
-from vhost_user.virtqueue.split_device import 
 
 _MEMORY = 1 << 16
 _CUTS = (0x8000,)
