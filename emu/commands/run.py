@@ -105,3 +105,5 @@ def _deliver(report: LoadReport, path: Path | None) -> None:
     deliver(path, report.to_json())
     if not report.integrity.clean:
         raise EmuError(report.integrity.failures())
+    if report.did_nothing:
+        raise EmuError("the guest has completed no request: give it more time")

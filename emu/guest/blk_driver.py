@@ -245,6 +245,10 @@ class BlkRing:
             self.state.rewind()
             self._ring.mark()
 
+    def completed(self) -> int:
+        """Requests that the device has completed."""
+        return self._ring.completed()
+
     def outstanding(self) -> int:
         """Requests submitted and not yet seen completed."""
         return self._ring.outstanding()

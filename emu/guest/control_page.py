@@ -67,12 +67,22 @@ class Unit(Protocol):
         """This unit's part of the request log."""
 
 
-class QueueUnit(Unit, Protocol):
-    """A unit with rings of its own."""
+class DeviceUnit(Unit, Protocol):
+    """A unit of a device."""
 
     @property
     def place(self) -> UnitPlace:
-        """Where its rings lie."""
+        """Where its rings lie; if they are several units', the first one's."""
+
+    def completed(self) -> int:
+        """Requests or packets that the device has completed."""
+
+    def outstanding(self) -> int:
+        """Requests or packets that the device has not completed yet."""
+
+
+class QueueUnit(DeviceUnit, Protocol):
+    """A unit with rings of its own."""
 
     def interrupt(self) -> None:
         """One of its rings' interrupts was delivered."""

@@ -81,6 +81,7 @@ class DiskReader:
         event_idx: bool,
     ) -> None:
         self.number = places[0].unit
+        self.place = places[0]
         self.size = capacity * SECTOR_SIZE
         self.lock = threading.Lock()
         self._context = context
@@ -298,6 +299,10 @@ class DiskReader:
         if reads:
             return [extent], [data, status], None
         return [extent, data], [status], None
+
+    def completed(self) -> int:
+        """Requests that the device has completed."""
+        return sum(ring.completed() for ring in self._rings)
 
     def outstanding(self) -> int:
         """Requests submitted and not yet seen completed."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from emu.guest.blk_state import Generation
     from emu.guest.config import GuestConfig
-    from emu.guest.control_page import Unit
+    from emu.guest.control_page import DeviceUnit, Unit
 
 #: This driver's words of the pulse page: the next ring to get a request, and how many rings before
 #: it have requests that were not kicked yet.
@@ -51,7 +51,7 @@ class DiskDriver(Driver):
         ]
 
     @property
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[DeviceUnit]:
         """The rings under the stamped workload, and the reader."""
         return self.queues if self.reader is None else [*self.queues, self.reader]
 

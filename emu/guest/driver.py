@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from emu.guest.config import GuestConfig
-    from emu.guest.control_page import QueueUnit, Unit
+    from emu.guest.control_page import DeviceUnit, QueueUnit, Unit
     from emu.guest.layout import UnitPlace
 
 
@@ -54,7 +54,7 @@ class Driver:
         self._word = word
 
     @property
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[DeviceUnit]:
         """The units that are booted, primed and quiesced: the queues, and others of the driver."""
         return self.queues
 

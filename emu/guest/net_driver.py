@@ -355,6 +355,11 @@ class NetPair:
             self.flow.words[word.LAST_NS] = time.monotonic_ns()
         self.service()
 
+    def completed(self) -> int:
+        """Packets and replies that the device has sent."""
+        added = self.flow.words[word.NEXT] + self._counters[PROBES]
+        return max(0, added - self._tx.queue.in_flight)
+
     def outstanding(self) -> int:
         """Packets in the transmit ring, or in flight."""
         return max(self.flow.outstanding(), self._tx.queue.in_flight)

@@ -26,7 +26,6 @@ from emu.guest.control_page import (
     OVERDUE,
     GuestContext,
     Mode,
-    Unit,
 )
 from emu.guest.disks import DiskDriver
 from emu.guest.heartbeat import Heartbeat
@@ -39,6 +38,7 @@ from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
+    from emu.guest.control_page import DeviceUnit
     from emu.guest.disk_reader import DiskReader
     from emu.guest.driver import Driver
     from emu.guest.platform import Platform
@@ -59,6 +59,18 @@ class Verified(NamedTuple):
     checked: int
     corrupted: int
     finished: bool
+
+
+class Progress(NamedTuple):
+    """What a device has done, as its driver sees it.
+
+    Attributes:
+        completed: number of requests and packets that it has completed.
+        outstanding: number of those that it has not.
+    """
+
+    completed: int
+    outstanding: int
 
 
 class GuestProgram:
@@ -83,7 +95,7 @@ class GuestProgram:
         self.beat = self.heartbeat.beat
         self.drivers = self._make_drivers()
         # In the order in which a load begins. Disks first: there are fewer, and they are slower.
-        self._units: list[Unit] = [
+        self._units: list[DeviceUnit] = [
             unit for driver in reversed(self.drivers.values()) for unit in driver.units
         ]
         self._handlers = {
@@ -309,6 +321,14 @@ class GuestProgram:
     def packets_in_flight(self) -> int:
         """Packets sent and waited for."""
         return sum(driver.packets_in_flight() for driver in self.drivers.values())
+
+    def progress(self) -> list[Progress]:
+        """What each device has done since the guest booted, in their order on the bus."""
+        found = [Progress(0, 0) for _ in self.spec.devices]
+        for unit in self._units:
+            done, left = found[unit.place.device]
+            found[unit.place.device] = Progress(done + unit.completed(), left + unit.outstanding())
+        return found
 
     def stats(self) -> dict[str, dict[str, int]]:
         """The drivers' counters since the boot, by the kind's name."""

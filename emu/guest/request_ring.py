@@ -208,6 +208,10 @@ class RequestRing:
                 return True
         return False
 
+    def completed(self) -> int:
+        """The number of requests that the device has completed."""
+        return self.counters[COMPLETED]
+
     def outstanding(self) -> int:
         """The number of requests in flight."""
         return self.counters[REQUESTS] - self.counters[COMPLETED]

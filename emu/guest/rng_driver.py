@@ -82,6 +82,10 @@ class RngRing:
                 self._submit(slot)
                 self._ring.kick()
 
+    def completed(self) -> int:
+        """Requests that the device has completed."""
+        return self._ring.completed()
+
     def outstanding(self) -> int:
         """Requests submitted and not yet seen completed."""
         return self._ring.outstanding()

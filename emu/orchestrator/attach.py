@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from devices.blk import VhostUserBlk
@@ -12,6 +13,7 @@ from emu.config.costs import NATIVE
 from emu.errors import EmuError
 from emu.orchestrator.attach_connect import TIMEOUT, connect, with_offered_rings
 from emu.orchestrator.attach_disk import check_zeroes
+from emu.orchestrator.stalls import StallDetector
 from emu.qmp.listener import MonitorListener
 from emu.vm.vm import Vm
 from emu.vm_process.commands import commands
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
 #: Seconds of one wait, which is repeated; connecting and booting have timeouts of their own.
 _WAIT = 60.0
+#: Seconds after the end of the run in which a device may still complete its first request, and from
+#: one look to the next.
+_GRACE, _LOOK = 0.5, 0.005
 
 
 class AttachPlan(NamedTuple):
@@ -83,6 +88,7 @@ class AttachedVm:
         self._waiting = waiting
         self._monitor: MonitorListener | None = None
         self._starter: threading.Thread | None = None
+        self._stalls: StallDetector | None = None
         self._control = Control(self._emit)
         self.accel = ""
         if plan.monitor is not None:
@@ -178,9 +184,15 @@ class AttachedVm:
             SignalError: a signal ends the command.
         """
         fds = () if self._monitor is None else (self._monitor.over_fd,)
-        while not watcher.wait(fds, _WAIT if seconds is None else seconds):
-            if seconds is not None:
+        end = None if seconds is None else time.monotonic() + seconds
+        self._stalls = StallDetector(self._control.vm)
+        while True:
+            left = StallDetector.PERIOD if end is None else end - time.monotonic()
+            if watcher.wait(fds, max(0.0, min(left, StallDetector.PERIOD))):
+                break
+            if end is not None and time.monotonic() >= end:
                 return
+            self._stalls.look()
         if self._monitor is not None and self._monitor.failure is not None:
             raise self._monitor.failure
 
@@ -192,14 +204,31 @@ class AttachedVm:
         """Check that each device has a back-end, and that each request completed correctly.
 
         Raises:
-            EmuError: names the lost devices, or the counters of the requests that failed.
+            EmuError: names the lost devices, the counters of the requests that failed, or the
+                devices that do not complete their requests; or the guest has submitted none.
         """
-        lost = self._control.vm.reconnect.lost
-        if lost:
-            raise EmuError("; ".join(map(str, lost.values())))
-        log = self._control.vm.guest.request_log()
+        vm = self._control.vm
+        if vm.reconnect.lost:
+            raise EmuError("; ".join(map(str, vm.reconnect.lost.values())))
+        log = vm.guest.request_log()
         if not log.intact:
             raise EmuError(_failed_requests(log))
+        problem = self._why_idle()
+        end = time.monotonic() + _GRACE
+        while problem and time.monotonic() < end:
+            time.sleep(_LOOK)  # no event tells that a request has completed
+            problem = self._why_idle()
+        if problem:
+            raise EmuError(problem)
+
+    def _why_idle(self) -> str:
+        """Which devices complete nothing, or why none does; an empty string if all work."""
+        vm = self._control.vm
+        if self._stalls is not None and (stalled := self._stalls.describe()):
+            return stalled
+        if self._plan.load == "none" or vm.machine.paused or any(map(any, vm.guest.progress())):
+            return ""
+        return "the guest has submitted no request"
 
     def _emit(self, name: str, data: JsonObject) -> None:
         if self._monitor is not None:

@@ -97,6 +97,13 @@ class LoadReport:
     integrity: Integrity = field(default_factory=Integrity)
     arrival: IncomingReport | None = None
 
+    @property
+    def did_nothing(self) -> bool:
+        """No device has completed anything, although the guest has a load."""
+        return self.machine.load != "none" and not any(
+            any(counts.values()) for counts in self.totals.values()
+        )
+
     def to_json(self) -> JsonObject:
         """The document that docs/reference/json.md describes."""
         return {

@@ -446,9 +446,17 @@ class Control(VmControl):
         return self.vm.guest.heartbeat.max_gap_ns
 
     def quiesce(self, timeout: float) -> None:
-        left = self.vm.guest.quiesce(timeout)
+        vm = self.vm
+        left = vm.guest.quiesce(timeout)
         if left:
-            raise EmuError(f"{left} requests and packets are still in flight after {timeout:g} s")
+            devices = ", ".join(
+                f"{device.outstanding} of {spec.name}"
+                for spec, device in zip(vm.spec.devices, vm.guest.progress(), strict=True)
+                if device.outstanding
+            )
+            raise EmuError(
+                f"{left} requests and packets are still in flight after {timeout:g} s: {devices}"
+            )
 
     def resume_load(self) -> None:
         self.vm.guest.resume_load()

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from emu.report.load_results import IncomingReport, LoadReport, Sample
 from emu.report.results import Integrity
 from tests.emu.fake_runs import machine_plan
+
+if TYPE_CHECKING:
+    from emu.report.load_results import Counts
 
 REPORT: dict[str, Any] = {
     "strategy": "split",
@@ -63,3 +67,18 @@ def test_the_document_has_rates_for_a_second() -> None:
     assert "arrival" not in document
     report.arrival = IncomingReport.from_json(REPORT)
     assert report.to_json()["arrival"]["served_before"] == 99
+
+
+@pytest.mark.parametrize(
+    ("load", "totals", "nothing"),
+    [
+        ("heavy", {"blk": {"requests": 0, "interrupts": 0}, "net": {"packets": 0}}, True),
+        ("light", {}, True),
+        ("light", {"blk": {"requests": 0}, "net": {"packets": 1}}, False),
+        ("none", {"blk": {"requests": 0}}, False),
+    ],
+)
+def test_a_run_under_load_that_did_nothing(load: str, totals: Counts, *, nothing: bool) -> None:
+    """Without a load there is nothing to do."""
+    plan = dataclasses.replace(machine_plan(), load=load)
+    assert LoadReport(plan, "soft", totals=totals).did_nothing is nothing
