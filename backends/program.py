@@ -24,6 +24,7 @@ import click
 
 from backends import console_script, sandbox
 from backends.image import ImageError
+from backends.line_limit import LineLimit
 from backends.loop import Loop
 from backends.server import DeviceServer, ServerError, inherit, listen
 from backends.stats import StatsWriter
@@ -262,6 +263,7 @@ def _status(
         click.echo(json.dumps(capabilities))
         return 0
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
+    log.addFilter(LineLimit())
     try:
         status = command.main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:

@@ -46,7 +46,6 @@ class RingMemory:
     def __init__(self, index: int, guest: GuestMemory, name: str) -> None:
         self._index = index
         self._name = name
-        self._reported: InflightRing | None = None
         self._guest = guest
         self.forget()
 
@@ -55,6 +54,8 @@ class RingMemory:
         self.size = 0
         self.addr: VringAddr | None = None
         self._views: RingViews | None = None
+        # Descriptors of an inflight region that was too small, and of the ring.
+        self._reported: tuple[int, int] | None = None
 
     @property
     def configured(self) -> bool:
@@ -182,8 +183,8 @@ class RingMemory:
                 f"requests to resubmit in an inflight region of {part.size} descriptors, and the "
                 f"ring has {self.size}"
             )
-        if part is not self._reported:
-            self._reported = part
+        if self._reported != (part.size, self.size):
+            self._reported = (part.size, self.size)
             log.warning(
                 "%s: the inflight region is for rings of %d descriptors, and ring %d has %d: "
                 "requests in flight are lost if this program dies",

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from backends.line_limit import BURST
 from tests.backends.served import KINDS
 from tests.hostile.cell import ANSWER, Cell, ClosedByPeer, NotOk, Verdict
 from tests.hostile.front_end.peer import HostileRing, Memory, Peer
@@ -25,6 +26,8 @@ WATCH = 0.05
 BUSY = 0.6
 #: Lines for each connection of a cell: how it ended, and what became of its ring.
 LINES = 2
+#: Lines at most: the program leaves out the rest, and prints that it does.
+MOST_LINES = BURST + 2
 
 
 class Attack:
@@ -108,6 +111,8 @@ class BackEndProgram:
             delay = self._try(cell)
         except NotOk as reason:
             complaint = str(reason)
+        except OSError as error:
+            complaint = f"the attack cannot go on: {error}"
         if self.process.status is not None and not cell.sigterm:
             last = (self.process.new_lines() or [""])[-1]
             complaint = f"the program has ended, status {self.process.status}: {last}"
@@ -172,7 +177,7 @@ class BackEndProgram:
         lines = self.process.new_lines()
         if any("Traceback" in line for line in lines):
             raise NotOk(f"a traceback: {lines[-1]}")
-        if len(lines) > LINES * max(connections, 1):
+        if len(lines) > max(LINES * connections, MOST_LINES):
             raise NotOk(f"{len(lines)} lines for {connections} connections: {lines[0]}")
 
     def end(self) -> str:
