@@ -43,9 +43,12 @@ _MOST_TURNS = 200
 class InlinePool:
     """Does at once, in the harness's thread, what a device's threads would do."""
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, run: Callable[[], object], failed: Callable[[Exception], object]) -> None:
         """Do it."""
-        job()
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001  as the pool's threads
+            failed(error)
 
     def close(self) -> None:
         """There are no threads."""
