@@ -34,7 +34,7 @@ def subjects(only: str, role: str | None) -> list[Subject]:
         only: words: a part of the name, or the area or role.
         role: select this role only.
     """
-    mutated = [Subject(mutant.role, mutant.device, mutant) for mutant in mutants()]
+    mutated = [Subject.of(mutant) for mutant in mutants()]
     clean = dict.fromkeys(subject._replace(mutant=None) for subject in mutated)
     words = only.replace(",", " ").split()
     return [

@@ -30,7 +30,19 @@ KINDS = {
         "disk",
         "NIC",
     ),
-    "front-end": (),
+    "front-end": (
+        "features of the last back-end",
+        "base after a death",
+        "no kick",
+        "inflight region over a reset",
+        "dirty log",
+        "sent once",
+        "call and error descriptors",
+        "stops",
+        "memory regions",
+        "back-end channel",
+        "status and configuration",
+    ),
 }
 #: In place of a mutant's name: the unmodified endpoint.
 UNMUTATED = "unmutated"
@@ -56,6 +68,8 @@ class Mutant(NamedTuple):
         options: further options of the program, quoted as for a shell.
         kind: one of `KINDS`, or "".
         new_case: the case that finds it was written for it; otherwise it was there before.
+        optional: the program is the front-end with further features
+            (`tests.vhost_user_conformance.front_end.optional_vm`).
     """
 
     name: str
@@ -70,6 +84,7 @@ class Mutant(NamedTuple):
     options: str = ""
     kind: str = ""
     new_case: bool = False
+    optional: bool = False
 
     @property
     def path(self) -> Path:

@@ -38,7 +38,7 @@ FIXED = (
 def test_a_mutant_is_caught(name: str) -> None:
     """By one of the cases in the catalogue entry."""
     mutant = find(name)
-    trial = attempt(Subject(mutant.role, mutant.device, mutant), thorough=False)
+    trial = attempt(Subject.of(mutant), thorough=False)
     assert trial.findings
     assert not trial.by_surprise, trial.findings
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.mutants.catalogue import ROOT, UNMUTATED, Mutant
 from vhost_user_conformance.errors import PeerError
@@ -26,6 +26,8 @@ DISK_BYTES = 16 << 20
 #: Reported in place of a case where the program does not answer at all.
 NO_PEER = "no peer"
 
+#: In place of `emu.cli`: a front-end with features that ours does not have.
+OPTIONAL = "tests.vhost_user_conformance.front_end.optional_vm"
 _PROGRAMS = {
     ("back-end", "blk"): "backends.blk --socket-path {socket} --num-queues 4 --blk-file {disk}",
     ("back-end", "net"): "backends.net --socket-path {socket} --num-queues 4",
@@ -37,16 +39,30 @@ _PROGRAMS = {
 
 
 class Subject(NamedTuple):
-    """The subject of a trial: a mutant, or an unmodified endpoint (``mutant`` is None)."""
+    """The subject of a trial: a mutant, or an unmodified endpoint (``mutant`` is None).
+
+    Attributes:
+        role, device, mutant: of the endpoint.
+        optional: see `Mutant`.
+    """
 
     role: str
     device: str
     mutant: Mutant | None = None
+    optional: bool = False
+
+    @classmethod
+    def of(cls, mutant: Mutant) -> Self:
+        """The subject of this mutant's trial."""
+        return cls(mutant.role, mutant.device, mutant, mutant.optional)
 
     @property
     def name(self) -> str:
         """Its name in tables."""
-        return f"{UNMUTATED}-{self.role}-{self.device}" if self.mutant is None else self.mutant.name
+        if self.mutant is not None:
+            return self.mutant.name
+        program = "optional-" if self.optional else ""
+        return f"{UNMUTATED}-{program}{self.role}-{self.device}"
 
     @property
     def command(self) -> str:
@@ -56,7 +72,10 @@ class Subject(NamedTuple):
             UNMUTATED if self.mutant is None else self.mutant.name,
         ]
         options = "" if self.mutant is None else self.mutant.options
-        return f"{shlex.join(launcher)} {_PROGRAMS[self.role, self.device]} {options}".rstrip()
+        program = _PROGRAMS[self.role, self.device]
+        if self.optional:
+            program = program.replace("emu.cli", OPTIONAL)
+        return f"{shlex.join(launcher)} {program} {options}".rstrip()
 
 
 class Finding(NamedTuple):

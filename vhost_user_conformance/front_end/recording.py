@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.wire import Message
 
 F = FrontendRequest
+#: These always have a reply, and QEMU sets need_reply whether REPLY_ACK was negotiated or not.
+REGARDLESS = (F.IOTLB_MSG, F.POSTCOPY_LISTEN, F.POSTCOPY_END)
 #: The messages that stop a ring.
 STOPS = (F.GET_VRING_BASE, F.GET_VRING_BASE_SKIP_DRAIN)
 RING_STATES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ENABLE, *STOPS)
@@ -145,6 +147,7 @@ class Recording:
         crashed: the program was ended by a signal that the suite did not send.
         marks: what the script's reactions did: (index of the next message, what).
         channel: replies on the back-end channel.
+        channel_files: identities of the descriptors that came with them.
         reconnected: the front-end connected again after the connection was closed.
         second: the session after the reconnection, where the script plays one.
         open_files: number of files the program has open after each CONT and RESET.
@@ -169,6 +172,7 @@ class Recording:
     crashed: bool = False
     marks: list[tuple[int, str]] = field(default_factory=list)
     channel: dict[str, Message | str] = field(default_factory=dict)
+    channel_files: dict[str, list[str]] = field(default_factory=dict)
     reconnected: bool = False
     second: Recording | None = None
     open_files: list[int] = field(default_factory=list)

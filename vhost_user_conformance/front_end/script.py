@@ -112,6 +112,8 @@ class Script(NamedTuple):
         calls_as_asked: the driver is called only if it requests it, not at each completion.
         returns: the front-end may reconnect; that session is recorded, too.
         second_without: mask of feature bits that are not offered in the second session.
+        second_protocol_without: the same for protocol features.
+        second_queues: reply to GET_QUEUE_NUM in the second session.
         asks: run at `ASKED`.
     """
 
@@ -131,6 +133,8 @@ class Script(NamedTuple):
     calls_as_asked: bool = False
     returns: bool = False
     second_without: int = 0
+    second_protocol_without: int = 0
+    second_queues: int = 4
     asks: Callable[[ScriptedSession], None] | None = None
 
     def features(self, device: DeviceClass) -> int:

@@ -112,8 +112,15 @@ class SessionPlayer:
 
     def _second(self, first: Session, wire: Wire) -> Session:
         """Continue with a front-end that has reconnected, until a ring runs."""
-        script = first.script._replace(
-            reactions=(), asks=None, acts=(START,), without=first.script.second_without
+        script = first.script
+        script = script._replace(
+            reactions=(),
+            asks=None,
+            acts=(START,),
+            idle=False,
+            without=script.second_without,
+            protocol_without=script.second_protocol_without,
+            queues=script.second_queues,
         )
         session = Session(wire, script, self._device, first.device)
         first.recording.second = session.recording

@@ -22,6 +22,8 @@ from vhost_user_conformance.model.verdict import Severity
 
 BACK_END = "back-end"
 FRONT_END = "front-end"
+#: Area of the first and the last case of a run, which each working peer passes.
+SANITY = "sanity"
 _LETTERS = {BACK_END: "B", FRONT_END: "F"}
 
 #: Its argument depends on the role: a `BackEnd` or a `FrontEnd`.

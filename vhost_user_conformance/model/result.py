@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vhost_user_conformance.model.case import SANITY
 from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -87,6 +88,19 @@ def summary(results: Iterable[CaseResult]) -> dict[str, int]:
     return counts
 
 
+def not_sane(results: Iterable[CaseResult]) -> list[CaseResult]:
+    """The results of the first and the last case of a run that are not PASS.
+
+    Each working peer passes them. If one did not, the other verdicts show nothing: a peer that
+    does nothing breaks few rules.
+    """
+    return [
+        result
+        for result in results
+        if result.case.area == SANITY and result.verdict is not Verdict.PASS
+    ]
+
+
 def document(
     role: str,
     peer: dict[str, Any],
@@ -103,5 +117,6 @@ def document(
         "offered": offered,
         "cases": [result.to_json() for result in results],
         "summary": summary(results),
+        "not_sane": [result.case.id for result in not_sane(results)],
         "not_run": not_run,
     }

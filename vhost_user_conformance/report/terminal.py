@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from vhost_user_conformance.model.result import not_sane
 from vhost_user_conformance.model.verdict import Severity, Verdict
 from vhost_user_conformance.report.rule_outcome import rule_outcome
 
@@ -146,7 +147,12 @@ def summary(role: str, results: Sequence[CaseResult], *, verbose: bool = True) -
         more = len(rules.broken) - _RULES_SHOWN
         names = " ".join(rules.broken[:_RULES_SHOWN]) + f" and {more} more" * (more > 0)
         broken += f" ({names})"
-    return [f"cases: {', '.join(parts)}", f"rules: {broken}, {kept}"]
+    lines = [f"cases: {', '.join(parts)}", f"rules: {broken}, {kept}"]
+    if insane := not_sane(results):
+        seen = next((each.seen.splitlines()[0] for each in insane if each.seen), "")
+        names = " and ".join(each.case.id for each in insane)
+        lines.append(f"this run proves nothing: the {role} does not pass {names}: {seen}")
+    return lines
 
 
 def evidence(result: CaseResult, width: int | None = None) -> list[Text]:

@@ -11,13 +11,13 @@ rule(
     1,
     "The back-end makes a region for the number and size of rings in the request",
     back="1201..1210 1261..1263",
-    front="1201 1206 1209",
+    front="1201 1206 1209 1211",
 )
 rule(
     2,
     "The front-end passes it back unchanged before rings start",
     back="1211 1219 1221",
-    front="1202..1205 1207 1208 1210",
+    front="1202..1205 1207 1208 1210 1212 1213",
 )
 rule(
     3,
@@ -61,7 +61,7 @@ rule(
     "Read-only fields are not changed by SET_CONFIG",
     source="VHOST_USER_SET_CONFIG",
     back="0960..0981",
-    front="0904",
+    front="0904 0908 0909",
 )
 rule(
     5,

@@ -90,7 +90,7 @@ rule(
     4,
     "Regions do not overlap, are not empty, and do not wrap around",
     back="0327 0328 0335..0337 1035..1041",
-    front="0305..0307 1005",
+    front="0305..0307 1005 1015",
 )
 rule(
     5,
@@ -104,21 +104,21 @@ rule(
     "With CONFIGURE_MEM_SLOTS regions are added and removed one by one",
     source="VHOST_USER_ADD_MEM_REG",
     back="1001..1022 1046..1052",
-    front="1001..1008 1011",
+    front="1001..1008 1011..1014 1743",
 )
 rule(
     8,
     "A region is removed by guest address, user address and size; its offset is ignored",
     source="VHOST_USER_REM_MEM_REG",
     back="1023..1029",
-    front="1006",
+    front="1006 1017",
 )
 rule(
     9,
     "ADD_MEM_REG has one descriptor; one with REM_MEM_REG is closed",
     source="VHOST_USER_REM_MEM_REG",
     back="1030..1034 1820",
-    front="1003",
+    front="1003 1016",
 )
 rule(
     10,

@@ -56,7 +56,7 @@ rule(
     back="0440..0442 1242 1410 1612",
     front="0410",
 )
-rule(2, "A ring starts with a kick", back="0401 0403 0416 0505 0507 2012", front="0511 0512")
+rule(2, "A ring starts with a kick", back="0401 0403 0416 0505 0507 2012", front="0511 0512 1741")
 rule(
     3,
     "GET_VRING_BASE stops one ring only",
@@ -128,7 +128,7 @@ rule(
     "A stopped ring is set up again, with its descriptors",
     source="required by libvhost-user and rust-vmm",
     back="0405 0406 0509",
-    front="0414..0417 0422 1802",
+    front="0276 0414..0417 0422 1802",
 )
 rule(
     15,
@@ -194,14 +194,14 @@ rule(
     7,
     "A ring continues at its base, and no request is lost or served twice",
     back="0405 0406 0408 0610 0617..0619 1404 1914 1925 2011 2321..2340",
-    front="0603..0606 0608 0609 1732",
+    front="0603..0606 0608 0609 1732 1739 1740",
 )
 rule(
     8,
     "The front-end recovers a base that it did not receive from the used index",
     source="QEMU's do_vhost_virtqueue_stop",
     back="1236 1241",
-    front="0609 1732",
+    front="0609 1732 1739 1740",
 )
 
 notifications = Chapter("notifications", "Kicks and calls", "VHOST_USER_SET_VRING_CALL")
@@ -235,13 +235,13 @@ rule(
     5,
     "CALL, KICK and ERR may be sent in any order, and replaced",
     back="0508 0509 0512 0513 0524 1918 2014",
-    front="0501..0503 0510 0513",
+    front="0501..0503 0510 0513 0520 0521",
 )
 rule(
     6,
     "A ring that cannot be processed is reported by ERR",
     source="VHOST_USER_SET_VRING_ERR",
     back="0511 1770..1772",
-    front="0503",
+    front="0503 0520 0521",
 )
 rule(7, "A descriptor that cannot be written, or is not an eventfd, is survived", back="1750..1755")

@@ -12,7 +12,11 @@ rule(
     "A reply with the wrong id, size or flags ends the connection, but not the front-end",
     front="0160..0170 0180 0181 1712..1714",
 )
-rule(2, "A front-end survives the loss of its back-end", front="1701..1711 1715 1720..1734 1332")
+rule(
+    2,
+    "A front-end survives the loss of its back-end",
+    front="0001 1332 1701..1711 1715 1720..1743 9901",
+)
 rule(
     3,
     "A front-end that disconnects, at any moment, does not affect later ones",

@@ -284,6 +284,7 @@ _RULES: dict[str, tuple[str, ...]] = {
     "front_end_message-22": ("iotlb",),
     "front_end_message-26": ("session id", "misread"),
     "front_end_message-35": ("process", "misread"),
+    "front_end_message-41": ("misread",),
     "front_end_message-44": ("shared memory",),
     "back_end_message-02": ("config change",),
     "back_end_message-06": ("shared object",),

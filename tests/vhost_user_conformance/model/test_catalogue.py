@@ -14,7 +14,7 @@ import pytest
 
 from vhost_user_conformance.back_end import cases as back_end
 from vhost_user_conformance.front_end import cases as front_end
-from vhost_user_conformance.model.case import BACK_END, FRONT_END, Area
+from vhost_user_conformance.model.case import BACK_END, FRONT_END, SANITY, Area
 from vhost_user_conformance.model.catalogue import CatalogueError, cases_in, collect_areas
 from vhost_user_conformance.target import ROLES, areas_of, cases_of
 
@@ -55,8 +55,10 @@ def _blocks(role: str) -> dict[str, set[str]]:
 
 
 def test_the_numbers_of_an_area_stand_together(role: str) -> None:
-    """The first digits tell the area."""
+    """The first digits tell the area; a run begins and ends with cases of the area sanity."""
     blocks = _blocks(role)
+    if ends := blocks.pop(SANITY, None):
+        assert ends == {"00", "99"}
     assert all(len(block) == 1 for block in blocks.values()), blocks
     assert len({next(iter(block)) for block in blocks.values()}) == len(blocks)
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.result import SHOWN, CaseResult, document, evidence, summary
+from vhost_user_conformance.model.case import BACK_END, SANITY, Area
+from vhost_user_conformance.model.result import (
+    SHOWN,
+    CaseResult,
+    document,
+    evidence,
+    not_sane,
+    summary,
+)
 from vhost_user_conformance.model.verdict import Verdict
 
 
@@ -31,6 +38,20 @@ def test_a_row_has_the_case_and_its_end() -> None:
     assert row.keys() >= {"id", "area", "rule", "spec", "severity", "needs", "device"}
     assert (row["verdict"], row["expected"], row["seen"]) == ("FAIL", "expected", "seen")
     assert row["ms"] == 1.235
+
+
+def test_a_run_whose_first_case_does_not_pass_proves_nothing() -> None:
+    """The cases of the area sanity tell, whatever the other verdicts are."""
+    area = Area(SANITY, BACK_END, "s")
+    for number in (1, 9901):
+        area.case(number, "rule")(lambda _be: None)
+    first, last = area.cases
+    others = _results(Verdict.PASS, Verdict.FAIL)
+    sane = [CaseResult(case, Verdict.PASS, "", "", 1.0) for case in (first, last)]
+    assert not_sane([*sane, *others]) == []
+    insane = CaseResult(last, Verdict.UNSUPPORTED, "", "no ring", 1.0)
+    assert not_sane([sane[0], *others, insane]) == [insane]
+    assert document(BACK_END, {}, {}, [insane])["not_sane"] == ["VU-B-9901"]
 
 
 def test_evidence_shows_the_last_lines_of_a_long_transcript() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from vhost_user_conformance.model.case import BACK_END, Case
+from vhost_user_conformance.model.case import BACK_END, FRONT_END, Case
 from vhost_user_conformance.model.result import CaseResult
 from vhost_user_conformance.model.verdict import Severity, Verdict
 from vhost_user_conformance.report import terminal
@@ -49,6 +49,17 @@ def printed(
         out = Console(file=file, width=width, highlight=False)
     terminal.print_report(out, BACK_END, results, verbose=verbose)
     return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_the_last_line_of_a_run_that_proves_nothing() -> None:
+    """It names the case and what was seen."""
+    (case,) = [case for case in cases_of(FRONT_END) if case.id == "VU-F-0001"]
+    sane = CaseResult(case, Verdict.PASS, "", "", 1.0)
+    assert len(terminal.summary(FRONT_END, [sane])) == 2
+    insane = CaseResult(case, Verdict.UNSUPPORTED, "", "no guest started a ring\nmore", 1.0)
+    assert terminal.summary(FRONT_END, [insane])[-1] == (
+        "this run proves nothing: the front-end does not pass VU-F-0001: no guest started a ring"
+    )
 
 
 def heads(lines: Sequence[str]) -> list[str]:

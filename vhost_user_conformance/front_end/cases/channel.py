@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BackendRequest
 from vhost_user.payloads import Iotlb, Mmap, SharedUuid, VringArea, VringState
 from vhost_user_conformance.front_end.acts import ASKED, START
-from vhost_user_conformance.front_end.descriptors import SOCKET
+from vhost_user_conformance.front_end.descriptors import SOCKET, describe
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
@@ -309,13 +310,38 @@ def once(fe: FrontEnd) -> None:
     check(ids == [_CHANGE, _CHANGE], "one reply to each", f"{ids}")
 
 
+def _share(fe: FrontEnd, script: Script) -> Recording:
+    """A session in which the back-end uses shared objects."""
+    recording = fe.session(script)
+    recording.did(ASKED)
+    if not recording.messages[-1].protocol & ProtocolFeature.SHARED_OBJECT:
+        unsupported("the front-end does not acknowledge SHARED_OBJECT")
+    return recording
+
+
+#: The name of a request that has its own session.
+UNKNOWN_OBJECT = "SHARED_OBJECT_LOOKUP of an object that does not exist"
+
+
+def _looked_up(fe: FrontEnd) -> tuple[Recording, Message | str]:
+    payload, offering = SharedUuid(bytes(range(16))).pack(), ProtocolFeature.SHARED_OBJECT
+    return _asked(fe, UNKNOWN_OBJECT, B.SHARED_OBJECT_LOOKUP, payload, VERSION, offering)
+
+
 @area.case(1325, "SHARED_OBJECT_LOOKUP is always answered")
 def lookup(fe: FrontEnd) -> None:
-    name = "SHARED_OBJECT_LOOKUP of an object that does not exist"
-    payload = SharedUuid(bytes(range(16))).pack()
-    offering = ProtocolFeature.SHARED_OBJECT
-    _, answer = _asked(fe, name, B.SHARED_OBJECT_LOOKUP, payload, VERSION, offering)
+    _, answer = _looked_up(fe)
     check(isinstance(answer, Message), "a reply", f"{answer}")
+
+
+@area.case(
+    1337,
+    "SHARED_OBJECT_LOOKUP of an object that does not exist is answered with a value other than 0",
+    spec="VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP",
+)
+def unknown_object(fe: FrontEnd) -> None:
+    _, answer = _looked_up(fe)
+    check(isinstance(answer, Message) and answer.u64 != 0, "a code other than 0", f"{answer}")
 
 
 @area.each(
@@ -381,23 +407,118 @@ def nothing_to_map(fe: FrontEnd) -> None:
     check(answer.u64 != 0, "a code other than 0", "acknowledged with 0")
 
 
+#: The back-end's object, and the file that its descriptor is of.
+UUID = bytes(range(16, 32))
+ADDED, FOUND, REMOVED, AFTER = "added", "found", "removed", "looked up again"
+
+
+def _provide(session: ScriptedSession, message: Message) -> None:
+    """Reply to GET_SHARED_OBJECT with the descriptor of a file."""
+    fd = os.memfd_create("shared object")
+    session.mark(describe(fd).identity)
+    session.reply(message.id, b"", (fd,))
+    os.close(fd)
+
+
+def _use_an_object(session: ScriptedSession) -> None:
+    """The back-end adds an object, looks it up, removes it, and looks it up again."""
+    for name, number in (
+        (ADDED, B.SHARED_OBJECT_ADD),
+        (FOUND, B.SHARED_OBJECT_LOOKUP),
+        (REMOVED, B.SHARED_OBJECT_REMOVE),
+        (AFTER, B.SHARED_OBJECT_LOOKUP),
+    ):
+        answer = _exchange(session, number, SharedUuid(UUID).pack(), ASKING)
+        session.recording.channel[name] = answer
+        if isinstance(answer, Message):
+            session.recording.channel_files[name] = [describe(fd).identity for fd in answer.fds]
+            answer.close()
+
+
+SHARED = Script(
+    "an object is shared",
+    (START, ASKED),
+    protocol_offering=int(ProtocolFeature.SHARED_OBJECT),
+    reactions=((F.GET_SHARED_OBJECT, _provide),),
+    asks=_use_an_object,
+)
+
+
 @area.case(1392, "SHARED_OBJECT_ADD is acknowledged with 0 where SHARED_OBJECT was negotiated")
 def shared(fe: FrontEnd) -> None:
-    def ask(session: ScriptedSession) -> None:
-        payload = SharedUuid(bytes(range(16))).pack()
-        answer = _exchange(session, B.SHARED_OBJECT_ADD, payload, ASKING)
-        session.recording.channel["added"] = answer
-
-    script = Script(
-        "an object is shared",
-        (START, ASKED),
-        protocol_offering=int(ProtocolFeature.SHARED_OBJECT),
-        asks=ask,
-    )
-    recording = fe.session(script)
-    recording.did(ASKED)
-    if not recording.messages[-1].protocol & ProtocolFeature.SHARED_OBJECT:
-        unsupported("the front-end does not acknowledge SHARED_OBJECT")
+    recording = _share(fe, SHARED)
     _require_reply_ack(recording)
-    answer = recording.channel["added"]
+    answer = recording.channel[ADDED]
     check(isinstance(answer, Message) and answer.u64 == 0, "acknowledged with 0", f"{answer}")
+
+
+def _found(fe: FrontEnd) -> Recording:
+    """A session in which the front-end has answered the lookup of an object with 0."""
+    recording = _share(fe, SHARED)
+    answer = recording.channel[FOUND]
+    if isinstance(answer, Message) and answer.u64 and not recording.of(F.GET_SHARED_OBJECT):
+        unsupported("the front-end does not ask the back-end that looks its own object up")
+    return recording
+
+
+@area.case(
+    1338,
+    "The object of a SHARED_OBJECT_LOOKUP is asked for by its UUID",
+    spec="VHOST_USER_GET_SHARED_OBJECT",
+)
+def asked_by_uuid(fe: FrontEnd) -> None:
+    all_of(
+        _found(fe).some(F.GET_SHARED_OBJECT),
+        lambda each: each.payload == SharedUuid(UUID).pack(),
+        f"the payload {UUID.hex()}",
+    )
+
+
+@area.case(
+    1339,
+    "SHARED_OBJECT_LOOKUP is answered with 0 and the object's descriptor, on the channel",
+    spec="VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP",
+)
+def found_on_the_channel(fe: FrontEnd) -> None:
+    recording = _found(fe)
+    answer = recording.channel[FOUND]
+    check(isinstance(answer, Message), "a reply on the channel", f"{answer}")
+    files = recording.channel_files[FOUND]
+    given = [what for _, what in recording.marks]
+    code = answer.u64 if isinstance(answer, Message) else -1
+    check(code == 0 and files == given[:1], f"0 and the file {given[:1]}", f"{code} and {files}")
+
+
+@area.case(
+    1340,
+    "An object that was removed is not found any more",
+    spec="VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE",
+)
+def removed(fe: FrontEnd) -> None:
+    recording = _found(fe)
+    answer = recording.channel[AFTER]
+    code = answer.u64 if isinstance(answer, Message) else 0
+    files = recording.channel_files.get(AFTER, [])
+    check(code and not files, "a code other than 0, and no descriptor", f"{answer} with {files}")
+
+
+@area.case(
+    1341,
+    "The owner's SHARED_OBJECT_REMOVE is acknowledged with 0",
+    spec="VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE",
+)
+def removal(fe: FrontEnd) -> None:
+    recording = _found(fe)
+    _require_reply_ack(recording)
+    answer = recording.channel[REMOVED]
+    check(isinstance(answer, Message) and answer.u64 == 0, "acknowledged with 0", f"{answer}")
+
+
+@area.case(
+    1342,
+    "GET_SHARED_OBJECT is sent for objects that the back-end has added, and for no others",
+    spec="VHOST_USER_GET_SHARED_OBJECT",
+)
+def not_asked_for_unknown(fe: FrontEnd) -> None:
+    asked = _looked_up(fe)[0].of(F.GET_SHARED_OBJECT)
+    check(not asked, "no GET_SHARED_OBJECT, as nothing was added", f"{asked[:1]}")

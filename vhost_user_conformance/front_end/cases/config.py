@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
@@ -55,6 +56,22 @@ def no_flags(fe: FrontEnd) -> None:
 @area.case(904, "SET_CONFIG has flags 0 or 1", spec="VHOST_USER_SET_CONFIG")
 def set_flags(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.SET_CONFIG), lambda each: _span(each)[2] <= 1, "flags 0 or 1")
+
+
+@area.case(908, "SET_CONFIG has flags 0 outside of a migration", spec="Virtio device config space")
+def no_migration(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.some(F.SET_CONFIG)
+    all_of(recording.of(F.SET_CONFIG, act=START), lambda each: _span(each)[2] == 0, "flags 0")
+
+
+@area.case(909, "SET_CONFIG changes a range of the first 256 bytes")
+def change_in_space(fe: FrontEnd) -> None:
+    all_of(
+        fe.plain().some(F.SET_CONFIG),
+        lambda each: sum(_span(each)[:2]) <= CONFIG_SPACE and _span(each)[1] > 0,
+        "an offset and a size within 256 bytes",
+    )
 
 
 def _bad_config(fe: FrontEnd, name: str, payload: bytes) -> Recording:

@@ -8,13 +8,14 @@ from vhost_user.features import (
     VHOST_F_LOG_ALL,
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
+    ProtocolFeature,
 )
 from vhost_user_conformance.front_end.acts import ASKED, END, START, STOP
-from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.recording import REGARDLESS, F
 from vhost_user_conformance.front_end.script import REPLY_FLAGS, Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
-from vhost_user_conformance.model.verdict import check, observed, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
@@ -138,6 +139,11 @@ def unsolicited(fe: FrontEnd) -> None:
 
 
 LOG_ALL = 1 << VHOST_F_LOG_ALL
+P = ProtocolFeature
+#: Number of requests after which a ring's indices have passed its size.
+MANY = 1000
+#: Seconds in which a driver that has made requests kicks for them.
+WHILE = 0.7
 #: Features that many drivers use and the next back-end does not offer.
 LESS = 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
 #: Messages that a restarted back-end has to be sent again.
@@ -161,7 +167,15 @@ def _leave(session: ScriptedSession) -> None:
     session.hang_up()
 
 
+def _leave_later(session: ScriptedSession) -> None:
+    """The back-end ends after it has completed many requests."""
+    session.pump(lambda: len(session.recording.chains) >= MANY, session.wire.timeout)
+    _leave(session)
+
+
 GONE = Script("the back-end is replaced", (START, ASKED), asks=_leave, returns=True)
+FEWER = GONE._replace(name="the next back-end offers less", second_without=LESS)
+LATER = GONE._replace(name="the back-end is replaced after many requests", asks=_leave_later)
 
 
 def _both(fe: FrontEnd, script: Script = GONE) -> tuple[Recording, Recording]:
@@ -238,12 +252,185 @@ def bases(fe: FrontEnd) -> None:
 )
 def fewer_features(fe: FrontEnd) -> None:
     """Features that the guest uses stay negotiated: the front-end may refuse that back-end."""
-    _, second = _both(fe, GONE._replace(name="the next back-end offers less", second_without=LESS))
+    _, second = _both(fe, FEWER)
     all_of(
         second.of(F.SET_FEATURES),
         lambda each: not each.u64 & LESS,
         f"the bits {LESS:#x} clear, as they are not offered",
     )
+
+
+@area.case(
+    1742,
+    "After a reconnection no ring is started without a feature that the guest uses",
+    spec="virtio 1.3, 3.1",
+)
+def used_features(fe: FrontEnd) -> None:
+    first, second = _both(fe, FEWER)
+    used = first.some(F.SET_FEATURES)[-1].u64 & LESS
+    if not used:
+        unsupported("the guest uses none of the features that the next back-end lacks")
+    kicks = second.of(F.SET_VRING_KICK)
+    seen = f"{kicks[:1]} with features {(kicks and kicks[0].features) or 0:#x}"
+    check(not kicks, f"no SET_VRING_KICK, as the guest uses {used:#x}", seen)
+
+
+FEWER_PROTOCOL = GONE._replace(
+    name="the next back-end offers fewer protocol features",
+    second_protocol_without=int(P.REPLY_ACK | P.LOG_SHMFD),
+)
+
+
+@area.case(
+    1735,
+    "After a reconnection only protocol features that the next back-end offers are acknowledged",
+    spec="Protocol features",
+)
+def fewer_protocol_features(fe: FrontEnd) -> None:
+    _, second = _both(fe, FEWER_PROTOCOL)
+    lacking = FEWER_PROTOCOL.second_protocol_without
+    all_of(
+        second.some(F.SET_PROTOCOL_FEATURES),
+        lambda each: not each.u64 & lacking,
+        f"the bits {lacking:#x} clear, as they are not offered",
+    )
+
+
+@area.case(
+    1736,
+    "After a reconnection need_reply is not set where the next back-end has no REPLY_ACK",
+    spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
+)
+def no_acknowledgements(fe: FrontEnd) -> None:
+    _, second = _both(fe, FEWER_PROTOCOL)
+    all_of(
+        (each for each in second.messages if each.id not in REGARDLESS),
+        lambda each: not each.need_reply,
+        "need_reply clear",
+    )
+
+
+@area.case(
+    1737,
+    "After a reconnection to a back-end that offers more the guest has the same features",
+    spec="virtio 1.3, 3.1",
+)
+def more_features(fe: FrontEnd) -> None:
+    script = GONE._replace(name="the next back-end offers more", without=LESS)
+    first, second = _both(fe, script)
+    before = first.some(F.SET_FEATURES)[-1].u64 & ~LOG_ALL
+    all_of(
+        second.some(F.SET_FEATURES),
+        lambda each: each.u64 & ~LOG_ALL == before,
+        f"{before:#x}, as the guest has negotiated",
+    )
+
+
+@area.case(
+    1738,
+    "After a reconnection no ring beyond the queues of the next back-end is started",
+    spec="Multiple queue support",
+    severity=Severity.SHOULD,
+    needs=("MQ",),
+)
+def fewer_queues(fe: FrontEnd) -> None:
+    _, second = _both(fe, GONE._replace(name="the next back-end has one queue", second_queues=1))
+    # The control queue of a NIC follows its pairs, and is not counted by GET_QUEUE_NUM.
+    limit = fe.device_class.ring_limit(1)
+    kicks = [each for each in second.of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]
+    check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")
+
+
+def _leave_waiting(session: ScriptedSession) -> None:
+    """The back-end ends when requests wait in all rings that were kicked, and has taken none.
+
+    The driver has had time to kick for them: a kick that nobody has read would reach the next
+    back-end.
+    """
+    rings = session.recording.kicked()
+    session.pump(lambda: rings <= session.waiting().keys(), session.wire.timeout)
+    session.pump(lambda: False, WHILE)
+    _leave(session)
+
+
+IDLE = GONE._replace(
+    name="the back-end ends before it takes a request", idle=True, asks=_leave_waiting
+)
+
+
+@area.case(
+    1739,
+    "After the end of a back-end that took no request a ring begins where it began before",
+    spec="VHOST_USER_SET_VRING_BASE",
+)
+def nothing_taken(fe: FrontEnd) -> None:
+    first, second = _both(fe, IDLE)
+    began = {each.ring: each.base for each in first.ring_starts}
+    again = [each for each in second.ring_starts if each.ring in began]
+    if not again:
+        unsupported("no ring is started again")
+    for each in again:
+        check(
+            each.base == began[each.ring],
+            f"base {began[each.ring]} of ring {each.ring}, as before",
+            f"base {each.base}",
+        )
+
+
+@area.case(
+    1740,
+    "After a reconnection a base is a free-running index, not a slot of its ring",
+    spec="A vring descriptor index for split virtqueues",
+)
+def free_running(fe: FrontEnd) -> None:
+    _, second = _both(fe, LATER)
+    sizes = {each.state.ring: each.state.num for each in second.of(F.SET_VRING_NUM)}
+    busy = [each for each in second.ring_starts if each.used >= sizes.get(each.ring, 1 << 16)]
+    if not busy:
+        unsupported("no ring has completed more requests than it has descriptors")
+    for each in busy:
+        check(
+            (each.base - each.used) & 0xFFFF <= (each.available - each.used) & 0xFFFF,
+            f"a base from {each.used} to {each.available}, the indices of ring {each.ring}",
+            f"base {each.base}",
+        )
+
+
+@area.case(
+    1741,
+    "After a reconnection a ring with requests that no back-end has taken is kicked",
+    spec="Ring states: a front-end should inject a kick after SET_VRING_KICK",
+    severity=Severity.SHOULD,
+)
+def kicked_again(fe: FrontEnd) -> None:
+    _, second = _both(fe, IDLE)
+    waiting = {each.ring for each in second.ring_starts if each.base != each.available}
+    if not waiting:
+        unsupported("no ring has a request that waits")
+    kicked = second.kicked()
+    check(waiting <= kicked, f"kicks of rings {sorted(waiting)}", f"of {sorted(kicked) or 'none'}")
+
+
+@area.case(
+    1743,
+    "A front-end that reconnects adds its memory regions again",
+    spec="VHOST_USER_ADD_MEM_REG",
+)
+def regions_again(fe: FrontEnd) -> None:
+    slots = int(P.CONFIGURE_MEM_SLOTS)
+    first, second = _both(
+        fe,
+        GONE._replace(
+            name="the back-end is replaced, with memory slots",
+            protocol_offering=slots,
+        ),
+    )
+    if not first.messages[-1].protocol & slots:
+        unsupported("the front-end does not acknowledge CONFIGURE_MEM_SLOTS")
+    had = {(one.gpa, one.size) for one in first.table_at(len(first.messages))}
+    kick = second.some(F.SET_VRING_KICK)[0]
+    has = {(one.gpa, one.size) for one in second.table_at(kick.at)}
+    check(had <= has, f"regions {sorted(had)} before {kick}", f"{sorted(has) or 'none'}")
 
 
 @area.case(

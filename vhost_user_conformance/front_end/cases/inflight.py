@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vhost_user.payloads import Inflight
-from vhost_user_conformance.front_end.acts import CONT
+from vhost_user_conformance.front_end.acts import CONT, RESET
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
-from vhost_user_conformance.model.verdict import check, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
 
 if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.recording import Received
+    from vhost_user_conformance.front_end.recording import Received, Recording
     from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
@@ -125,6 +125,53 @@ def region_mappable(fe: FrontEnd) -> None:
         lambda each: each.at not in recording.unmapped,
         "a file that can be mapped writable",
     )
+
+
+@area.case(
+    1211,
+    "After a reset another region is requested",
+    spec="VHOST_USER_GET_INFLIGHT_FD",
+    severity=Severity.SHOULD,
+)
+def new_after_reset(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.did(RESET)
+    recording.some(F.GET_INFLIGHT_FD)
+    recording.some(F.SET_VRING_KICK, act=RESET)
+    again = recording.of(F.GET_INFLIGHT_FD, act=RESET)
+    check(again, "GET_INFLIGHT_FD", "it did not come")
+
+
+@area.case(1212, "A ring that was reset is not started with the region from before the reset")
+def old_region_dropped(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.did(RESET)
+    old = {fd.identity for each in _sent_before_reset(recording) for fd in each.fds}
+    all_of(
+        recording.of(F.SET_INFLIGHT_FD, act=RESET),
+        lambda each: not old & {fd.identity for fd in each.fds},
+        f"another file than {sorted(old)}",
+    )
+
+
+def _sent_before_reset(recording: Recording) -> list[Received]:
+    found = [each for each in recording.some(F.SET_INFLIGHT_FD) if each.act != RESET]
+    if not found:
+        unsupported("no region was sent before the reset")
+    return found
+
+
+@area.case(1213, "Each region that was requested is sent before the next ring is started")
+def each_is_sent(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    asked: Received | None = None
+    for each in recording.some(F.GET_INFLIGHT_FD, F.SET_INFLIGHT_FD, F.SET_VRING_KICK):
+        if each.id == F.GET_INFLIGHT_FD:
+            asked = each
+        elif each.id == F.SET_INFLIGHT_FD:
+            asked = None
+        else:
+            check(asked is None, f"SET_INFLIGHT_FD after {asked}", f"{each} without it")
 
 
 @area.case(1206, "The front-end survives a back-end that returns no region")

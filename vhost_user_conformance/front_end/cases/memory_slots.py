@@ -10,7 +10,7 @@ from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import SLOTS
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
-from vhost_user_conformance.model.verdict import check, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
 from vhost_user_conformance.peer.memory import overlap
 
 if TYPE_CHECKING:
@@ -114,6 +114,59 @@ def refused_region(fe: FrontEnd) -> None:
         unsupported("the front-end requests no acknowledgement of its memory")
     kicks = [each for each in recording.after(first) if each.id == F.SET_VRING_KICK]
     check(not kicks, "no SET_VRING_KICK after the refusal", f"{kicks[:1]}")
+
+
+@area.each(
+    1012,
+    ("desc", "avail", "used"),
+    "A ring's {} part lies in a region that was added",
+    spec="A vring address description",
+)
+def ring_inside(fe: FrontEnd, part: str) -> None:
+    recording = _slots(fe)
+    for each in recording.some(F.SET_VRING_ADDR):
+        at, regions = getattr(each.address, part), recording.table_at(each.at)
+        inside = any(one.user_addr <= at < one.user_addr + one.size for one in regions)
+        check(inside, f"a region with user address {at:#x}", f"{each}: {regions}")
+
+
+@area.case(1015, "Added regions do not overlap in the front-end's address space")
+def users_disjoint(fe: FrontEnd) -> None:
+    recording = _slots(fe)
+    for each in recording.some(F.ADD_MEM_REG):
+        new, before = _single(each), recording.table_at(each.at - 1)
+        clash = [
+            old for old in before if overlap((old.user_addr, old.size), (new.user_addr, new.size))
+        ]
+        check(not clash, "user addresses that do not overlap", f"{each}: {new} and {clash}")
+
+
+@area.case(
+    1016,
+    "REM_MEM_REG has no descriptor",
+    spec="VHOST_USER_REM_MEM_REG",
+    severity=Severity.SHOULD,
+)
+def removed_without_descriptor(fe: FrontEnd) -> None:
+    all_of(_slots(fe).some(F.REM_MEM_REG), lambda each: not each.fds, "no descriptor")
+
+
+@area.case(1017, "No region is removed in which a ring runs", spec="Memory access")
+def not_under_a_ring(fe: FrontEnd) -> None:
+    recording = _slots(fe)
+    for each in recording.some(F.REM_MEM_REG):
+        gone = _single(each)
+        last = {
+            one.ring: one.address
+            for one in recording.messages[: each.at]
+            if one.id == F.SET_VRING_ADDR
+        }
+        inside = [
+            ring
+            for ring in recording.running(each.at)
+            if ring in last and gone.user_addr <= last[ring].desc < gone.user_addr + gone.size
+        ]
+        check(not inside, "a region without a running ring", f"{each}: rings {inside}")
 
 
 @area.case(1011, "Regions that the back-end has are not added again when the VM continues")

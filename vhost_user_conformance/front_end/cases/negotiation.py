@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vhost_user.features import VHOST_F_LOG_ALL, VIRTIO_F_VERSION_1, ProtocolFeature
+from vhost_user_conformance.front_end.acts import CONT
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.ring_service import PROTOCOL_BIT
 from vhost_user_conformance.front_end.script import Script, occasion
@@ -139,6 +140,7 @@ def feature_not_offered(fe: FrontEnd, bit: int) -> None:
 
 @area.case(220, "Without bit 30 there are no messages about protocol features")
 def no_protocol(fe: FrontEnd) -> None:
+    fe.plain().some(F.SET_PROTOCOL_FEATURES)
     all_of(
         _active(fe.session(NO_PROTOCOL)).messages,
         lambda each: each.id not in (F.GET_PROTOCOL_FEATURES, F.SET_PROTOCOL_FEATURES),
@@ -148,6 +150,7 @@ def no_protocol(fe: FrontEnd) -> None:
 
 @area.case(221, "Without bit 30 there is no SET_VRING_ENABLE", spec="VHOST_USER_SET_VRING_ENABLE")
 def no_enable(fe: FrontEnd) -> None:
+    fe.plain().some(F.SET_VRING_ENABLE)
     all_of(
         _active(fe.session(NO_PROTOCOL)).messages,
         lambda each: each.id != F.SET_VRING_ENABLE,
@@ -184,6 +187,7 @@ def after_acknowledging(fe: FrontEnd, feature: ProtocolFeature) -> None:
 
 @area.each(250, GATES, "Messages of {0.name} are not sent where it is not offered")
 def not_offered(fe: FrontEnd, feature: ProtocolFeature) -> None:
+    fe.plain().some(F.SET_PROTOCOL_FEATURES)
     if not feature & Script("").protocol(fe.device_class):
         all_of(
             fe.plain().messages,
@@ -272,6 +276,18 @@ def features_stay(fe: FrontEnd) -> None:
             f"{each.features:#x}, with or without bit 26, as before",
             f"{each}: {each.u64:#x}",
         )
+
+
+@area.case(276, "The guest's features are the same when the VM continues", spec="SET_FEATURES")
+def features_kept(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.did(CONT)
+    before: int | None = None
+    for each in recording.some(F.SET_FEATURES):
+        if each.act == CONT and before is not None:
+            same = (each.u64 ^ before) & ~LOG_ALL == 0
+            check(same, f"{before & ~LOG_ALL:#x}, as before the stop", f"{each}: {each.u64:#x}")
+        before = each.u64
 
 
 @area.case(224, "VERSION_1 is acknowledged where it is offered", spec="virtio 1.3, 6.1")

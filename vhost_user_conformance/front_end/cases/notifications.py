@@ -14,6 +14,7 @@ from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
+    Severity,
     check,
     unsupported,
 )
@@ -77,9 +78,9 @@ def _notifiers(
     held: dict[tuple[int, int | None], str] = {}
     for each in recording.messages:
         if each.id in STOPS:
-            held.pop((F.SET_VRING_KICK, each.ring), None)
-            held.pop((F.SET_VRING_CALL, each.ring), None)
-        if each.id in (F.SET_VRING_KICK, F.SET_VRING_CALL):
+            for number in RING_FDS:
+                held.pop((number, each.ring), None)
+        if each.id in RING_FDS:
             held.pop((each.id, each.ring), None)
             if each.fds:
                 held[each.id, each.ring] = each.fds[0].identity
@@ -135,6 +136,21 @@ def kick_at_event(fe: FrontEnd) -> None:
 def kick_each(fe: FrontEnd) -> None:
     name = "requests are completed one at a time, without EVENT_IDX"
     _each_is_kicked_for(fe.session(ONE_AT_A_TIME._replace(name=name, without=EVENT_IDX)))
+
+
+@area.each(
+    520,
+    (F.SET_VRING_CALL, F.SET_VRING_KICK),
+    "SET_VRING_ERR has another descriptor than {0.name}",
+    spec="VHOST_USER_SET_VRING_ERR",
+    severity=Severity.SHOULD,
+)
+def own_error(fe: FrontEnd, number: F) -> None:
+    recording = fe.plain()
+    recording.some(F.SET_VRING_ERR)
+    for each, held in _notifiers(recording):
+        error, other = (held.get((one, each.ring)) for one in (F.SET_VRING_ERR, number))
+        check(error is None or error != other, "another eventfd", f"{each}: {error} is both")
 
 
 def _await_requests(session: ScriptedSession) -> None:

@@ -8,7 +8,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.message_spec import ReplyRule
 from vhost_user.messages import FRONTEND_MESSAGES
 from vhost_user_conformance.front_end.acts import START
-from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.recording import REGARDLESS, F
 from vhost_user_conformance.front_end.script import Script, refusing
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 area = Area("reply_ack", FRONT_END, "VHOST_USER_PROTOCOL_F_REPLY_ACK")
 ACK = ProtocolFeature.REPLY_ACK
-#: These always have a reply, and QEMU sets need_reply whether REPLY_ACK was negotiated or not.
-REGARDLESS = (F.IOTLB_MSG, F.POSTCOPY_LISTEN, F.POSTCOPY_END)
 WITHOUT = Script("without REPLY_ACK", protocol_without=int(ACK))
 #: Messages of a ring's start for which a front-end may request an acknowledgement.
 ACKED_AT_START = (F.SET_MEM_TABLE, F.SET_VRING_KICK, F.SET_VRING_CALL, F.SET_VRING_ENABLE)
@@ -47,6 +45,7 @@ def after_acknowledging(fe: FrontEnd) -> None:
 
 @area.case(702, "need_reply is not set where REPLY_ACK is not offered")
 def never_without(fe: FrontEnd) -> None:
+    _asking(fe.plain())
     all_of(
         (each for each in fe.session(WITHOUT).messages if each.id not in REGARDLESS),
         lambda each: not each.need_reply,

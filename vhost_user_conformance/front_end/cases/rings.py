@@ -106,6 +106,7 @@ def stopped(fe: FrontEnd) -> None:
 )
 def stopped_at_end(fe: FrontEnd) -> None:
     recording = fe.plain()
+    recording.started()
     recording.did(END)
     running = recording.running(len(recording.messages))
     check(not running, "no running ring", f"rings {running} were not stopped")
@@ -186,6 +187,8 @@ def _ring_limit(fe: FrontEnd) -> int:
 def ring_index(fe: FrontEnd) -> None:
     limit = _ring_limit(fe)
     messages = [each for each in fe.plain().messages if each.ring is not None]
+    if not messages:
+        unsupported("the front-end sends no message about a ring")
     all_of(messages, lambda each: each.ring is not None and each.ring < limit, f"below {limit}")
 
 

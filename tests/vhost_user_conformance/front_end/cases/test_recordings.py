@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,7 @@ from tests.vhost_user_conformance.front_end.recordings import (
     size,
     stop,
 )
+from vhost_user.codec import NEED_REPLY
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BackendRequest
 from vhost_user.payloads import (
@@ -31,6 +32,7 @@ from vhost_user.payloads import (
     VRING_NO_FD,
     Inflight,
     MemoryRegion,
+    SingleRegion,
     VringState,
 )
 from vhost_user_conformance.front_end.acts import ASKED, CONT, LOG, RESET, START
@@ -68,6 +70,15 @@ def judge(number: int, play: Recording | Callable[[Script], Recording]) -> Verdi
     except CaseEnd as end:
         return end.verdict
     return PASS
+
+
+FILE, OTHER = Descriptor(MEMFD, "a", 4096), Descriptor(MEMFD, "b", 4096)
+asked_at_reset = (RESET, *asked(1, 4)[1:])
+
+
+def changed(flags: int, offset: int = 32, size: int = 1) -> Sent:
+    """SET_CONFIG."""
+    return sent(F.SET_CONFIG, struct.pack("=III", offset, size, flags) + bytes(size))
 
 
 BIT_30 = 1 << 30
@@ -138,6 +149,27 @@ POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
         (1209, (asked(2, 4), size(8)), FAIL),
         (1209, (asked(1, 4), size(4), size(4, 1)), FAIL),
         (1205, (region(START, Descriptor(MEMFD, "a", 4096)), region(CONT)), FAIL),
+        (276, (features(5), kick(0), features(5, CONT)), PASS),
+        (276, (features(5), kick(0), features(5 | LOG_ALL, LOG), features(5, CONT)), PASS),
+        (276, (features(5), kick(0), features(4, CONT)), FAIL),
+        (520, (notifier(F.SET_VRING_CALL, 0, "a"), notifier(F.SET_VRING_ERR, 0, "b")), PASS),
+        (520, (notifier(F.SET_VRING_CALL, 0, "a"), notifier(F.SET_VRING_ERR, 0, "a")), FAIL),
+        (520, (notifier(F.SET_VRING_CALL, 0, "a"), notifier(F.SET_VRING_ERR, 1, "a")), PASS),
+        (521, (kick(0), notifier(F.SET_VRING_ERR, 0, "kick 0")), FAIL),
+        # The id of a closed eventfd.
+        (521, (notifier(F.SET_VRING_ERR, 0, "kick 0"), stop(0), kick(0)), PASS),
+        (908, (changed(0), kick(0)), PASS),
+        (908, (changed(1), kick(0)), FAIL),
+        (909, (changed(0), kick(0)), PASS),
+        (909, (changed(0, offset=255, size=2), kick(0)), FAIL),
+        (909, (changed(0, size=0), kick(0)), FAIL),
+        (1211, (asked(1, 4), kick(0), asked_at_reset, kick(0, RESET)), PASS),
+        (1211, (asked(1, 4), kick(0), kick(0, RESET)), FAIL),
+        (1212, (region(START, FILE), kick(0), region(RESET, OTHER), kick(0, RESET)), PASS),
+        (1212, (region(START, FILE), kick(0), region(RESET, FILE), kick(0, RESET)), FAIL),
+        (1212, (kick(0), region(RESET, FILE), kick(0, RESET)), UNSUPPORTED),
+        (1213, (asked(1, 4), region(START, FILE), kick(0)), PASS),
+        (1213, (asked(1, 4), region(START, FILE), kick(0), asked_at_reset, kick(0, RESET)), FAIL),
         (105, (sent(F.GPU_SET_SOCKET, b"", Descriptor(SOCKET, "s", 0)),), PASS),
         (105, (sent(F.GPU_SET_SOCKET),), FAIL),
     ],
@@ -182,6 +214,175 @@ def test_messages_that_are_sent_again() -> None:
     first.second = recorded(kick(0), kick(1))
     assert judge(1720, first) is FAIL
     assert judge(1728, first) is PASS
+
+
+def restarted(*messages: Sent, protocol: int = 0) -> Recording:
+    """A session whose back-end ends, and the next one with these messages."""
+    first = recorded(features(LESS), kick(0), sent(F.GET_FEATURES, act=ASKED))
+    first.ring_starts.append(RingStart(1, 0, 0, 0, 0))
+    first.second = recorded(*messages, protocol=protocol)
+    return first
+
+
+LESS = 1 << 29
+ACK = sent(F.SET_PROTOCOL_FEATURES, U64(int(ProtocolFeature.REPLY_ACK)).pack())
+
+
+@pytest.mark.parametrize(
+    ("number", "messages", "verdict"),
+    [
+        (1735, (sent(F.SET_PROTOCOL_FEATURES, U64(0).pack()),), PASS),
+        (1735, (ACK,), FAIL),
+        (1736, (sent(F.SET_OWNER),), PASS),
+        (1737, (features(LESS),), PASS),
+        (1737, (features(LESS | LOG_ALL),), PASS),
+        (1737, (features(LESS | 1),), FAIL),
+        (1738, (kick(0),), PASS),
+        (1738, (kick(0), kick(1)), FAIL),
+        (1742, (features(0),), PASS),
+        (1742, (features(0), kick(0)), FAIL),
+    ],
+)
+def test_the_next_back_end(number: int, messages: tuple[Sent, ...], verdict: Verdict) -> None:
+    """It offers other features or queues than the one that ended."""
+    assert judge(number, restarted(*messages)) is verdict
+
+
+def test_an_acknowledgement_that_the_next_back_end_does_not_have() -> None:
+    """need_reply is a failure there."""
+    first = restarted(sent(F.SET_OWNER))
+    assert first.second is not None
+    (message,) = first.second.messages
+    first.second.messages[0] = message._replace(flags=message.flags | NEED_REPLY)
+    assert judge(1736, first) is FAIL
+
+
+@pytest.mark.parametrize(
+    ("number", "base", "used", "available", "verdict"),
+    [
+        (1739, 0, 0, 4, PASS),
+        (1739, 4, 0, 4, FAIL),
+        (1740, 70, 70, 72, PASS),
+        (1740, 6, 70, 72, FAIL),
+        # It has not passed its size yet, so that a slot and an index are the same.
+        (1740, 6, 6, 8, UNSUPPORTED),
+        (1741, 0, 0, 4, FAIL),
+        (1741, 4, 0, 4, UNSUPPORTED),
+    ],
+)
+def test_rings_after_the_end_of_a_back_end(
+    number: int, base: int, used: int, available: int, verdict: Verdict
+) -> None:
+    """A ring of 64 descriptors that has not been kicked yet."""
+    first = restarted(size(64), kick(0))
+    assert first.second is not None
+    assert judge(number, first) is UNSUPPORTED
+    first.second.ring_starts.append(RingStart(1, 0, base, used, available))
+    assert judge(number, first) is verdict
+    first.second.kicks.add((START, 0))
+    assert judge(number, first) is (PASS if number == 1741 and verdict is FAIL else verdict)
+
+
+def test_regions_after_a_reconnection() -> None:
+    """Those that were added are added again before a ring is started."""
+    slots = int(ProtocolFeature.CONFIGURE_MEM_SLOTS)
+    first = recorded(sent(F.ADD_MEM_REG), kick(0), sent(F.GET_FEATURES, act=ASKED), protocol=slots)
+    first.tables.append(MemoryTable(0, (MemoryRegion(0, 4096, 0, 0),), ()))
+    first.second = recorded(sent(F.ADD_MEM_REG), kick(0), protocol=slots)
+    assert judge(1743, first) is FAIL
+    first.second.tables.append(MemoryTable(0, (MemoryRegion(0, 4096, 0, 0),), ()))
+    assert judge(1743, first) is PASS
+
+
+@pytest.mark.parametrize(
+    ("number", "new", "verdict"),
+    [
+        (1012, MemoryRegion(0, 4096, 0, 0), PASS),
+        (1012, MemoryRegion(0, 4096, 4096, 0), FAIL),
+        (1015, MemoryRegion(8192, 4096, 8192, 0), PASS),
+        (1015, MemoryRegion(8192, 4096, 4096, 0), FAIL),
+        (1016, MemoryRegion(0, 4096, 0, 0), PASS),
+        (1017, MemoryRegion(8192, 4096, 8192, 0), PASS),
+        (1017, MemoryRegion(0, 4096, 0, 0), FAIL),
+    ],
+)
+def test_memory_slots(number: int, new: MemoryRegion, verdict: Verdict) -> None:
+    """A region that is added, or removed, where a ring has its parts at user address 0."""
+    what = SingleRegion(new).pack()
+    number_of = F.REM_MEM_REG if number in (1016, 1017) else F.ADD_MEM_REG
+    slots = int(ProtocolFeature.CONFIGURE_MEM_SLOTS)
+    recording = recorded(
+        sent(F.GET_FEATURES), parts(0, 0, 0), kick(0), sent(number_of, what), protocol=slots
+    )
+    before = MemoryRegion(4096, 4096, 4096, 0)
+    recording.tables.append(MemoryTable(0, (new if number == 1012 else before,), ()))
+    assert judge(number, recording) is verdict
+    fd = Descriptor(MEMFD, "a", 4096)
+    with_fd = recorded(sent(number_of, what, fd), protocol=slots)
+    if number == 1016:
+        assert judge(number, with_fd) is FAIL
+
+
+UNKNOWN_OBJECT = "SHARED_OBJECT_LOOKUP of an object that does not exist"
+OBJECT = bytes(range(16, 32))
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "verdict"),
+    [
+        *((number, {}, PASS) for number in (1338, 1339, 1340, 1341, 1392)),
+        (1338, {"asked": bytes(16)}, FAIL),
+        (1339, {"files": []}, FAIL),
+        (1339, {"files": ["other"]}, FAIL),
+        (1339, {"found": 1}, FAIL),
+        (1340, {"after": 0}, FAIL),
+        (1341, {"removed": 1}, FAIL),
+        (1392, {"added": 1}, FAIL),
+    ],
+)
+def test_a_shared_object(number: int, change: dict[str, Any], verdict: Verdict) -> None:
+    """It is added, found, removed, and not found any more."""
+    case: dict[str, Any] = {"added": 0, "found": 0, "removed": 0, "after": 1}
+    case |= {"asked": OBJECT, "files": ["a"]} | change
+    protocol = int(ProtocolFeature.SHARED_OBJECT | ProtocolFeature.REPLY_ACK)
+    recording = recorded(
+        kick(0), (ASKED, *sent(F.GET_SHARED_OBJECT, case["asked"])[1:]), protocol=protocol
+    )
+    recording.marks.append((2, "a"))
+    for name, key in (
+        ("added", "added"),
+        ("found", "found"),
+        ("removed", "removed"),
+        ("looked up again", "after"),
+    ):
+        recording.channel[name] = Message(8, 5, U64(case[key]).pack())
+    recording.channel_files["found"] = case["files"]
+    assert judge(number, recording) is verdict
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "verdict"),
+    [
+        (1325, 1, PASS),
+        (1325, None, FAIL),
+        (1337, 1, PASS),
+        (1337, 0, FAIL),
+        (1342, 1, PASS),
+    ],
+)
+def test_an_unknown_object(number: int, answer: int | None, verdict: Verdict) -> None:
+    """Its lookup is always answered, and not with 0."""
+    protocol = int(ProtocolFeature.SHARED_OBJECT)
+    recording = recorded(kick(0), sent(F.GET_FEATURES, act=ASKED), protocol=protocol)
+    recording.channel[UNKNOWN_OBJECT] = (
+        "no answer" if answer is None else Message(8, 5, U64(answer).pack())
+    )
+    assert judge(number, recording) is verdict
+    asked_for = recorded(kick(0), (ASKED, *sent(F.GET_SHARED_OBJECT)[1:]), protocol=protocol)
+    asked_for.channel[UNKNOWN_OBJECT] = "no answer"
+    if number == 1342:
+        assert judge(number, asked_for) is FAIL
+    assert judge(number, recorded(kick(0), sent(F.GET_FEATURES, act=ASKED))) is UNSUPPORTED
 
 
 def test_the_region_after_a_reconnection() -> None:
