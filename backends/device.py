@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backends.active_rings import ActiveRings
 from backends.deferred_close import DeferredClose
 from backends.guest_memory import GuestMemory, check_reach, log_reach
+from backends.io_pool import IoPool
 from backends.ring import Ring, RingContext
 from vhost_user.errors import FrontendError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
@@ -55,6 +56,7 @@ class BackendDevice:
         self.loop.on_loss(self.guest.check)
         self._observer = observer
         self._closer = DeferredClose(self.loop)
+        self._page_waits = IoPool()
         context = RingContext(
             self.name,
             self.loop,
@@ -62,6 +64,7 @@ class BackendDevice:
             virtio,
             self.guest,
             ActiveRings(virtio, self.loop),
+            self._page_waits,
             self._closer,
             observer,
         )
@@ -206,4 +209,5 @@ class BackendDevice:
         """Release everything; the loop has ended."""
         self.disconnect()
         self._closer.run()
+        self._page_waits.close()
         self.virtio.close()

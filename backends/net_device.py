@@ -17,6 +17,7 @@ from backends.virtio_device import VirtioDevice, scatter
 from vhost_user.errors import FrontendError
 from vhost_user.features import VIRTIO_F_VERSION_1, ProtocolFeature
 from vhost_user.messages import FrontendRequest
+from vhost_user.postcopy import PagesMissing
 from vhost_user.virtio.net import (
     LEGACY_NET_HEADER_SIZE,
     MTU_RANGE,
@@ -101,6 +102,8 @@ class NetDevice(VirtioDevice):
         self._longest = LONGEST_FRAME
         self._header = RX_HEADER
         self._touched: list[Ring] = []
+        # Frames for rings that wait for pages of guest memory, in order.
+        self._held: dict[Ring, deque[bytes]] = {}
         self._publish_posted = False
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._inbox_posted = False
@@ -153,7 +156,10 @@ class NetDevice(VirtioDevice):
     def process(self, ring: Ring, queue: DeviceQueue) -> bool:
         """Take frames from a transmit ring; see `VirtioDevice.process`."""
         if not ring.index & 1:
-            return False  # its buffers are popped when a frame comes
+            # Its buffers are popped when a frame comes, or when their pages have come.
+            if self._held:
+                self._deliver_held(ring)
+            return False
         pop, push, transmit = queue.pop, queue.push, self._fabric.transmit
         header, pair, frames = len(self._header), ring.index >> 1, 0
         longest = self._longest
@@ -219,10 +225,25 @@ class NetDevice(VirtioDevice):
         if len(frame) > self._longest and too_long(frame, self._longest):
             self.counters[stats.PACKETS_DROPPED] += 1
             return
+        if self._held and (held := self._held.get(ring)) is not None:
+            if len(held) < INBOX_FRAMES:
+                held.append(frame)
+            else:
+                self.counters[stats.PACKETS_DROPPED] += 1
+            return
         try:
             self._put(ring, queue, frame)
+        except PagesMissing as missing:
+            self._held[ring] = deque([frame])
+            ring.wait_for(missing)
         except Exception as error:  # noqa: BLE001  whatever it is, it is not the sender's
             contain(ring, error)
+
+    def _deliver_held(self, ring: Ring) -> None:
+        """Put the frames into a ring whose pages have come."""
+        for frame in self._held.pop(ring, ()):
+            self.deliver(ring.index >> 1, frame)
+        self.publish()
 
     def _put(self, ring: Ring, queue: DeviceQueue, frame: bytes) -> None:
         chain = queue.pop()
@@ -273,7 +294,7 @@ class NetDevice(VirtioDevice):
 
     def stopping(self, ring: Ring) -> None:
         """Publish what was delivered before the ring's base is returned."""
-        del ring
+        self._held.pop(ring, None)
         if self._touched:
             self.publish()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends import stats
@@ -17,6 +18,7 @@ from backends.ring_memory import RingMemory
 from vhost_user import eventfd
 from vhost_user.errors import FrontendError
 from vhost_user.mapping import LostMemoryError
+from vhost_user.postcopy import PagesMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from backends.active_rings import ActiveRings
     from backends.deferred_close import DeferredClose
     from backends.guest_memory import GuestMemory
+    from backends.io_pool import IoPool
     from backends.loop import Timer
     from backends.observer import DeviceObserver
     from vhost_user.payloads import VringAddr
@@ -58,6 +61,7 @@ class RingContext(NamedTuple):
         device: serves the requests.
         guest: guest memory.
         active_rings: counts the active rings; acquires and releases the device's resource.
+        page_waits: the threads that wait for pages of guest memory.
         closer: closes descriptors and releases queues after a delay, not in a blackout.
         observer: receives the rings' events.
     """
@@ -68,6 +72,7 @@ class RingContext(NamedTuple):
     device: RingDevice
     guest: GuestMemory
     active_rings: ActiveRings
+    page_waits: IoPool
     closer: DeferredClose
     observer: DeviceObserver
 
@@ -102,6 +107,7 @@ class Ring:
 
     __slots__ = (
         "_active_rings",
+        "_awaiting",
         "_call_fd",
         "_closer",
         "_completions",
@@ -112,6 +118,7 @@ class Ring:
         "_kick_fd",
         "_loop",
         "_observer",
+        "_page_waits",
         "_poll_timer",
         "_polled",
         "_reported_generation",
@@ -143,6 +150,8 @@ class Ring:
         self.check_memory = context.guest.check
         self.memory = RingMemory(index, context.guest, context.name)
         self._active_rings = context.active_rings
+        self._page_waits = context.page_waits
+        self._awaiting = False  # a thread waits for pages that the ring needs
         self._closer = context.closer
         self._observer = context.observer
         self._kick_fd = -1
@@ -329,7 +338,13 @@ class Ring:
         self._signal_call()
 
     def fail(self, error: Exception) -> None:
-        """Do not serve the ring until it is set up again, and signal its error descriptor."""
+        """Do not serve the ring until it is set up again, and signal its error descriptor.
+
+        Pages that are missing in a postcopy are no failure: the ring is polled when they are there.
+        """
+        if isinstance(error, PagesMissing):
+            self.wait_for(error)
+            return
         first, self.broken = not self.broken, True
         self._counters[stats.ERRORS] += 1
         try:
@@ -342,6 +357,28 @@ class Ring:
         else:
             # An event that fails each time is delivered no more.
             self._drop_kick()
+
+    def wait_for(self, missing: PagesMissing) -> None:
+        """Poll the ring again when these pages are present; another thread waits for them."""
+        if not self._awaiting:
+            self._page_waits.submit(partial(self._await, missing), self._await_failed)
+            self._awaiting = True
+
+    def _await(self, missing: PagesMissing) -> None:
+        """In a thread of the pool."""
+        missing.wait()
+        self._loop.post(self._pages_came)
+
+    def _await_failed(self, _error: Exception) -> None:
+        """In a thread of the pool: the poll finds out what to wait for."""
+        self._loop.post(self._pages_came)
+
+    def _pages_came(self) -> None:
+        self._awaiting = False
+        if self.enabled:
+            self.poll()
+        elif self.started:
+            self._device.discard(self)
 
     def signal_error(self) -> None:
         """Signal the error descriptor; one that cannot be signalled is dropped."""
@@ -490,8 +527,16 @@ class Ring:
             # The new queue reads the used index from memory, so everything must be published.
             if queue.publish():
                 self._signal_call()
-            self.base = queue.last_avail if base is None else base
-            self._build()
+            self.base = base = queue.last_avail if base is None else base
+            try:
+                self._build()
+            except PagesMissing as missing:
+                if self.in_flight:
+                    self.unmapped = True
+                else:
+                    self._deactivate()
+                    self.base = base
+                self.wait_for(missing)
 
     def _report_not_served(self, error: FrontendError) -> None:
         """Log why the ring cannot be served, once for each change of guest memory.

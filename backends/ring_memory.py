@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.guest_memory import log_reach
 from vhost_user.errors import FrontendError
 from vhost_user.payloads import VRING_F_LOG
+from vhost_user.postcopy import PagesMissing
 from vhost_user.virtqueue import DeviceQueue
 from vhost_user.virtqueue.layout import AVAIL_ALIGN, DESC_ALIGN, MAX_SIZE, USED_ALIGN, valid_size
 
@@ -136,7 +138,8 @@ class RingMemory:
             FrontendError: as `map`.
         """
         if self.configured and self._guest.table.end:
-            self.map()
+            with suppress(PagesMissing):  # they are waited for when the ring starts
+                self.map()
 
     def queue(self, base: int, before: DeviceQueue | None) -> DeviceQueue:
         """The device's side of the ring, from this available index on.

@@ -118,10 +118,10 @@ class BackendSession(Session):
         allowed = self._allowed.get(request.id) or self._allow(self._tables.rows[request.id])
         if not request.need_reply:
             self._misuse(allowed, "has no reply due")
-        if payload.__class__ not in allowed.reply_types:
+        if payload.__class__ not in allowed.answer_types:
             self._misuse(allowed, f"is not answered by a {payload.__class__.__name__}")
         if fds:
-            most = fd_range(allowed.reply_fds, payload)[1]
+            most = fd_range(allowed.answer_fds, payload)[1]
             if len(fds) > most:
                 self._misuse(allowed, f"is answered with {most} descriptors, not {len(fds)}")
         if BACKEND_WRITE.enabled:

@@ -36,6 +36,27 @@ def possible() -> bool:
     return True
 
 
+class PagesMissing(Exception):
+    """Pages of guest memory have not arrived.
+
+    Args:
+        view: the memory.
+    """
+
+    def __init__(self, view: memoryview) -> None:
+        super().__init__(f"{len(view)} bytes of guest memory have not arrived")
+        self._view = view
+
+    def wait(self) -> None:
+        """Return when the pages are present, however long that takes.
+
+        It does not hold the interpreter's lock meanwhile, so other threads continue, and can call
+        `Userfault.give_up`.
+        """
+        view = self._view
+        native.lib.vu_touch(native.ffi.from_buffer(view), len(view), mmap.PAGESIZE)
+
+
 class Userfault:
     """A userfaultfd, and the memory that is registered with it. Several threads may use it.
 
@@ -85,10 +106,10 @@ class Userfault:
 
 
 class FaultingTable(MemoryTable):
-    """A memory table that returns views only when their pages are present, however long that takes.
+    """A memory table that returns views only when their pages are present, and never waits.
 
-    It does not hold the interpreter's lock while it waits, as the first access to a view would:
-    other threads continue, and can call `Userfault.give_up`.
+    An access to a missing page would wait, with the interpreter's lock. The caller waits instead,
+    in a thread that has nothing else to do (`PagesMissing.wait`), and asks for the view again then.
 
     A change is proposed first, and takes effect with the front-end's go-ahead.
     """
@@ -178,19 +199,33 @@ class FaultingTable(MemoryTable):
         self._files.clear()
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """As `MemoryTable.view`; returns when the pages are present."""
+        """As `MemoryTable.view`.
+
+        Raises:
+            PagesMissing: pages have not arrived.
+        """
         return _present(super().view(gpa, length))
 
     def slices(self, gpa: int, length: int) -> list[memoryview]:
-        """As `MemoryTable.slices`; returns when the pages are present."""
+        """As `MemoryTable.slices`.
+
+        Raises:
+            PagesMissing: pages have not arrived.
+        """
         return [_present(piece) for piece in super().slices(gpa, length)]
 
     def user_view(self, user_addr: int, length: int) -> memoryview:
-        """As `MemoryTable.user_view`; returns when the pages are present."""
+        """As `MemoryTable.user_view`.
+
+        Raises:
+            PagesMissing: pages have not arrived.
+        """
         return _present(super().user_view(user_addr, length))
 
 
 def _present(view: memoryview) -> memoryview:
-    if len(view):
-        native.lib.vu_touch(native.ffi.from_buffer(view), len(view), mmap.PAGESIZE)
+    if len(view) and not native.lib.vu_present(
+        native.ffi.from_buffer(view), len(view), mmap.PAGESIZE
+    ):
+        raise PagesMissing(view)
     return view

@@ -75,12 +75,16 @@ class AllowedMessage:
         no_reply_payload: a request with a payload of this class has no reply of its own after all.
         reply_types: classes that the payload of the reply or acknowledgement may have.
         reply_fds: how many descriptors the reply or acknowledgement carries.
+        answer_types, answer_fds: those in any state. A back-end answers later, and messages that
+            came with the request may have changed the state since.
         names_ring: the payload names a ring.
         effect: applies the request's effect to the session, or None.
         reply_effect: applies the effect of the reply to the session, or None.
     """
 
     __slots__ = (
+        "answer_fds",
+        "answer_types",
         "effect",
         "fds",
         "id",
@@ -107,6 +111,10 @@ class AllowedMessage:
             (kind or type(None)) for kind in (row.reply_payload if own_reply else (U64,))
         )
         self.reply_fds = row.reply_fds if own_reply else FdRule.NONE
+        self.answer_types, self.answer_fds = self.reply_types, self.reply_fds
+        if row.reply in (ReplyRule.IF_POSTCOPY, ReplyRule.IF_LOG_SHMFD):
+            self.answer_types = frozenset({*row.reply_payload, U64})
+            self.answer_fds = row.reply_fds
         self.names_ring = bool(self.payload_types & {VringState, VringAddr}) or (
             row.fds is FdRule.UNLESS_NO_FD
         )

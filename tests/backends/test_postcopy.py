@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,23 @@ from backends.control import ControlOptions
 from backends.image import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from tests.backends.rig import QEMU_ORDER, RamRegion, Rig
 from tests.backends.served import KINDS, Kind, Served, program
+from tests.timeouts import TIMEOUT
 from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd
-from vhost_user.errors import Disconnected, Refused
+from vhost_user.codec import (
+    NEED_REPLY,
+    REPLY_FLAGS,
+    VERSION,
+    Decoder,
+    Frame,
+    encode,
+    reply_forms,
+)
+from vhost_user.errors import BackendError, Disconnected, Refused
+from vhost_user.features import SPEC
 from vhost_user.frontend import FrontendConnection
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import Reply, Request
+from vhost_user.messages import Reply, Request, frontend_messages
 from vhost_user.payloads import U64, MemoryRegion, MemTable, SingleRegion
 
 if TYPE_CHECKING:
@@ -292,3 +304,43 @@ def test_listen_with_memory_closes(attach: Callable[[], Incoming]) -> None:
 def test_an_invalid_go_ahead_is_refused(incoming: Incoming) -> None:
     with pytest.raises(Refused):
         incoming.rig.ack(F.SET_MEM_TABLE, U64(1))
+
+
+def test_the_messages_of_a_postcopy_in_one_batch(
+    kind: Kind, attach: Callable[[], Incoming]
+) -> None:
+    """Each is answered as the messages before it require, whatever comes after it."""
+    incoming = attach()
+    rams = (incoming.rig.low, incoming.rig.high)
+    table = MemTable(tuple(ram.region for ram in rams))
+    fds = tuple(ram.fd for ram in rams)
+    requests = [
+        (F.POSTCOPY_ADVISE, None, ()),
+        (F.POSTCOPY_LISTEN, None, ()),
+        (F.SET_MEM_TABLE, table, fds),
+        (F.SET_MEM_TABLE, U64(0), ()),
+        (F.POSTCOPY_END, None, ()),
+        (F.SET_MEM_TABLE, table, fds),
+    ]
+    connection = incoming.rig.connection
+    sock = socket.socket(fileno=os.dup(connection.fileno()))
+    for number, payload, sent in requests:
+        socket.send_fds(sock, [encode(number, VERSION | NEED_REPLY, payload)], sent)
+    sock.settimeout(TIMEOUT)
+    forms = reply_forms({row.id: row for row in frontend_messages(SPEC).values()})
+    decoder = Decoder(forms, REPLY_FLAGS, BackendError, "replies")
+    frames: list[Frame] = []
+    while len(frames) < len(requests):
+        data, received, _, _ = socket.recv_fds(sock, 4096, 8)
+        assert data, "the connection was closed"
+        frames += decoder.feed(data, received)
+    sock.setblocking(True)  # the connection has the same description
+    sock.close()
+    assert [frame.id for frame in frames] == [number for number, _, _ in requests]
+    os.close(frames[0].fds[0])
+    placed = frames[2].payload
+    assert isinstance(placed, MemTable)
+    assert [frame.payload for frame in frames if frame is not frames[2]][1:] == [U64(0)] * 4
+    incoming.start()
+    kind.prepare(incoming.rig)
+    kind.work(incoming.rig, 0)

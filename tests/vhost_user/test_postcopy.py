@@ -16,7 +16,7 @@ from tests.waiting import open_fds
 from vhost_user.errors import FrontendError
 from vhost_user.memory import PAGE_SIZE, MemoryTable, MemoryTableError, TranslationError
 from vhost_user.payloads import MemoryRegion
-from vhost_user.postcopy import FaultingTable, Userfault
+from vhost_user.postcopy import FaultingTable, PagesMissing, Userfault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +51,35 @@ def table(faults: Userfault) -> Iterator[FaultingTable]:
     made.close()
 
 
+def waited_for(look: Callable[[], memoryview]) -> memoryview:
+    """The view, once its pages are present."""
+    while True:
+        try:
+            return look()
+        except PagesMissing as missing:
+            missing.wait()
+
+
+@pytest.mark.parametrize("method", ["view", "slices", "user_view"])
+def test_a_view_of_missing_pages_is_refused_at_once(
+    table: FaultingTable, faults: Userfault, ram: int, method: str
+) -> None:
+    """Of many pages one is missing, at the beginning or at the end."""
+    os.pwrite(ram, bytes(1999 * PAGE_SIZE), PAGE_SIZE)
+    large = REGION._replace(size=2001 * PAGE_SIZE)
+    os.ftruncate(ram, 2001 * PAGE_SIZE)
+    table.propose([large], [os.dup(ram)], replace=True)
+    table.commit()
+    start = large.user_addr if method == "user_view" else large.gpa
+    look = getattr(table, method)
+    look(start + PAGE_SIZE, 1999 * PAGE_SIZE)
+    look(start + PAGE_SIZE + 1, 1)
+    for offset, length in ((0, PAGE_SIZE + 1), (PAGE_SIZE, 1999 * PAGE_SIZE + 1), (7, 1)):
+        with pytest.raises(PagesMissing, match=f"{length} bytes"):
+            look(start + offset, length)
+    faults.give_up()
+
+
 def test_who_looks_waits_and_gets_what_was_brought(
     table: FaultingTable, faults: Userfault, ram: int
 ) -> None:
@@ -70,9 +99,9 @@ def test_who_looks_waits_and_gets_what_was_brought(
             lambda: table.slices(MIB + PAGE_SIZE, 8)[0],
         )
         for look in looks:
-            assert int.from_bytes(look(), "little") == base + PAGE_SIZE
+            assert int.from_bytes(waited_for(look), "little") == base + PAGE_SIZE
         assert pages.asked == [base + PAGE_SIZE], "once"
-        table.view(MIB + 3 * PAGE_SIZE - 1, PAGE_SIZE + 2)
+        waited_for(lambda: table.view(MIB + 3 * PAGE_SIZE - 1, PAGE_SIZE + 2))
         assert pages.asked[1:] == [base + page * PAGE_SIZE for page in (2, 3, 4)]
         table.view(MIB, 0)
         assert len(pages.asked) == 4
@@ -96,7 +125,9 @@ def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram:
     table.propose([REGION], [os.dup(ram)], replace=True)
     table.commit()
     seen: list[bytes] = []
-    waiting = threading.Thread(target=lambda: seen.append(bytes(table.view(MIB, 4))))
+    waiting = threading.Thread(
+        target=lambda: seen.append(bytes(waited_for(lambda: table.view(MIB, 4))))
+    )
     waiting.start()
     await_fault(faults.fd)
     assert not seen
@@ -105,7 +136,8 @@ def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram:
     assert seen == [bytes(4)]
     table.propose([OTHER], [os.dup(ram)], replace=False)
     table.commit()
-    assert bytes(table.view(OTHER.gpa, 4)) == bytes(4), "nothing is watched after that"
+    view = waited_for(lambda: table.view(OTHER.gpa, 4))
+    assert bytes(view) == bytes(4), "nothing is watched after that"
 
 
 def test_regions_one_by_one(table: FaultingTable, ram: int) -> None:

@@ -37,6 +37,7 @@ size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64
 int vu_uffd_open(void);
 int vu_uffd_watch(int fd, uint64_t address, uint64_t length);
 int vu_uffd_unwatch(int fd, uint64_t address, uint64_t length);
+int vu_present(const uint8_t *bytes, size_t length, size_t page);
 void vu_touch(const uint8_t *bytes, size_t length, size_t page);
 
 /* SHA-256: `count` blocks of 64 bytes */

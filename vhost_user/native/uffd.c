@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -42,6 +43,24 @@ int vu_uffd_watch(int fd, uint64_t address, uint64_t length) {
 int vu_uffd_unwatch(int fd, uint64_t address, uint64_t length) {
     struct uffdio_range range = {.start = address, .len = length};
     return ioctl(fd, UFFDIO_UNREGISTER, &range) ? errno : 0;
+}
+
+/* Whether all pages of [bytes, bytes + length) are in memory, so that an access does not wait. */
+int vu_present(const uint8_t *bytes, size_t length, size_t page) {
+    unsigned char resident[1024];
+    uintptr_t at = (uintptr_t)bytes / page * page, end = (uintptr_t)bytes + length;
+    while (at < end) {
+        size_t pages = (end - at + page - 1) / page;
+        if (pages > sizeof resident)
+            pages = sizeof resident;
+        if (mincore((void *)at, pages * page, resident))
+            return 0;
+        for (size_t i = 0; i < pages; i++)
+            if (!(resident[i] & 1))
+                return 0;
+        at += pages * page;
+    }
+    return 1;
 }
 
 /* Returns when all pages of [bytes, bytes + length) are present. */

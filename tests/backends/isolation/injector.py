@@ -1,4 +1,4 @@
-"""A back-end program in which an exception is raised at a chosen point of serving a chosen device.
+"""A back-end program in which a chosen point of serving a device raises an exception, or waits.
 
 ``python -m tests.backends.isolation.injector FD MODULE ARGUMENTS...`` runs the program of MODULE.
 Orders come on the socket FD, one line of JSON each, and are answered with one line:
@@ -6,7 +6,10 @@ Orders come on the socket FD, one line of JSON each, and are answered with one l
 - ``{"record": DEVICE}``: note the points that are reached while that device is served;
 - ``{"points": true}``: the points that were noted, in the order of their first occurrence;
 - ``{"arm": DEVICE, "point": POINT, "error": NAME}``: raise once, where the point is reached next;
-- ``{"fired": true}``: whether that has happened.
+- ``{"fired": true}``: whether that has happened;
+- ``{"hold": DEVICE, "point": POINT}``: have the thread that reaches the point next wait there;
+- ``{"held": true}``: the name of the thread that waits, or null;
+- ``{"release": true}``: let it go on.
 
 A point is the entry of a function of this project, or a call of one that is in C (a system call, as
 a rule) with the function that calls it. The interpreter's profiling hook finds both: an exception
@@ -50,7 +53,9 @@ class Injector:
         self.fired = False
         self._device: str | None = None
         self._point: str | None = None
-        self._error = ERRORS["KeyError"]
+        self._error: Exception | None = None
+        self._held: str | None = None
+        self._released = threading.Event()
 
     def obey(self, order: dict[str, Any]) -> object:
         """Carry out an order; the answer."""
@@ -61,6 +66,15 @@ class Injector:
             self.fired = False
             self._error, self._point = ERRORS[order["error"]], order["point"]
             self._device = order["arm"]
+        elif "hold" in order:
+            self._released.clear()
+            self._error, self._point = None, order["point"]
+            self._device = order["hold"]
+        elif "held" in order:
+            return self._held
+        elif "release" in order:
+            self._held = None
+            self._released.set()
         elif "points" in order:
             self._device = None
             return list(self.points)
@@ -89,7 +103,10 @@ class Injector:
             return
         self._device = None
         self.fired = True
-        raise self._error.with_traceback(None)
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        self._held = threading.current_thread().name
+        self._released.wait()
 
 
 def _name(code: CodeType) -> str:

@@ -36,6 +36,8 @@ class Neighbour:
         self._kind = kind
         self._path = path
         self._ending = False
+        self._stop_next = False
+        self._stops = 0
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -49,6 +51,12 @@ class Neighbour:
             return self.done >= before + 2
 
         wait_until(did, "the neighbour is served")
+
+    def stops(self) -> None:
+        """Wait until the stops of its rings have been answered, and it has gone on."""
+        before, self._stop_next = self._stops, True
+        wait_until(lambda: self.failure or self._stops > before, "the neighbour stops")
+        self.goes_on()
 
     def close(self) -> None:
         self._ending = True
@@ -72,6 +80,12 @@ class Neighbour:
         rig.start()
         for number in range(150):
             if self._ending:
+                return
+            if self._stop_next:
+                self._stop_next = False
+                for ring in rig.rings:
+                    ring.stop()
+                self._stops += 1
                 return
             if not number % 16:  # a NIC's driver has added buffers for 16 frames
                 self._kind.prepare(rig)
