@@ -113,7 +113,7 @@ class AllowedMessage:
         self.reply_fds = row.reply_fds if own_reply else FdRule.NONE
         self.answer_types, self.answer_fds = self.reply_types, self.reply_fds
         if row.reply in (ReplyRule.IF_POSTCOPY, ReplyRule.IF_LOG_SHMFD):
-            self.answer_types = frozenset({*row.reply_payload, U64})
+            self.answer_types = frozenset(kind or type(None) for kind in (*row.reply_payload, U64))
             self.answer_fds = row.reply_fds
         self.names_ring = bool(self.payload_types & {VringState, VringAddr}) or (
             row.fds is FdRule.UNLESS_NO_FD
