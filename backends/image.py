@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhost_user.virtio.blk import SECTOR_SIZE
@@ -60,9 +61,12 @@ class Image:
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
-        flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+        # Non-blocking: a FIFO would wait for its other end; it has no effect on what is a disk.
+        flags = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
-            self.fd = os.open(path, flags)
+            # Before it is opened: some devices do something then.
+            self._check_kind(Path(path).stat())
+            self.fd = os.open(path, flags | (os.O_RDONLY if read_only else os.O_RDWR))
         except OSError as error:
             purpose = "reading" if read_only else "reading and writing"
             raise ImageError(f"{path}: cannot be opened for {purpose}: {error.strerror}") from error
@@ -74,11 +78,13 @@ class Image:
         self.read_flags, self.write_flags = self._find_flags()
         self._locked = False
 
+    def _check_kind(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
+            raise ImageError(f"{self.path}: is neither a file nor a block device")
+
     def _measure(self) -> int:
         try:
-            mode = os.fstat(self.fd).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-                raise ImageError(f"{self.path}: is neither a file nor a block device")
+            self._check_kind(os.fstat(self.fd))
             size = os.lseek(self.fd, 0, os.SEEK_END)
         except OSError as error:
             raise ImageError(f"{self.path}: has no size: {error.strerror}") from error

@@ -9,7 +9,14 @@ import click
 from backends.fabric import Fabric, Uplink
 from backends.net_config import DEFAULT_MTU, parse_mac
 from backends.net_device import NetDevice, Network
-from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
+from backends.options import (
+    CONTEXT,
+    DESCRIPTOR,
+    Settings,
+    backend_options,
+    rings_option,
+    settings_from,
+)
 from backends.program import Program, run_command
 from backends.tap import TapPort, inherit_tap, open_tap
 from backends.trace_options import trace_options
@@ -123,7 +130,7 @@ def _addresses(
     "--tap-fd",
     "tap_fds",
     multiple=True,
-    type=int,
+    type=DESCRIPTOR,
     metavar="N",
     help="The same, as an inherited descriptor (IFF_TAP, IFF_NO_PI, no IFF_VNET_HDR).",
 )

@@ -14,6 +14,8 @@ from backends.stop_policy import StopKind, StopPolicy
 from vhost_user.payloads import MAX_RINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: What can be a descriptor: a C int that is not negative.
+DESCRIPTOR = click.IntRange(0, (1 << 31) - 1)
 #: Settings of every command: how help is asked for, and laid out.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -83,7 +85,9 @@ backend_options = option_group(
         metavar="PATH",
         help="Listen on this unix socket; once for each device.",
     ),
-    click.option("--fd", type=int, metavar="N", help="Use this inherited socket instead."),
+    click.option(
+        "--fd", type=DESCRIPTOR, metavar="N", help="Use this inherited unix socket instead."
+    ),
     click.option(
         "--print-capabilities", is_flag=True, help="Print the program's capabilities as JSON."
     ),
@@ -107,7 +111,7 @@ backend_options = option_group(
     click.option("--stats-file", metavar="PATH", help="Keep live counters in this file."),
     click.option(
         "--ready-fd",
-        type=int,
+        type=DESCRIPTOR,
         metavar="N",
         help="Write a byte to this descriptor and close it when all sockets listen.",
     ),

@@ -7,6 +7,7 @@ quick end at SIGTERM.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import logging
@@ -67,6 +68,7 @@ class Program:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._check_ready_fd()  # first: a number that is closed is soon that of another descriptor
         self._ended, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._servers: list[DeviceServer] = []
         self._stack = ExitStack()
@@ -143,26 +145,26 @@ class Program:
             log.warning(
                 "io_setup(2) has failed: a front-end whose call descriptor blocks delays the others"
             )
-        for number, (name, sock, path) in enumerate(self._sockets()):
+        for number, (name, sock) in enumerate(self._sockets()):
             device = self.make_device(number, name, self.loop_of(number))
             self._servers.append(
                 DeviceServer(
                     device,
                     sock,
                     self.settings.options,
-                    on_end=self.end if path is None else None,
+                    on_end=self.end,
                 )
             )
 
-    def _sockets(self) -> list[tuple[str, socket.socket, str | None]]:
-        """Name, socket and path of each device; made before any device is."""
+    def _sockets(self) -> list[tuple[str, socket.socket]]:
+        """Name and socket of each device; made before any device is."""
         if self.settings.fd is not None:
-            return [(f"fd {self.settings.fd}", inherit(self.settings.fd), None)]
-        sockets: list[tuple[str, socket.socket, str | None]] = []
+            return [(f"fd {self.settings.fd}", inherit(self.settings.fd))]
+        sockets: list[tuple[str, socket.socket]] = []
         for path in self.settings.socket_paths:
             sock = listen(path)
             self._stack.callback(sock.close)
-            sockets.append((Path(path).name.removesuffix(".sock"), sock, path))
+            sockets.append((Path(path).name.removesuffix(".sock"), sock))
         return sockets
 
     def _confine(self) -> None:
@@ -177,6 +179,17 @@ class Program:
             if wanted:
                 raise ProgramError(f"--sandbox: no seccomp filter: {error}") from error
             log.warning("runs without a seccomp filter: %s", error)
+
+    def _check_ready_fd(self) -> None:
+        fd = self.settings.ready_fd
+        if fd is None:
+            return
+        try:
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        except OSError as error:
+            raise ProgramError(f"--ready-fd {fd}: {error.strerror}") from error
+        if flags & os.O_ACCMODE == os.O_RDONLY:  # O_PATH, too
+            raise ProgramError(f"--ready-fd {fd}: is not open for writing")
 
     def _tell_ready(self) -> None:
         fd = self.settings.ready_fd

@@ -22,12 +22,12 @@ class RngProgram(Program):
     """Entropy devices that share one source."""
 
     def __init__(self, settings: Settings, source: str, *, rings: int) -> None:
+        super().__init__(settings)
+        self._rings = rings
         try:
             self._source = RandomSource(source)
         except SourceError as error:
             raise ProgramError(f"--rng-source {error}") from error
-        super().__init__(settings)
-        self._rings = rings
 
     def make_device(self, number: int, name: str, loop: Loop) -> RngDevice:
         """An entropy device."""

@@ -67,7 +67,7 @@ def inherit(fd: int) -> socket.socket:
     """The socket that the program inherited; connected or listening.
 
     Raises:
-        ServerError: it is not a unix stream socket.
+        ServerError: it is not a unix stream socket, or neither listening nor connected.
     """
     try:
         sock = socket.socket(fileno=fd)
@@ -76,6 +76,14 @@ def inherit(fd: int) -> socket.socket:
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         sock.detach()
         raise ServerError(f"--fd {fd}: is not a unix stream socket")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        try:
+            sock.getpeername()
+        except OSError as error:
+            sock.detach()
+            raise ServerError(
+                f"--fd {fd}: is neither listening nor connected: {error.strerror}"
+            ) from error
     return sock
 
 
@@ -86,7 +94,8 @@ class DeviceServer:
         virtio: the device.
         sock: a listening socket, or one that is connected to a front-end.
         options: how the control plane behaves.
-        on_end: called when the front-end of a connected socket has disconnected; no other comes.
+        on_end: called when the front-end has disconnected of a socket that was connected: no other
+            can come.
 
     Attributes:
         device: the back-end device that is served; this server observes it.
@@ -202,7 +211,7 @@ class DeviceServer:
     def _disconnected(self) -> None:
         self._control = None
         self._wait()
-        if self._on_end is not None:
+        if self._on_end is not None and self._listener is None:
             self._on_end()
         # The programs run without automatic collection; no front-end waits now.
         gc.collect()

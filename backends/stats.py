@@ -12,8 +12,10 @@ import errno
 import logging
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vhost_user import output_file
 from vhost_user.mapping import Mapping, MappingError
 
 if TYPE_CHECKING:
@@ -80,15 +82,7 @@ class StatsWriter:
         if path is None:
             self._bytes = memoryview(bytearray(size))
         else:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            try:
-                os.ftruncate(fd, size)
-                os.posix_fallocate(fd, 0, size)  # a full disk is an error here, not a SIGBUS later
-                self._mapping = Mapping(fd, 0, size)
-            except MappingError as error:
-                raise OSError(errno.EINVAL, str(error)) from error
-            finally:
-                os.close(fd)
+            self._mapping = _new_file(Path(path), size)
             self._bytes = self._mapping.view
         self._devices = [
             self._bytes[HEADER.size + n * DEVICE_BYTES :][:DEVICE_BYTES].cast("Q")
@@ -112,6 +106,17 @@ class StatsWriter:
             counters.release()
         self._mapping = None
         self._bytes = memoryview(b"")
+
+
+def _new_file(path: Path, size: int) -> Mapping:
+    """The mapping of a new file of zeroes. Readers of an old one of that name keep the old one."""
+    try:
+        with output_file.replaced(path, mode=0o644) as fd:
+            os.ftruncate(fd, size)
+            os.posix_fallocate(fd, 0, size)  # a full disk is an error here, not a SIGBUS later
+            return Mapping(fd, 0, size)
+    except MappingError as error:
+        raise OSError(errno.EINVAL, str(error)) from error
 
 
 class StatsReader:

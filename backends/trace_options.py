@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from backends.options import option_group
-from vhost_user import trace_events, tracing
+from vhost_user import output_file, trace_events, tracing
 
 _FILE = "backends.trace_options.file"
 
@@ -49,7 +49,7 @@ def _open(context: click.Context, file: Path, patterns: str) -> None:
     """
     option = f"--trace-file {file}"
     try:
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        fd = output_file.open_to_append(file)
     except OSError as error:
         raise click.UsageError(f"{option}: {error.strerror}") from None
     tracing.enable(patterns, fd=fd, process=context.info_name or "-")

@@ -56,6 +56,7 @@ ACROSS = {
     "tests/test_interrupts.py": "SIGINT reaches the programs of tests",
     "tests/test_leftovers.py": "tests/leftovers.py",
     "tests/test_mirror.py": "this file",
+    "tests/test_named_files.py": "descriptors and files that a user names, on every program",
     "tests/test_scheduling.py": "tests/scheduling.py",
     "tests/test_unix_sockets.py": "whatever binds a unix socket",
     # Contracts, and state machines of hypothesis.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from emu.errors import EmuError
+from vhost_user import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,12 +22,6 @@ _STDOUT_NAMES = {_STDOUT, Path("/dev/stdout"), Path("/dev/fd/1"), Path("/proc/se
 def is_stdout(path: Path | None) -> bool:
     """Whether the option's value means stdout."""
     return path in _STDOUT_NAMES
-
-
-def is_stream(path: Path) -> bool:
-    """Whether it cannot be replaced by a new file: a FIFO, ``/dev/null`` or ``>(command)``."""
-    mode = path.stat().st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -74,14 +66,7 @@ def deliver(path: Path | None, document: Mapping[str, Any]) -> None:
     if is_stdout(path):
         click.echo(text)
         return
-    part = path.with_name(f".{os.getpid()}.json")
     try:
-        if path.exists() and is_stream(path):
-            path.write_text(text + "\n")
-            return
-        part.write_text(text + "\n")
-        part.replace(path)
+        output_file.write(path, text + "\n")
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise EmuError(f"--json {path}: {error.strerror}") from None

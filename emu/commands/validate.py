@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from backends.durations import DurationError, parse_duration
-from emu.commands.json_output import is_stdout, is_stream
+from emu.commands.json_output import is_stdout
 from emu.config import vm_file
 from emu.config.device_kinds import KINDS
 from emu.config.plan import DiskFile
@@ -23,6 +23,7 @@ from emu.config.vm_spec import (
 )
 from emu.errors import EmuError, OptionError, PreflightError
 from emu.machine.accel import registry
+from vhost_user.output_file import is_stream
 from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -229,6 +230,8 @@ def _disk_size(path: Path, *, write: bool) -> int:
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise PreflightError(f"--disk {path} is neither a file nor a block device")
         return os.lseek(fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise PreflightError(f"--disk {path}: has no size: {error.strerror}") from None
     finally:
         os.close(fd)
 

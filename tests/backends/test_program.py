@@ -165,7 +165,7 @@ def test_inherited_socket(tmp_path: Path, listening: bool) -> None:
             rig.start()
             kind.prepare(rig)
             kind.work(rig)
-        if listening:
+        if listening:  # another front-end may come
             process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT) == 0, "it ends when its only front-end disconnects"
 

@@ -51,14 +51,30 @@ def test_socket_of_another_kind_is_in_use(tmp_path: Path) -> None:
             listen(path)
 
 
-def test_inherited_descriptor_must_be_a_unix_stream() -> None:
+@pytest.mark.parametrize(
+    ("family", "kind", "text"),
+    [
+        (socket.AF_INET, socket.SOCK_STREAM, "not a unix stream socket"),
+        (socket.AF_INET, socket.SOCK_DGRAM, "not a unix stream socket"),
+        (socket.AF_UNIX, socket.SOCK_DGRAM, "not a unix stream socket"),
+        (socket.AF_UNIX, socket.SOCK_SEQPACKET, "not a unix stream socket"),
+        (socket.AF_NETLINK, socket.SOCK_DGRAM, "not a unix stream socket"),
+        (socket.AF_UNIX, socket.SOCK_STREAM, "neither listening nor connected"),
+    ],
+)
+def test_an_inherited_socket_has_to_be_a_unix_stream(family: int, kind: int, text: str) -> None:
+    """That listens or is connected; any other one is left as it is."""
+    with socket.socket(family, kind) as other:
+        with pytest.raises(ServerError, match=rf"--fd {other.fileno()}: .*{text}"):
+            inherit(other.fileno())
+        assert other.fileno() == os.dup2(other.fileno(), other.fileno())
+
+
+def test_an_inherited_descriptor_has_to_be_a_socket() -> None:
     read, write = os.pipe()
-    with pytest.raises(ServerError, match="--fd"):
+    with pytest.raises(ServerError, match=f"--fd {read}: Socket operation on non-socket"):
         inherit(read)
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
-        pytest.raises(ServerError, match="not a unix stream socket"),
-    ):
-        inherit(other.fileno())
     os.close(read)
     os.close(write)
+    with pytest.raises(ServerError, match=f"--fd {read}: Bad file descriptor"):
+        inherit(read)

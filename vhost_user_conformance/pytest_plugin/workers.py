@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,8 @@ def claim(target: Target, config: pytest.Config, owned: ExitStack) -> None:
     uid = config.workerinput["testrunuid"]  # type: ignore[attr-defined]  # pytest-xdist's
     name = hashlib.sha256(repr(target).encode()).hexdigest()[:16]
     path = parent_directory() / f"vhost-user-{uid}-{name}.lock"
-    file = owned.enter_context(path.open("w"))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = owned.enter_context(os.fdopen(os.open(path, flags, 0o600), "w"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from vhost_user import output_file
 from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def write_junit(path: Path, role: str, results: Sequence[CaseResult]) -> None:
             time=f"{result.ms / 1e3:.3f}",
         )
         _add_outcome(node, result)
-    ET.ElementTree(suite).write(path, encoding="unicode", xml_declaration=True)
+    text = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    output_file.write(path, text.decode())
 
 
 def _add_outcome(node: ET.Element, result: CaseResult) -> None:

@@ -1,0 +1,147 @@
+"""The files that programs write for their users, by names that the users give.
+
+The directory may be one where others can make files, such as ``/tmp``: no symbolic link at the name
+is followed, and a temporary name is never one that exists. Only a FIFO or a character device may be
+behind a link, as with ``/dev/stdout`` and ``/dev/fd/63``: nothing of it can be overwritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: Less the umask, as for any program's output.
+MODE = 0o666
+
+
+@contextmanager
+def replaced(path: Path, *, mode: int = MODE) -> Iterator[int]:
+    """A descriptor for reading and writing, of a new file that gets the name when the block ends.
+
+    Who has opened the file of that name before keeps the old one. A link at the name is replaced
+    by the file. If the block raises, nothing has changed.
+
+    Args:
+        path: the name; a regular file there keeps its permissions.
+        mode: permissions of a file that is not there yet, less the umask.
+
+    Raises:
+        OSError: it cannot be made, or the name is that of something else than a file.
+    """
+    permissions = _permissions(path)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(part, flags, mode)
+    except OSError as error:
+        raise _about(path, error) from None
+    try:
+        if permissions is not None:
+            os.fchmod(fd, permissions)
+        yield fd
+        try:
+            part.rename(path)
+        except OSError as error:
+            raise _about(path, error) from None
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a whole document: into a stream, or in place of what the file has held.
+
+    Raises:
+        OSError: it cannot be written; a file is unchanged then.
+    """
+    if is_stream(path):
+        with open_stream(path) as fd:
+            _write_all(fd, text)
+    else:
+        with replaced(path) as fd:
+            _write_all(fd, text)
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor that appends to a file, a FIFO or a character device; a file may be new.
+
+    Raises:
+        OSError: it cannot be opened, or is a link to a file.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, MODE)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    with open_stream(path) as fd:
+        return os.dup(fd)
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[int]:
+    """A descriptor that writes to a FIFO or a character device, perhaps behind a link.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    if not is_stream(path):
+        raise OSError(errno.ELOOP, "is a symbolic link to something else than a stream", str(path))
+    fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not _is_stream(os.fstat(fd)):  # it has been replaced meanwhile
+            raise OSError(errno.ELOOP, "is not a stream any more", str(path))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether it cannot be replaced by a new file: a FIFO, ``/dev/null`` or ``>(command)``.
+
+    Raises:
+        OSError: the name cannot be looked up, for another reason than that it does not exist.
+    """
+    try:
+        return _is_stream(path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_stream(status: os.stat_result) -> bool:
+    return stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)
+
+
+def _permissions(path: Path) -> int | None:
+    """Those of the regular file of this name, if there is one."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(mode):
+        return None
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EEXIST, "is not a regular file", str(path))
+    return stat.S_IMODE(mode)
+
+
+def _write_all(fd: int, text: str) -> None:
+    left = memoryview(text.encode())
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def _about(path: Path, error: OSError) -> OSError:
+    """The error under the name that the user has given."""
+    return OSError(error.errno, error.strerror, str(path))
