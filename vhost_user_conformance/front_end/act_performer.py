@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.features import VHOST_F_LOG_ALL
 from vhost_user_conformance.errors import PeerError
-from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, RESET, START
+from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, LOGGING, RESET, START
 from vhost_user_conformance.front_end.qmp import Qmp
 from vhost_user_conformance.front_end.recording import STOPS, F
 from vhost_user_conformance.peer.program import CONNECT_FACTOR
@@ -129,8 +129,9 @@ class ActPerformer:
             return f"the front-end did not answer {act} within {limit:g} s"
         if qmp.refusal:
             return f"the front-end refused to {act}: {qmp.refusal}"
-        reached = {LOG: _logged, RESET: _restarted}.get(act, _answered)
-        quiet = SETTLED if act == RESET else SETTLED_SHORT
+        reached = {LOG: _logged, LOGGING: _logging, RESET: _restarted}.get(act, _answered)
+        # A device is reset while its memory is logged: there is no time to wait until all is quiet.
+        quiet = {RESET: SETTLED, LOGGING: 0.0}.get(act, SETTLED_SHORT)
         session.pump(lambda: session.quiet(quiet) and reached(session), ACT_TIMEOUT, qmp)
         if act in (CONT, RESET) and self._program is not None and not session.over:
             session.recording.open_files.append(self._program.descriptors)
@@ -196,6 +197,14 @@ def _logged(session: Session) -> bool:
     if last is None or last.id in STOPS:
         return last is not None
     return not last.u64 >> VHOST_F_LOG_ALL & 1
+
+
+def _logging(session: Session) -> bool:
+    """Logging is on, and each ring has its log address."""
+    changes = session.recording.of(F.SET_FEATURES, act=LOGGING)
+    rings = {each.ring for each in session.recording.of(F.SET_VRING_KICK)}
+    logged = {each.ring for each in session.recording.of(F.SET_VRING_ADDR, act=LOGGING)}
+    return bool(changes) and rings <= logged
 
 
 def _restarted(session: Session) -> bool:

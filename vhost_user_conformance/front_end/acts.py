@@ -5,7 +5,9 @@ from __future__ import annotations
 #: The front-end is started, stopped and continued as a whole, its dirty memory is logged for a
 #: while, its devices are reset, and its program is asked to end.
 START, STOP, CONT, LOG, RESET, END = "start", "stop", "cont", "log", "reset", "end"
+#: As LOG, but it is over when logging is on.
+LOGGING = "logging"
 #: The suite's back-end runs the script's ``asks``.
 ASKED = "ask"
-#: All acts but ASKED, in an order in which each is possible.
+#: All acts but ASKED and LOGGING, in an order in which each is possible.
 EVERYTHING = (START, STOP, CONT, LOG, STOP, CONT, RESET, END)

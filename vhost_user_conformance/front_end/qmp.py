@@ -10,7 +10,7 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
-from vhost_user_conformance.front_end.acts import CONT, LOG, RESET, STOP
+from vhost_user_conformance.front_end.acts import CONT, LOG, LOGGING, RESET, STOP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[tuple[str, JsonObject], ...]] = {
     ),
     RESET: (("system_reset", {}),),
 }
+COMMANDS[LOGGING] = COMMANDS[LOG]
 
 
 class Qmp:

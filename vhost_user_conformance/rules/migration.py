@@ -11,7 +11,7 @@ rule(
     1,
     "SET_LOG_BASE, then SET_FEATURES with LOG_ALL, then SET_VRING_ADDR with F_LOG switch it on",
     back="0801 0802 0806 0813 0817 2341..2360",
-    front="0804..0806",
+    front="0804..0806 0817",
 )
 rule(
     2,

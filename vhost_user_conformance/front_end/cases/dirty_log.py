@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VHOST_F_LOG_ALL, ProtocolFeature
 from vhost_user.payloads import LogArea
-from vhost_user_conformance.front_end.acts import LOG, START
+from vhost_user_conformance.front_end.acts import LOG, LOGGING, RESET, START
 from vhost_user_conformance.front_end.descriptors import FILE, MEMFD
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
@@ -170,6 +170,25 @@ def mappable(fe: FrontEnd) -> None:
         lambda each: each.at not in recording.unmapped,
         "a file that can be mapped writable",
     )
+
+
+@area.case(817, "A ring that is started while memory is logged has F_LOG")
+def started_while_logged(fe: FrontEnd) -> None:
+    _logged(fe)
+    recording = fe.session(Script("a reset while memory is logged", (START, LOGGING, RESET)))
+    recording.did(LOGGING)
+    addresses: dict[int | None, Received] = {}
+    kicks = 0
+    for each in recording.messages:
+        if each.id == F.SET_VRING_ADDR:
+            addresses[each.ring] = each
+        elif each.id == F.SET_VRING_KICK and (each.features or 0) & LOG_ALL:
+            kicks += 1
+            last = addresses.get(each.ring)
+            on = last is not None and last.address.flags & 1
+            check(on, f"SET_VRING_ADDR with F_LOG before {each}", f"{last} without it")
+    if not kicks:
+        unsupported("no ring was started while LOG_ALL was acknowledged")
 
 
 @area.case(810, "LOG_ALL is not acknowledged where it is not offered")

@@ -35,7 +35,7 @@ from vhost_user.payloads import (
     SingleRegion,
     VringState,
 )
-from vhost_user_conformance.front_end.acts import ASKED, CONT, LOG, RESET, START
+from vhost_user_conformance.front_end.acts import ASKED, CONT, LOG, LOGGING, RESET, START
 from vhost_user_conformance.front_end.descriptors import (
     MEMFD,
     SOCKET,
@@ -74,6 +74,12 @@ def judge(number: int, play: Recording | Callable[[Script], Recording]) -> Verdi
 
 FILE, OTHER = Descriptor(MEMFD, "a", 4096), Descriptor(MEMFD, "b", 4096)
 asked_at_reset = (RESET, *asked(1, 4)[1:])
+
+
+#: A session in which logging is on, and a ring is started again with its log address and without.
+LOGGED = (kick(0), log_base(1), features(LOG_ALL, LOG), sent(F.GET_FEATURES, act=LOGGING))
+restart = parts(0, 64, 128, RESET)
+restart_logged = (RESET, *logged_ring()[1:])
 
 
 def changed(flags: int, offset: int = 32, size: int = 1) -> Sent:
@@ -158,6 +164,9 @@ POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
         (521, (kick(0), notifier(F.SET_VRING_ERR, 0, "kick 0")), FAIL),
         # The id of a closed eventfd.
         (521, (notifier(F.SET_VRING_ERR, 0, "kick 0"), stop(0), kick(0)), PASS),
+        (817, (*LOGGED, restart, kick(0, RESET)), FAIL),
+        (817, (*LOGGED, restart_logged, kick(0, RESET)), PASS),
+        (817, (*LOGGED, off, restart, kick(0, RESET)), UNSUPPORTED),
         (908, (changed(0), kick(0)), PASS),
         (908, (changed(1), kick(0)), FAIL),
         (909, (changed(0), kick(0)), PASS),
