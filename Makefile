@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 QUICK   := not slow and not peer and not document
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
 
-.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile fuzz mutants peers peers-install docs clean
+.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile fuzz sanitize mutants peers peers-install docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -33,6 +33,7 @@ help:
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make hostile  hostile peers at every socket of every program: nothing but their own connection fails"
 	@echo "make fuzz     coverage-guided fuzzing of nine parts, SECONDS=60 each"
+	@echo "make sanitize  tests and the fuzzing corpus with the C parts under ASan and UBSan"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
 	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"
 	@echo "make mutants  one mistake after another in our own endpoints: does the conformance suite find it?"
@@ -106,6 +107,10 @@ hostile: $(STAMP)
 SECONDS ?= 60
 fuzz: $(FUZZER)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --only "$(ONLY)" --out bench/results/fuzz
+
+# ONLY="tests/vhost_user" runs these tests only.
+sanitize: $(STAMP)
+	$(BIN)/python -m tests.sanitize build/sanitized -n $(WORKERS) -m "$(QUICK)" $(ONLY)
 
 # PEERS="virtiofsd qemu-net" runs these only (tests/peers/table.py names all).
 peers: peers-install

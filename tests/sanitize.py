@@ -1,0 +1,98 @@
+"""``make sanitize``: the C parts with AddressSanitizer and UndefinedBehaviorSanitizer, under tests.
+
+The sources are copied and the extensions built there, so that the ones in use stay as they are. All
+processes of the tests write what a sanitizer finds to files, as a test need not notice the end of
+a program that it has started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_COPIED = ("vhost_user", "vhost_user_conformance", "devices", "backends", "emu", "tests")
+_FILES = ("pyproject.toml", "setup.py", "README.md")
+#: The tests that use the C parts, and those that replay the corpus of `make fuzz`.
+TESTS = ("tests/vhost_user", "tests/backends", "tests/emu/machine", "tests/fuzz", "tests/hostile")
+_FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+#: Of the compiled extensions: one that the sanitizer has instrumented calls it.
+_MARK = b"__asan_"
+
+
+def main() -> int:
+    """Returns 1 if a sanitizer has found something, or a test fails."""
+    where, extra = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    reports = where / "reports"
+    _copy(where)
+    reports.mkdir()
+    _build(where)
+    status = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_pytest_arguments(extra)],
+        cwd=where,
+        env=_environment(where, reports),
+        check=False,
+    ).returncode
+    found = sorted(reports.iterdir())
+    for report in found:
+        print(report.read_text(errors="replace"))  # noqa: T201
+    print(f"{len(found)} reports of sanitizers, status {status} of the tests")  # noqa: T201
+    return int(bool(found) or status != 0)
+
+
+def _pytest_arguments(extra: list[str]) -> list[str]:
+    """Options, and the usual tests if none is named."""
+    named = any(part.startswith("tests") for part in extra)
+    return [*extra, *(() if named else TESTS)]
+
+
+def _copy(where: Path) -> None:
+    shutil.rmtree(where, ignore_errors=True)
+    for name in _COPIED:
+        shutil.copytree(
+            ROOT / name, where / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.o")
+        )
+    for name in _FILES:
+        shutil.copy(ROOT / name, where / name)
+
+
+def _build(where: Path) -> None:
+    flags = {"CFLAGS": _FLAGS, "LDFLAGS": "-fsanitize=address,undefined"}
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=where,
+        env={**os.environ, **flags},
+        check=True,
+    )
+    built = [*where.rglob("*.so")]
+    assert built
+    assert all(_MARK in file.read_bytes() for file in built), "not instrumented"
+
+
+def _environment(where: Path, reports: Path) -> dict[str, str]:
+    compiler = os.environ.get("CC", "cc")
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(libraries),
+        "PYTHONPATH": str(where),
+        # Each object of the interpreter is an allocation of its own, with its red zones.
+        "PYTHONMALLOC": "malloc",
+        # The interpreter frees little at its end, handles out of memory itself, and tests end
+        # processes with SIGBUS.
+        "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:handle_sigbus=0:log_path={reports}/asan",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/ubsan",
+        "TIMEOUT_SCALE": os.environ.get("TIMEOUT_SCALE", "4"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
