@@ -19,6 +19,9 @@ _FILES = ("pyproject.toml", "setup.py", "README.md")
 #: The tests that use the C parts, and those that replay the corpus of `make fuzz`.
 TESTS = ("tests/vhost_user", "tests/backends", "tests/emu/machine", "tests/fuzz", "tests/hostile")
 _FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+#: The interpreter frees little at its end, handles out of memory itself, and tests end processes
+#: with SIGBUS.
+_ASAN = "detect_leaks=0:allocator_may_return_null=1:handle_sigbus=0"
 #: Of the compiled extensions: one that the sanitizer has instrumented calls it.
 _MARK = b"__asan_"
 
@@ -86,9 +89,7 @@ def _environment(where: Path, reports: Path) -> dict[str, str]:
         "PYTHONPATH": str(where),
         # Each object of the interpreter is an allocation of its own, with its red zones.
         "PYTHONMALLOC": "malloc",
-        # The interpreter frees little at its end, handles out of memory itself, and tests end
-        # processes with SIGBUS.
-        "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:handle_sigbus=0:log_path={reports}/asan",
+        "ASAN_OPTIONS": f"{_ASAN}:log_path={reports}/asan",
         "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/ubsan",
         "TIMEOUT_SCALE": os.environ.get("TIMEOUT_SCALE", "4"),
     }
