@@ -14,7 +14,7 @@ from os import preadv, pwritev
 from typing import TYPE_CHECKING
 
 from backends import stats
-from backends.image import Image, ImageError
+from backends.image import IOV_MAX, Image, ImageError
 from backends.limits import BUDGET, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMENTS
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
@@ -230,7 +230,7 @@ class BlkDevice(VirtioDevice):
             return 1
         image = self._image
         flags = image.read_flags
-        if flags is not None and length <= INLINE_BYTES:
+        if flags is not None and length <= INLINE_BYTES and len(buffers) <= IOV_MAX:
             try:
                 if preadv(image.fd, buffers, offset, flags) == length:
                     return length + 1
@@ -252,7 +252,7 @@ class BlkDevice(VirtioDevice):
             return 1
         ring.check_memory()  # the request, and where it goes to, may be zeroes that nobody wrote
         flags = image.write_flags
-        if flags is not None and length <= INLINE_BYTES:
+        if flags is not None and length <= INLINE_BYTES and len(buffers) <= IOV_MAX:
             try:
                 if pwritev(image.fd, buffers, offset, flags) == length:
                     return 1

@@ -97,7 +97,10 @@ class BackendDevice:
             FrontendError: they begin to log, and the log does not cover guest memory.
         """
         self.check_log(acked, self.memory.end)
+        generation = self.guest.generation
         self.guest.set_features(acked)
+        if self.guest.generation != generation:
+            self.remap()  # a ring may run since before the first SET_FEATURES
         if not acked >> VHOST_USER_F_PROTOCOL_FEATURES & 1:
             for ring in self.rings:
                 ring.enable()

@@ -36,9 +36,12 @@ class GuestMemory:
         self._losses = losses[0]
 
     @property
-    def generation(self) -> tuple[int, int]:
-        """Grows with each change of the table: views of before are not valid any more."""
-        return self._tables, self.table.generation
+    def generation(self) -> tuple[int, ...]:
+        """Differs after each change of the table, or of the rings' layout by EVENT_IDX.
+
+        Views of before are not valid any more: SET_VRING_ADDR may come before SET_FEATURES.
+        """
+        return self._tables, self.table.generation, int(self.event_idx)
 
     @property
     def log_mark(self) -> Callable[[int, int], None] | None:

@@ -16,6 +16,7 @@ from backends.limits import MAX_MEM_SLOTS
 from vhost_user import inflight
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import FrontendError
+from vhost_user.features import ProtocolFeature
 from vhost_user.inflight import InflightRegion
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import (
@@ -158,9 +159,12 @@ class Handlers:
 
     def set_mem_table(self, request: Request) -> None:
         """SET_MEM_TABLE, outside of postcopy."""
-        if not isinstance(request.payload, MemTable):
+        payload = request.payload
+        # No region looks like the acknowledgement that belongs to postcopy: 8 bytes of 0.
+        postcopy = ProtocolFeature.PAGEFAULT in self._connection.session.protocol_features
+        if isinstance(payload, U64) and (payload.value or postcopy):
             raise FrontendError("without regions it belongs to postcopy")
-        regions = request.payload.regions
+        regions = payload.regions if isinstance(payload, MemTable) else ()
         self._check_log(request, regions)
         self._device.memory.replace(regions, request.fds)
         self.memory_changed()

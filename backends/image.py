@@ -30,7 +30,7 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.POINTER(ctypes.c_long))
 
 #: Buffers of one call (readv(2)).
-_IOV_MAX = 1024
+IOV_MAX = 1024
 #: The f_type of tmpfs and ramfs (statfs(2)).
 _IN_MEMORY = (0x01021994, 0x858458F6)
 
@@ -157,7 +157,7 @@ class Image:
         """
         left = list(buffers)
         while left:
-            count = os.preadv(self.fd, left[:_IOV_MAX], offset)
+            count = os.preadv(self.fd, left[:IOV_MAX], offset)
             if not count:
                 raise OSError(errno.EIO, "the file has become shorter")
             offset += count
@@ -171,7 +171,7 @@ class Image:
         """
         left = list(buffers)
         while left:
-            count = os.pwritev(self.fd, left[:_IOV_MAX], offset)
+            count = os.pwritev(self.fd, left[:IOV_MAX], offset)
             offset += count
             left = _rest(left, count)
 

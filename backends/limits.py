@@ -11,7 +11,7 @@ from typing import NamedTuple
 from vhost_user.channel import READ_FDS, READ_SIZE
 from vhost_user.connection import MAX_READS
 from vhost_user.payloads import MAX_RINGS
-from vhost_user.virtqueue.layout import MAX_CHAIN
+from vhost_user.virtqueue.layout import MAX_SIZE
 
 #: Front-ends that wait in a socket's backlog while one is served.
 BACKLOG = 8
@@ -68,7 +68,7 @@ BOUNDS = (
     Bound("ns of messages in one turn", MESSAGES_NS, "the others wait, and no more are read"),
     Bound("messages between two sends of replies", REPLIES, "none is read until they are sent"),
     Bound("descriptors that wait to be closed", CLOSING, "they are closed at once"),
-    Bound("descriptors of a chain", MAX_CHAIN, "the ring fails"),
+    Bound("descriptors of a chain", MAX_SIZE, "the ring fails"),
     Bound("requests of a ring in one poll", BUDGET, "the ring is polled again"),
     Bound("rings between two checks of the sockets", RINGS_PER_CHECK, "the sockets come first"),
     Bound("bytes of a disk request", DISK_REQUEST_BYTES, "its status is IOERR"),

@@ -214,12 +214,16 @@ class NetDevice(VirtioDevice):
     def deliver(self, pair: int, frame: bytes) -> None:
         """Put a frame into a receive ring; `publish` shows it. In the device's own thread.
 
-        An error of the ring breaks it, and is not raised to the sender of the frame.
+        A guest may use fewer pairs than it has: a frame for a pair whose receive ring is not served
+        goes to one of the others. An error of the ring breaks it, and is not raised to the sender
+        of the frame.
         """
         ring = self._rings[2 * pair]
+        if not _receives(ring):
+            served = [other for other in self._rings[::2] if _receives(other)]
+            ring = served[pair % len(served)] if served else ring
         queue = ring.queue
-        # A halted ring may still have its queue, but takes no more frames.
-        if queue is None or not ring.started or not ring.enabled or ring.broken:
+        if queue is None or not _receives(ring):
             self.counters[stats.PACKETS_DROPPED] += 1
             return
         if len(frame) > self._longest and too_long(frame, self._longest):
@@ -329,3 +333,8 @@ class NetDevice(VirtioDevice):
         """The MTU limits both directions once the driver has acknowledged it (5.1.4)."""
         known = self._mtu if self._acked >> VIRTIO_NET_F_MTU & 1 else None
         self._longest = LONGEST_FRAME if known is None else longest_frame(known)
+
+
+def _receives(ring: Ring) -> bool:
+    """Whether a ring takes frames. A halted one may still have its queue, but takes none."""
+    return ring.queue is not None and ring.started and ring.enabled and not ring.broken

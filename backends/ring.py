@@ -174,7 +174,7 @@ class Ring:
         self.unmapped = False
         self._polled = False
         # The generation of guest memory in which `_report_not_served` has reported the ring.
-        self._reported_generation: tuple[int, int] | None = None
+        self._reported_generation: tuple[int, ...] | None = None
 
     @property
     def active(self) -> bool:

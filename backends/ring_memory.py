@@ -22,12 +22,12 @@ log = logging.getLogger("backends")
 
 
 class RingViews(NamedTuple):
-    """The three parts of a ring, mapped, and the generation of guest memory they are from."""
+    """The three parts of a ring, mapped, and what they depend on (`GuestMemory.generation`)."""
 
     desc: memoryview
     avail: memoryview
     used: memoryview
-    generation: tuple[int, int]
+    generation: tuple[int, ...]
 
 
 class RingMemory:

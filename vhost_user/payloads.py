@@ -117,7 +117,7 @@ class MemoryRegion(NamedTuple):
 
 @payload(sizes=(40, 8 + 32 * MAX_REGIONS))
 class MemTable(NamedTuple):
-    """SET_MEM_TABLE: 1 to 8 regions, each with a descriptor, in the same order."""
+    """SET_MEM_TABLE: up to 8 regions, each with a descriptor, in the same order; 0 remove all."""
 
     regions: tuple[MemoryRegion, ...]
 
@@ -125,10 +125,10 @@ class MemTable(NamedTuple):
         """8 + 32 n bytes: only as many regions as there are.
 
         Raises:
-            PayloadError: there are none, or more than `MAX_REGIONS`.
+            PayloadError: there are more than `MAX_REGIONS`.
         """
-        if not 1 <= len(self.regions) <= MAX_REGIONS:
-            raise PayloadError(f"a memory table has 1 to {MAX_REGIONS} regions")
+        if len(self.regions) > MAX_REGIONS:
+            raise PayloadError(f"a memory table has {MAX_REGIONS} regions at the most")
         return _MEM_TABLE_HEAD.pack(len(self.regions)) + b"".join(r.pack() for r in self.regions)
 
     @classmethod
@@ -137,8 +137,8 @@ class MemTable(NamedTuple):
         if len(data) < _MEM_TABLE_HEAD.size:
             raise PayloadError(f"a memory table has more than {len(data)} bytes")
         count: int = _MEM_TABLE_HEAD.unpack_from(data)[0]
-        if not 1 <= count <= MAX_REGIONS:
-            raise PayloadError(f"a memory table has 1 to {MAX_REGIONS} regions, not {count}")
+        if count > MAX_REGIONS:
+            raise PayloadError(f"a memory table has {MAX_REGIONS} regions at the most, not {count}")
         if len(data) != _MEM_TABLE_HEAD.size + count * _MEMORY_REGION.size:
             raise PayloadError(f"{count} regions do not take {len(data)} bytes")
         regions = _MEMORY_REGION.iter_unpack(data[_MEM_TABLE_HEAD.size :])

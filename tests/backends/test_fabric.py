@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
-from vhost_user.payloads import U64, LogArea
+from vhost_user.payloads import U64, LogArea, VringState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +75,26 @@ def test_switch_keeps_flows_in_order(loops: list[Loop], attach: Attach) -> None:
         a.send(frame(mac(2), mac(1), b"%d" % number), pair=1, wait=False)
     for number in range(30):
         assert b.receive(pair=1) == frame(mac(2), mac(1), b"%d" % number)
+
+
+@pytest.mark.parametrize("served", [0, 1])
+@pytest.mark.parametrize("how", ["disabled", "stopped"])
+def test_switch_sends_nothing_to_pairs_that_are_not_served(
+    loops: list[Loop], attach: Attach, served: int, how: str
+) -> None:
+    """A guest enables one pair of two: it gets the frames of both."""
+    a, b, _ = nics(loops, Fabric(switch=True), attach)
+    other = b.rig.rings[2 * (1 - served)]
+    if how == "disabled":
+        b.rig.ack(F.SET_VRING_ENABLE, VringState(other.index, 0))
+    else:
+        other.stop()
+    b.refill(20, pair=served)
+    for number in range(10):
+        for pair in range(2):
+            text = b"%d %d" % (number, pair)
+            a.send(frame(BROADCAST, mac(1), text), pair=pair)
+            assert b.receive(pair=served) == frame(BROADCAST, mac(1), text)
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["buffers", "used-ring"])

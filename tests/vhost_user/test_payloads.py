@@ -74,7 +74,6 @@ def test_a_memory_table_sends_only_the_regions_it_has() -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        MemTable(()),
         MemTable((MemoryRegion(0, 0, 0, 0),) * 9),
         Config(0, 0, bytes(257)),
         SharedUuid(b"short"),
@@ -89,7 +88,6 @@ def test_invalid_payloads_are_not_packed(payload: Payload) -> None:
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
-        (MemTable, bytes(8)),
         (MemTable, b"\x09" + bytes(7 + 9 * 32)),
         (MemTable, b"\x02" + bytes(7 + 32)),
         (MemTable, b""),

@@ -29,8 +29,8 @@ USED_ALIGN = 4
 
 #: Largest ring of the virtio specification; vhost-user front-ends use 1024 at most.
 MAX_SIZE = 32768
-#: Descriptors of one chain, an indirect table included. The specification allows as many as the
-#: ring has; drivers put more into indirect tables, and QEMU's devices accept 1024.
+#: Descriptors of one indirect table, unless the ring has more. The specification allows as many as
+#: the ring has; drivers put more into tables, and QEMU's devices accept 1024.
 MAX_CHAIN = 1024
 
 

@@ -214,7 +214,7 @@ class DeviceQueue:
         """Add the descriptors of a table to a chain, from `index` on."""
         head, readable, writable, extents = chain
         view = self._memory.view
-        for _ in range(min(size, MAX_CHAIN)):
+        for _ in range(size):
             gpa, length, flags, following = _unpack_from(table, index * DESCRIPTOR_SIZE)
             if flags & F_INDIRECT:
                 self._follow_indirect(gpa, length, flags, chain, nested=table is not self._desc)
@@ -237,7 +237,7 @@ class DeviceQueue:
             if following >= size:
                 raise self._fault(f"chain {head}: descriptor {following} in a table of {size}")
             index = following
-        raise self._fault(f"chain {head}: more than {min(size, MAX_CHAIN)} descriptors, or a loop")
+        raise self._fault(f"chain {head}: more than {size} descriptors, or a loop")
 
     def _follow_indirect(
         self, gpa: int, length: int, flags: int, chain: Chain, *, nested: bool
@@ -248,7 +248,7 @@ class DeviceQueue:
         if flags & F_NEXT:
             raise self._fault(f"chain {chain.head}: a descriptor after an indirect table")
         count, rest = divmod(length, DESCRIPTOR_SIZE)
-        if rest or not 0 < count <= MAX_CHAIN:
+        if rest or not 0 < count <= max(self.size, MAX_CHAIN):
             raise self._fault(f"chain {chain.head}: an indirect table of {length} bytes")
         table = b"".join(self._memory.slices(gpa, length))  # a copy: the driver may still write
         self._follow(table, count, 0, chain)

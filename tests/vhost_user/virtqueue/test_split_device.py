@@ -254,3 +254,30 @@ def test_views_outlive_the_table() -> None:
     chain.writable[0][:] = os.urandom(16)
     with pytest.raises(FrontendError):
         hostile.memory.view(BUFFER, 1)
+
+
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
+def test_a_chain_is_as_long_as_its_ring(indirect: bool) -> None:
+    """With or without a table; a table of one more is refused."""
+    size = 2048
+    memory = guest_memory(RAM)
+    ring = Ring(memory, size, event_idx=True)
+    driver = ring.driver()
+    driver.reset()
+    device = ring.device()
+    buffers = [(BUFFER * 4 + 16 * n, 16) for n in range(size + 1)]
+    table = (BUFFER * 8, memory.view(BUFFER * 8, 16 * (size + 1))) if indirect else None
+    head = driver.add(buffers[:1], buffers[1:size], table)
+    driver.publish()
+    chain = device.pop()
+    assert chain is not None
+    assert (chain.head, len(chain.readable)) == (head, 1)
+    assert chain.writable_extents == buffers[1:size]
+    device.push(head, 5)
+    device.publish()
+    assert driver.pop() == (head, 5)
+    if indirect:
+        driver.add((), buffers, table)
+        driver.publish()
+        with pytest.raises(FrontendError, match=f"indirect table of {16 * (size + 1)} bytes"):
+            device.pop()
