@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 QUICK   := not slow and not peer and not document
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
 
-.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile fuzz sanitize mutants peers peers-install docs clean
+.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -36,6 +36,7 @@ help:
 	@echo "make sanitize  tests and the fuzzing corpus with the C parts under ASan and UBSan"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
 	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"
+	@echo "make peers-newer    conformance of the programs of newer Debian releases, in chroots (root, debootstrap)"
 	@echo "make mutants  one mistake after another in our own endpoints: does the conformance suite find it?"
 	@echo "make docs     write again the documents that are made from data"
 	@echo "make clean    remove what was built"
@@ -118,6 +119,10 @@ peers: peers-install
 
 peers-install: $(STAMP)
 	@$(BIN)/python -m tests.peers.install
+
+# The same in chroots of newer releases of Debian, made by debootstrap: root, 1 GiB each, some minutes.
+peers-newer: $(STAMP)
+	$(BIN)/python -m tests.peers.newer $(PEERS)
 
 # ONLY="dirty_log leak" tries those that are called so, or are about that; all of them write the document.
 mutants: $(STAMP)

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.peers.table import PEERS
+from tests.peers.table import NEWER, PEERS
 from vhost_user_conformance.target import ROLES, cases_of
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def _checked(entry: dict[str, Any], number: int) -> Explanation:
         entry["wrong"],
         entry.get("sometimes", False),
     )
+    names = {peer.name for peer in (*PEERS, *NEWER)}
     ids = {case.id for role in ROLES for case in cases_of(role)}
-    unknown_names = set(made.cases) - ids | set(made.peers) - {peer.name for peer in PEERS}
+    unknown_names = set(made.cases) - ids | set(made.peers) - names
     if unknown_names:
         raise ValueError(f"{where}: unknown {', '.join(sorted(unknown_names))}")
     return made

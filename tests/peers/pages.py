@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.peers import explanations as explained
 from tests.peers.feature_names import features, protocol_features
-from tests.peers.table import PEERS
+from tests.peers.table import NEWER, PEERS
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.model.verdict import Verdict
 
@@ -31,12 +31,13 @@ _WRITTEN = (
     "Written by `make peers`; the explanations of FAILs are in\n"
     "[tests/peers/explanations.toml](../../../tests/peers/explanations.toml)."
 )
-_COUNTED = """Each of these programs is from Debian 12 or from this project, and ran on 2 cores;
-*time* is that of the longest run. A case counts as FAIL if it failed in at least one run. For
-each FAIL its page has the reason why the peer is at fault and not the suite.
+_COUNTED = """Each of these programs is from Debian 12, from a newer release of Debian (in a chroot:
+`make peers-newer`) or from this project, and ran on 2 cores; *time* is that of the longest run.
+A case counts as FAIL if it failed in at least one run. For each FAIL its page has the reason why
+the peer is at fault and not the suite.
 
 Most UNSUPPORTED cases are about another class of device, or about protocol features that are not
-offered: none of these back-ends has DEVICE_STATE, CROSS_ENDIAN, INBAND_NOTIFICATIONS,
+offered: few of these back-ends have DEVICE_STATE, and none has CROSS_ENDIAN, INBAND_NOTIFICATIONS,
 SHARED_OBJECT or SHMEM. The cases about those are tested by
 `tests/vhost_user_conformance/back_end/cases/test_optional.py`. libvhost-user acknowledges an
 invalid request with 0 and closes the connection after that. That is OBSERVED: the front-end detects
@@ -62,9 +63,9 @@ def documents(records: Sequence[Record], entries: Sequence[Explanation]) -> dict
 
 def index(records: Iterable[Record]) -> str:
     """All peers, a row each."""
-    places = {peer.name: place for place, peer in enumerate(PEERS)}
+    places = {peer.name: place for place, peer in reversed([*enumerate((*PEERS, *NEWER))])}
     ordered = sorted(
-        records, key=lambda record: (places.get(record.peer, len(PEERS)), record.version)
+        records, key=lambda record: (places.get(record.peer, len(places)), record.version)
     )
     parts = ["# Results on known peers", _WRITTEN, _COUNTED]
     for role, title in ((BACK_END, "Back-ends"), (FRONT_END, "Front-ends")):

@@ -215,6 +215,46 @@ PEERS = (
     PMD_FRONT_END,
 )
 
+#: Its own version begins with 0.0; the date in that of the package tells versions apart.
+_PASST_VERSION = (
+    "dpkg-query --show --showformat='${Version}' passt | "
+    "sed 's/.*git\\(....\\)\\(..\\)\\(..\\).*/passt version \\1.\\2.\\3\\n/'"
+)
+#: Peers of newer releases of Debian, each in a chroot (`tests.peers.newer`). Their versions differ
+#: from those above, by which explanations and pages tell them apart.
+NEWER = (
+    STORAGE_DAEMON._replace(packages="qemu-system-common qemu-utils", runs=1),
+    # It is written in Rust, and shares no code with the one above.
+    Peer(
+        "virtiofsd-rust",
+        BACK_END,
+        "fs",
+        "/usr/libexec/virtiofsd",
+        "virtiofsd",
+        "/usr/libexec/virtiofsd --socket-path={socket} --shared-dir {folder} --sandbox none",
+        ("sh", "-c", "echo version $(/usr/libexec/virtiofsd --version)"),
+        runs=1,
+    ),
+    # It serves one front-end after the other, and ends with status 1 at an error.
+    Peer(
+        "passt",
+        BACK_END,
+        "net",
+        "passt",
+        "passt",
+        "passt --foreground --vhost-user --socket {socket} --runas 0",
+        ("sh", "-c", _PASST_VERSION),
+        queues=1,
+        runs=1,
+    ),
+    PMD_BACK_END._replace(runs=1),
+    *(
+        peer._replace(packages="qemu-system-x86")
+        for peer in PEERS
+        if peer.name in ("qemu-blk", "qemu-net")
+    ),
+)
+
 #: Further programs that the tests in this directory need.
 GUEST_PACKAGES = {
     "busybox": "busybox-static",

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user_conformance.model.case import BACK_END
-from vhost_user_conformance.model.verdict import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -429,8 +428,3 @@ def words_of(case: Case, rules: Iterable[Rule]) -> dict[str, Word]:
         if key:
             found[rule.id] = WORDS[key]
     return found
-
-
-def unfounded(case: Case, rules: Iterable[Rule]) -> bool:
-    """Whether a case is a MUST without a word behind it."""
-    return case.severity is Severity.MUST and not words_of(case, rules)

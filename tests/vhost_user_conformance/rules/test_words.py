@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vhost_user_conformance.model.case import BACK_END, FRONT_END, Area
-from vhost_user_conformance.model.verdict import Severity
 from vhost_user_conformance.report.matrix import rules
 from vhost_user_conformance.rules import words
 from vhost_user_conformance.rules.rule import Rule
@@ -24,12 +23,3 @@ def test_a_role_may_have_a_word_of_its_own() -> None:
     rule = Rule("header-07", "descriptors", "97f24a0496")
     assert words.words_of(back.cases[0], [rule])["header-07"].word == words.LOSES
     assert words.words_of(front.cases[0], [rule]) == {}
-    assert not words.unfounded(back.cases[0], [rule])
-    assert words.unfounded(front.cases[0], [rule])
-
-
-def test_only_a_must_needs_a_word() -> None:
-    """A SHOULD or a MAY stands on the text as it is."""
-    area = Area("a", BACK_END, "s")
-    area.case(1, "may", severity=Severity.MAY)(lambda _be: None)
-    assert not words.unfounded(area.cases[0], [])

@@ -114,8 +114,8 @@ def _capabilities(be: BackEnd) -> Any:
             status, printed = _run([*elsewhere, "--print-capabilities"])
         except subprocess.TimeoutExpired:
             unsupported("it does not know --print-capabilities: it keeps running")
-    if status:
-        unsupported(f"it does not know --print-capabilities: status {status}")
+    if status or not printed.strip():
+        unsupported(f"it does not know --print-capabilities: status {status}, nothing printed")
     try:
         return json.loads(printed)
     except ValueError:

@@ -78,7 +78,7 @@ def nothing_else(be: BackEnd) -> None:
     check(not wrong, "none of these pages in the log", f"pages {sorted(wrong)}")
 
 
-@area.case(806, "Without LOG_ALL nothing is logged", works=True)
+@area.case(806, "Without LOG_ALL nothing is logged", works=True, severity=Severity.SHOULD)
 def not_on(be: BackEnd) -> None:
     ring = be.working_ring()
     log = be.log(ring.memory)
