@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import queue
+import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from emu.config import vm_file
 from emu.errors import EmuError
+from emu.qmp.server import MonitorServer
 from emu.vm.vm import Vm
+from emu.vm_process.commands import commands
 from emu.vm_process.control import Control
 from tests.emu.migration.hosts import SPEC, Host, await_disk, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
@@ -132,3 +140,85 @@ def test_a_new_deadline_holds_for_a_running_vm(control: Control) -> None:
     """The VM itself uses it for the dirty log and a roll-back."""
     control.set_parameters({"deadline": 3.5})
     assert control.vm.timeout == 3.5
+
+
+#: Any value of Python's dialect of JSON, and some that are nearly valid.
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 66), 1 << 66)
+    | st.floats()
+    | st.sampled_from(["start", "limit", "split", "threads", "unix:/x", "tcp:a:1", "dirty-bitmap"])
+    | st.text(st.characters(), max_size=6),
+    lambda part: (
+        st.lists(part, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["threads", "unsafe", "stats", "disks", "deadline", "streams", "0", "²"]
+            )
+            | st.text(max_size=4),
+            part,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_any_arguments_of_any_command_get_an_answer(control: Control, events: Events) -> None:
+    """The VM process goes on; no migration of such arguments ends in a traceback."""
+    internal = {"x-create", "x-start", "x-release", "migrate-incoming"}
+    handlers = {name: use for name, use in commands(control).items() if name not in internal}
+    names = {
+        name: [argument.replace("_", "-") for argument in inspect.signature(use).parameters]
+        for name, use in handlers.items()
+    }
+    ours, theirs = socket.socketpair()
+    server = MonitorServer(theirs, handlers, alone=False)
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            server.serve()
+        except BaseException as error:  # noqa: BLE001  it fails the test
+            failures.append(error)
+            theirs.shutdown(socket.SHUT_RDWR)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    lines = ours.makefile("rb")
+    assert b"QMP" in lines.readline()
+
+    def ask(message: object) -> dict[str, object]:
+        ours.sendall(json.dumps(message).encode() + b"\n")
+        answer = lines.readline()
+        assert answer, failures
+        found = json.loads(answer)
+        assert isinstance(found, dict)
+        return found
+
+    assert "return" in ask({"execute": "qmp_capabilities"})
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(data=st.data())
+    def hostile(data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(handlers)))
+        arguments = {
+            argument: data.draw(VALUES) for argument in names[name] if data.draw(st.integers(0, 5))
+        }
+        assert ask({"execute": name, "arguments": arguments}).keys() & {"return", "error"}
+
+    hostile()
+    ask({"execute": "cont"})
+    ask({"execute": "x-resume-load"})
+    await_requests(control.vm)
+    ours.shutdown(socket.SHUT_RDWR)
+    serving.join(TIMEOUT)
+    server.close()
+    ours.close()
+    assert not failures
+    errors = []
+    while not events.empty():
+        errors.append(str(events.get()[1].get("error-desc", "")))
+    assert not [error for error in errors if "Error:" in error]
