@@ -183,13 +183,23 @@ class Map(_Shape):
 
 
 class Members(_Shape):
-    """An object with these members, and perhaps the optional ones; further members are dropped."""
+    """An object with these members, and perhaps the optional ones.
+
+    Args:
+        required, optional: the shapes of the members.
+        closed: a further member is an error; by default it is dropped.
+    """
 
     def __init__(
-        self, required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None
+        self,
+        required: Mapping[str, Shape],
+        optional: Mapping[str, Shape] | None = None,
+        *,
+        closed: bool = False,
     ) -> None:
         self._required = required
         self._optional = optional or {}
+        self._closed = closed
 
     def check(self, value: Any, at: str) -> Any:
         """See `_Shape.check`."""
@@ -198,9 +208,12 @@ class Members(_Shape):
         missing = [name for name in self._required if name not in value]
         if missing:
             raise JsonInputError(f"{_member(at, missing[0])} is missing")
+        shapes = {**self._required, **self._optional}
+        if self._closed and (unknown := sorted(value.keys() - shapes.keys())):
+            raise JsonInputError(f"{_member(at, unknown[0])} is unknown")
         return {
             name: check(value[name], shape, _member(at, name))
-            for name, shape in {**self._required, **self._optional}.items()
+            for name, shape in shapes.items()
             if name in value
         }
 

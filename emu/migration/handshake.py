@@ -43,7 +43,7 @@ _HELLO = Members(
         ),
         "features": Map(Whole()),
         "strategy": str,
-        "options": Members({}, {"threads": int, "processes": int, "unsafe": str}),
+        "options": Members({}, {"threads": int, "processes": int, "unsafe": str}, closed=True),
         "streams": int,
         "session": str,
         "clock": str,

@@ -97,6 +97,7 @@ def test_any_input_is_read_or_refused(data: bytes | str) -> None:
         ({}, Each(int), "the value is not a list"),
         ([], Map(int), "the value is not an object"),
         ([], Members({}), "the value is not an object"),
+        ({"a": {"b": 1}}, Members({"a": Members({}, closed=True)}), "a.b is unknown"),
     ],
 )
 def test_another_shape_is_an_error_that_names_the_place(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from devices import lifecycle
 from emu.config.migration_parameters import Parameters
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import MigrationError
+from emu.json_input import JsonInputError, read
+from emu.migration.completion import OF_DESTINATION, OF_SOURCE
+from emu.migration.disk_comparison import differences
 from emu.migration.handshake import (
     VERSION,
     Handshake,
@@ -17,6 +26,8 @@ from emu.migration.handshake import (
     same_clock,
     welcome,
 )
+from emu.migration.history import SHAPE, History
+from emu.report.load_results import IncomingReport
 from emu.strategies.registry import StrategyOptions
 from tests import slow
 from tests.emu.migration.hosts import Migration, await_requests, check_request_log
@@ -116,3 +127,89 @@ def test_a_further_stream_of_another_peer_is_refused(
         migration.run()
     await_requests(vm)
     check_request_log(vm)
+
+
+def _places(value: object) -> list[tuple[Any, Any]]:
+    """Each container in a document, with each of its keys."""
+    if isinstance(value, dict):
+        return [(value, key) for key in value] + [p for v in value.values() for p in _places(v)]
+    if isinstance(value, list):
+        return [(value, at) for at in range(len(value))] + [p for v in value for p in _places(v)]
+    return []
+
+
+#: What may stand anywhere in a message, in Python's dialect of JSON.
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(1 << 66), 1 << 66),
+    st.floats(),
+    st.text(st.characters(), max_size=5),
+    st.just([]),
+    st.just({}),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("message", ["HELLO", "WELCOME", "PREPARED", "COMPLETION", "REPORT"])
+def test_a_message_with_another_value_anywhere_is_read_or_refused(
+    message: str, data: st.DataObject
+) -> None:
+    """Of each JSON message of the stream: a `MigrationError` (or a ValueError of a shape) only."""
+    spec = VmSpec(1, 64 << 20, (DeviceGroup("blk", 1, 1),))
+    ns = {"src": {"split": [1, {"blk0": {"src.get_vring_base": 5}}, 9, {"src.final_ram": 7}]}}
+    span = ["src", "blk", "blk0", 0, "src.get_vring_base", 1, 2, 1, True]
+    documents: dict[str, dict[str, Any]] = {
+        "HELLO": {
+            "version": VERSION,
+            "spec": required_match(spec, "soft"),
+            "features": {"blk0": 1},
+            "disks": {"mark": "x", "disk": {"size": 5, "sha256": "0"}},
+            "strategy": "split",
+            "options": {"threads": 1, "processes": 1, "unsafe": ""},
+            "streams": 1,
+            "session": "x",
+            "clock": "x",
+            "report": True,
+        },
+        "WELCOME": {"version": VERSION, "clock": "x"},
+        "PREPARED": {"start_ns": 5, "history": {**ns, "notifiers": [1, 2, 3, 4]}},
+        "COMPLETION": {
+            "spans": [span],
+            "marks": {"running_ns": 9},
+            "commits": 1,
+            "guest_gap_ns": 5,
+        },
+        "REPORT": {
+            "strategy": "split",
+            "downtime_ns": 1,
+            "downtime_error_ns": None,
+            "precopy": {"bytes": 1, "rounds": 1},
+            "served": 3,
+        },
+    }
+    document = documents[message]
+    for _ in range(data.draw(st.integers(1, 3))):
+        places = _places(document)
+        container, key = data.draw(st.sampled_from(places))
+        if data.draw(st.booleans()):
+            container[key] = data.draw(_VALUES)
+        else:
+            del container[key]
+        if not _places(document):
+            break
+    payload = json.dumps(document).encode()
+    with contextlib.suppress(MigrationError, JsonInputError):
+        if message == "HELLO":
+            Handshake.accept(payload, spec, "soft", None, partial(differences, {"images": "/"}))
+        elif message == "WELCOME":
+            same_clock(payload)
+        elif message == "PREPARED":
+            with contextlib.suppress(ValueError):  # a phase that is unknown
+                History().merge(read(payload, SHAPE))
+        else:
+            report = read(payload, OF_SOURCE if message == "REPORT" else OF_DESTINATION)
+            IncomingReport.from_json(report)
