@@ -19,7 +19,7 @@ from backends.limits import BUDGET, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMEN
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
-from vhost_user.mapping import GONE, touch
+from vhost_user.mapping import GONE, look
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SECTOR_SIZE,
@@ -269,7 +269,7 @@ class BlkDevice(VirtioDevice):
     def _failed(ring: Ring, buffers: list[memoryview], error: OSError) -> RequestError:
         """What a call on the image has raised; `LostMemoryError` if it was for want of memory."""
         if error.errno == GONE:
-            touch(buffers)
+            look(buffers)
             ring.check_memory()
         return RequestError(VIRTIO_BLK_S_IOERR)
 
@@ -326,13 +326,14 @@ class BlkDevice(VirtioDevice):
 
     def _work(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
         """In a thread of the pool."""
+        ring.check_memory()  # it may be gone since the request was taken
         status = VIRTIO_BLK_S_OK
         try:
             work()
         except OSError as error:
             status, written = VIRTIO_BLK_S_IOERR, 1
             if error.errno == GONE:
-                touch(chain.writable + chain.readable)
+                look(chain.writable + chain.readable)
         ring.post_completion(partial(self._done, ring, chain, status, written))
 
     @staticmethod

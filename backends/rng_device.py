@@ -11,7 +11,7 @@ from backends.limits import RNG_REQUEST_BYTES
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
-from vhost_user.mapping import GONE, touch
+from vhost_user.mapping import GONE, look
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -105,7 +105,7 @@ class RngDevice(VirtioDevice):
                 done = self._source.read_into(part)
             except OSError as error:
                 if error.errno == GONE:
-                    touch([part])
+                    look([part])
                     ring.check_memory()
                 raise FrontendError(
                     f"the source of random bytes: {error.strerror}",

@@ -1,8 +1,8 @@
 """Eventfds: one is signalled or read, or hundreds are created, signalled, drained, closed at once.
 
 Both ends of a connection have the same open file description, so a peer can fill the counter and
-clear O_NONBLOCK at any time. `signal`, `take` and the batches never wait all the same: see
-vhost_user/native/notify.c.
+clear O_NONBLOCK at any time. `signal`, `take` and the batches never wait all the same
+(docs/explanation/peers-descriptors.md).
 
 There are two implementations of a batch. The compiled one needs one call, and one release of the
 interpreter lock, for a batch; the one with the standard library makes a call for each descriptor,

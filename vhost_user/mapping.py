@@ -3,8 +3,8 @@
 A peer's file is not trusted. Each mapping is made with the descriptor that came with it, so it can
 do what that descriptor allows, and nothing that another one for the same file allows. And the file
 may shrink while it is mapped: the access then ends neither the process nor the thread, but is
-counted, and what was lost reads as zeroes (vhost_user/native/mapping.c says how, and why this way).
-Who uses a mapping looks at `losses` and `Mapping.lost`, and fails its device.
+counted, and what was accessed reads as zeroes (docs/explanation/peers-descriptors.md). Who uses a
+mapping looks at `losses` and `Mapping.lost`, and fails its device.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ losses = _counter()
 GONE = errno.EFAULT
 
 
-def touch(views: Sequence[memoryview]) -> None:
-    """Read a byte of each page: a system call that returned `GONE` does not count as a loss."""
+def look(views: Sequence[memoryview]) -> None:
+    """Count the loss that a system call has reported by `GONE`, in whichever view it is."""
     if native.available:
         for view in views:
             if len(view):
-                native.lib.vu_touch(native.ffi.from_buffer(view), len(view), mmap.PAGESIZE)
+                native.lib.vu_look(native.ffi.from_buffer(view), len(view))

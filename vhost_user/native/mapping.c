@@ -8,13 +8,18 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
 #include "native.h"
 
 /* A file that another process gave us may shrink at any time, and an access to a page that is not
    in it any more is a SIGBUS, which ends the process. For mappings that were made here the handler
-   puts memory of this process in place of the pages that are gone, from the one that was accessed
-   to the mapping's end, and counts the loss. The access is repeated and sees zeroes. Who mapped the
-   file compares `vu_losses` with what it was, and fails whatever uses the mapping.
+   puts a page of this process in the place of the one that was accessed, and counts the loss. The
+   access is repeated and sees zeroes. Who mapped the file compares `vu_losses` with what it was, and
+   fails whatever uses the mapping. Pages that are gone and were not accessed stay as they are, so
+   that system calls of other threads return EFAULT there, and write no zeroes to a disk.
 
    The alternatives cost more where nothing is wrong: a copy through pread() or process_vm_readv()
    for each access is a system call for each ring index (about 300 ns instead of 30), and a jump out
@@ -49,6 +54,11 @@ static vu_mapping *find(uintptr_t address) {
     return NULL;
 }
 
+static void lose(vu_mapping *mapping) {
+    __atomic_store_n(&mapping->lost, 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&vu_losses, 1, __ATOMIC_SEQ_CST);
+}
+
 static int replace(uintptr_t start, uintptr_t end) {
     return mmap((void *)start, end - start, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
@@ -63,11 +73,9 @@ static void on_sigbus(int number, siginfo_t *info, void *unused_context) {
         vu_mapping *found = find(address);
         if (found) {
             uintptr_t page = address - (address - found->start) % found->granule;
-            /* before the zeroes can be seen */
-            __atomic_store_n(&found->lost, 1, __ATOMIC_SEQ_CST);
-            __atomic_fetch_add(&vu_losses, 1, __ATOMIC_SEQ_CST);
-            /* the rest is gone as well; where the kernel refuses so much at once, this page */
-            if (replace(page, found->end) || replace(page, page + found->granule)) {
+            lose(found); /* before the zeroes can be seen */
+            /* a page more is two mappings more, of which the process may have no more left */
+            if (replace(page, page + found->granule) || replace(found->start, found->end)) {
                 errno = saved;
                 return;
             }
@@ -117,6 +125,18 @@ static void give_entry(vu_mapping *entry) {
     entry->next = unused;
     unused = entry;
     pthread_mutex_unlock(&changing);
+}
+
+/* A system call has returned EFAULT for these bytes: count the loss, if it is one. */
+void vu_look(const uint8_t *bytes, size_t length) {
+    vu_mapping *found = find((uintptr_t)bytes);
+    if (!found || !length)
+        return;
+    uintptr_t first = (uintptr_t)bytes / found->granule * found->granule;
+    /* EFAULT: there is a page that cannot be; EINVAL: a kernel before 5.14, which cannot tell */
+    if (madvise((void *)first, (uintptr_t)bytes + length - first, MADV_POPULATE_READ) &&
+        (errno == EFAULT || errno == EINVAL))
+        lose(found);
 }
 
 vu_mapping *vu_map(int fd, uint64_t offset, uint64_t size, int *error) {

@@ -21,11 +21,12 @@ typedef struct vu_mapping {
     uintptr_t start, end; /* what is mapped, whole pages of `granule` bytes */
     uint8_t *bytes;       /* the first one that was asked for */
     uint64_t granule;
-    int lost; /* pages were gone when they were accessed, and are zeroes now */
+    int lost; /* pages were gone when they were accessed */
     struct vu_mapping *next;
 } vu_mapping;
 vu_mapping *vu_map(int fd, uint64_t offset, uint64_t size, int *error);
 void vu_unmap(vu_mapping *mapping);
+void vu_look(const uint8_t *bytes, size_t length);
 extern uint64_t vu_losses; /* how often that has happened, in all mappings */
 
 /* dirty log: one bit per 4096-byte page */

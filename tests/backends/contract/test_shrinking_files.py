@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.backends.rig import LOG_ALL, Rig, readable
-from tests.backends.served import KINDS, Kind, program
+from tests.backends.served import KINDS, Blk, Kind, program
 from tests.slow import all_but
 from tests.timeouts import TIMEOUT
 from vhost_user import inflight
@@ -20,6 +20,7 @@ from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import Inflight, LogArea
+from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_OUT
 
 if TYPE_CHECKING:
     import subprocess
@@ -253,3 +254,44 @@ def test_statistics_go_on_in_memory(kind: Kind, tmp_path: Path, make_rig: MakeRi
             pair.check()
         (line,) = pair.lines()
         assert line.endswith("stats has been made shorter: it is not written any more")
+
+
+def test_an_image_that_is_cut_fails_requests(tmp_path: Path, make_rig: MakeRig) -> None:
+    """No device fails: the guest sees an error of its disk, and the disk again when it is back."""
+    kind = Blk()
+    with neighbours(kind, tmp_path, make_rig) as pair:
+        rig = pair.front_end(0).start()
+        kind.work(rig)
+        image = kind.image(tmp_path)
+        contents = image.read_bytes()
+        os.truncate(image, 0)
+        for number in range(OUTSTANDING):
+            kind.submit(rig, number)
+        for _ in range(OUTSTANDING):
+            rig.rings[kind.ring].wait()
+        assert {data[512] for _, data in rig.buffers.values()} == {VIRTIO_BLK_S_IOERR}
+        pair.check()
+        image.write_bytes(contents)
+        kind.work(rig)
+        assert pair.lines() == []
+
+
+@pytest.mark.parametrize("size", [512, 2048 * 512])
+def test_nothing_of_lost_memory_reaches_the_disk(
+    tmp_path: Path, make_rig: MakeRig, size: int
+) -> None:
+    """Neither in the loop's thread nor, as large requests are, in another one."""
+    kind = Blk()
+    with neighbours(kind, tmp_path, make_rig) as pair:
+        rig = pair.front_end(0).start()
+        contents = kind.image(tmp_path).read_bytes()
+        header_gpa, header = rig.alloc(16)
+        header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_OUT, 0, 0)
+        status_gpa, _ = rig.alloc(1)
+        os.ftruncate(rig.high.fd, 0)
+        readable_parts = [(header_gpa, 16), (rig.high.region.gpa, size)]
+        for _ in range(OUTSTANDING):
+            rig.rings[kind.ring].add(readable_parts, [(status_gpa, 1)])
+        await_end(rig)
+        pair.check()
+        assert kind.image(tmp_path).read_bytes() == contents
