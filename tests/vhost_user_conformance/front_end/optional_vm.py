@@ -22,7 +22,7 @@ from emu import cli
 from emu.orchestrator import attach
 from emu.vm.vm import Vm
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION, close_all
-from vhost_user.errors import VhostUserError
+from vhost_user.errors import BackendError, VhostUserError
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BackendRequest, FrontendRequest, Request
 from vhost_user.payloads import U64, Config, SharedUuid, SingleRegion
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure
     from devices.vring import Vring
     from vhost_user.frontend import FrontendConnection
+    from vhost_user.messages import Reply
 
 _F = FrontendRequest
 _B = BackendRequest
@@ -131,6 +132,8 @@ class OptionalDisk(VhostUserBlk):
     """The disk."""
 
     wanted_protocol_features = VhostUserBlk.wanted_protocol_features | MORE
+    #: Of the last back-end: there is one device.
+    most_slots = 0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -144,7 +147,7 @@ class OptionalDisk(VhostUserBlk):
         """See `VhostDevice.negotiate`."""
         back_end = super().negotiate(connection, timeout)
         if P.CONFIGURE_MEM_SLOTS in connection.protocol_features:
-            connection.call(Request(_F.GET_MAX_MEM_SLOTS), timeout)
+            cls.most_slots = _number(connection.call(Request(_F.GET_MAX_MEM_SLOTS), timeout))
         if P.SHMEM in connection.protocol_features:
             connection.call(Request(_F.GET_SHMEM_CONFIG), timeout)
         return back_end
@@ -172,6 +175,11 @@ class OptionalDisk(VhostUserBlk):
         return feature in self.connection.protocol_features
 
 
+def _number(reply: Reply | None) -> int:
+    """The number in a reply."""
+    return cast("U64", cast("Reply", reply).payload).value
+
+
 def more_memory(device: VhostDevice) -> list[Request]:
     """In place of SET_MEM_TABLE: the regions that the back-end does not have."""
     disk = cast("OptionalDisk", device)
@@ -179,6 +187,8 @@ def more_memory(device: VhostDevice) -> list[Request]:
     *others, table = [each for each in requests if each.id != _F.GET_FEATURES]
     if not disk.negotiated(P.CONFIGURE_MEM_SLOTS):
         return requests
+    if len(table.fds) > disk.most_slots:
+        raise BackendError(f"the back-end has {disk.most_slots} slots only", device=disk.name)
     for region, fd in zip(table.payload.regions, table.fds, strict=True):  # type: ignore[union-attr]
         slot = SingleRegion(region)
         if slot not in disk.slots:
