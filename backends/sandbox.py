@@ -149,6 +149,8 @@ def _library() -> ModuleType:
 def _filter(library: ModuleType, *, removals: bool) -> Any:
     """A filter that is not in force yet; a call without a rule in it fails with EPERM."""
     made = library.SyscallFilter(library.ERRNO(errno.EPERM))
+    # Calls by the numbers of another architecture: no library makes them.
+    made.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
     # Threads that a plugin has started may exist already.
     made.set_attr(library.Attr.CTL_TSYNC, 1)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -153,6 +155,27 @@ def test_it_refuses(name: str, results: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", NEEDS)
 def test_it_permits(name: str, results: dict[str, str]) -> None:
     assert results[name] == "done"
+
+
+FOREIGN = """
+import ctypes, mmap, pathlib, sys
+from backends import sandbox
+code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+code.write(bytes.fromhex("b814000000cd80c3"))  # getpid of 32-bit x86: mov eax, 20; int 0x80; ret
+getpid = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+sandbox.confine([pathlib.Path(sys.argv[1])])
+getpid()
+"""
+
+
+@needed
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the code is that of x86")
+def test_the_calls_of_another_architecture_end_the_process(tmp_path: Path) -> None:
+    """By SIGSYS, or by SIGSEGV where the kernel does not have them at all."""
+    done = subprocess.run(
+        [sys.executable, "-c", FOREIGN, str(tmp_path)], timeout=PROGRAM_TIMEOUT, check=False
+    )
+    assert done.returncode in (-signal.SIGSYS, -signal.SIGSEGV)
 
 
 # The programs
