@@ -26,7 +26,7 @@ class Explanation(NamedTuple):
 
     Attributes:
         peers: their names in the table.
-        versions: beginning of their version.
+        versions: beginnings of their version, such as ``7.2 10.0``.
         cases: ids.
         does: what the peer does.
         wrong: why that is a fault of the peer.
@@ -42,7 +42,8 @@ class Explanation(NamedTuple):
 
     def about(self, record: Record) -> bool:
         """Whether it applies to this peer and version."""
-        return record.peer in self.peers and _begins(record.version, self.versions)
+        starts = self.versions.split()
+        return record.peer in self.peers and any(_begins(record.version, one) for one in starts)
 
 
 def _begins(version: str, start: str) -> bool:

@@ -94,10 +94,9 @@ def _run(argv: list[str]) -> None:
 
 def inside(peer: Peer, root: Path) -> Peer:
     """The peer as it is started in this chroot."""
-    enter = f"{ENTER} {root}"
     return peer._replace(
         program=str(ENTER),
-        command=f"{enter} {peer.command}",
+        enter=f"{ENTER} {root} ",
         version=(str(ENTER), str(root), *peer.version),
     )
 

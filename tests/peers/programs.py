@@ -93,7 +93,7 @@ def fill(peer: Peer, folder: Path, **places: object) -> str:
     for name, make in _MATERIALS.items():
         if f"{{{name}}}" in peer.command and name not in filled:
             filled[name] = shlex.quote(str(make(folder)))
-    return peer.command.format(**filled)
+    return peer.enter + peer.command.format(**filled)
 
 
 def argv(peer: Peer, socket: Path | str, **places: object) -> list[str]:

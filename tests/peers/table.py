@@ -31,6 +31,7 @@ class Peer(NamedTuple):
         queues: number of queues.
         runs: of the whole suite, to find verdicts that differ between runs.
         quick: the areas that ``make test`` runs.
+        enter: what comes before the command, where the program is in a chroot.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Peer(NamedTuple):
     queues: int = 2
     runs: int = 3
     quick: tuple[str, ...] = _QUICK
+    enter: str = ""
 
 
 _EMU_VERSION = ("emu", "--version")
