@@ -56,14 +56,17 @@ class Memory:
         self, sizes: Sequence[int] = (4 * MIB,), *, gap: int = 16 * MIB, offset: int = 0
     ) -> None:
         self.regions: list[Region] = []
-        self._maps: list[mmap.mmap] = []
+        self._maps: list[memoryview] = []
         self._next: list[int] = []
         gpa = GPA_BASE
         for size in sizes:
             fd = os.memfd_create("conformance", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, offset + size)
             self.regions.append(Region(gpa, size, offset, fd))
-            self._maps.append(mmap.mmap(fd, size, offset=offset))
+            start = offset - offset % PAGE
+            self._maps.append(
+                memoryview(mmap.mmap(fd, offset + size - start, offset=start))[offset - start :]
+            )
             self._next.append(gpa)
             gpa += size + gap
 
@@ -96,7 +99,7 @@ class Memory:
         for region, mapped in zip(self.regions, self._maps, strict=True):
             if region.gpa <= gpa and gpa + size <= region.gpa + region.size:
                 at = gpa - region.gpa
-                return memoryview(mapped)[at : at + size]
+                return mapped[at : at + size]
         raise ValueError(f"no guest memory at {gpa:#x}")
 
     def read(self, gpa: int, size: int) -> bytes:

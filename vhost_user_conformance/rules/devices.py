@@ -16,7 +16,7 @@ rule(
 rule(
     2,
     "The front-end passes it back unchanged before rings start",
-    back="1211 1219 1221",
+    back="1211 1219 1221 1228 1246",
     front="1202..1205 1207 1208 1210 1212 1213",
 )
 rule(
@@ -27,12 +27,12 @@ rule(
 rule(
     4,
     "Requests in flight are recorded with a counter, and completed ones are cleared",
-    back="1213 1215 1222 1235",
+    back="1213 1215 1222 1226 1227 1229 1235",
 )
 rule(
     5,
     "Recorded requests are served again in the order of their counters, and none is served twice",
-    back="1230..1237",
+    back="1230..1237 1243..1245",
 )
 rule(6, "A region outlives its connection and its back-end", back="1240..1242", front="1205 1731")
 rule(7, "An invalid region is refused, or survived", back="1250..1275")
@@ -80,7 +80,7 @@ rule(
 status = Chapter("status", "Status and reset", "VHOST_USER_SET_STATUS")
 rule = status.rule
 
-rule(1, "The status is virtio's, in 8 bits", back="1430..1439 1444..1446", front="1402")
+rule(1, "The status is virtio's, in 8 bits", back="1430..1439 1444..1446 1448 1449", front="1402")
 rule(
     2,
     "It is set in virtio's order, and bits are only cleared by a reset to 0",
@@ -108,20 +108,21 @@ rule = data_path.rule
 rule(
     1,
     "A disk reads and writes the requested sectors",
-    back="2101..2129 2134..2139 2143..2144 2152..2159 2185 2186 2193",
+    back="2101..2129 2134..2139 2143..2144 2152..2159 2185 2186 2193 2700..2715",
     front="2110 2111 2113..2116 2119",
 )
 rule(
     2,
     "Requests may be split into descriptors anywhere, and be in indirect tables",
-    back="2130..2133 2140..2142 2155..2157 2181..2184 2190..2192 2194 2205..2219 2259 2260..2265",
+    back="2130..2133 2140..2142 2155..2157 2181..2184 2190..2192 2194 2205..2219 2259..2265 "
+    "2705..2708",
     front="2101..2107 2109",
 )
-rule(3, "Frames are sent unchanged", back="2201..2204", front="2112 2117")
+rule(3, "Frames are sent unchanged", back="2201..2204 2754..2756 2765 2766", front="2112 2117")
 rule(
     4,
     "Frames are received unchanged and in order",
-    back="2252..2258 2266 2271..2275",
+    back="2252..2258 2266 2271..2275 2750..2753 2757..2766",
     front="2118",
 )
 rule(

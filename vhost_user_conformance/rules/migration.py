@@ -10,7 +10,7 @@ rule = dirty_log.rule
 rule(
     1,
     "SET_LOG_BASE, then SET_FEATURES with LOG_ALL, then SET_VRING_ADDR with F_LOG switch it on",
-    back="0801 0802 0806 0813 0817 2341..2360",
+    back="0801 0802 0806 0813 0817 0832 0841 2341..2360",
     front="0804..0806 0817",
 )
 rule(
@@ -20,21 +20,29 @@ rule(
     back="0801",
     front="0812..0814",
 )
-rule(3, "The back-end logs all its writes to guest memory", back="0803 0804 0805 0821 0824..0826")
+rule(
+    3,
+    "The back-end logs all its writes to guest memory",
+    back="0803 0804 0805 0821 0824..0826 0829 0830 0833..0838",
+)
 rule(
     4,
     "It logs the used ring of a ring with F_LOG, at log_guest_addr",
-    back="0802 0807 0811 0818 0819 0822 0823 0827",
+    back="0802 0807 0811 0818 0819 0822 0823 0827 0841 1125",
     front="0807 0808",
 )
 rule(
     5,
     "A bit for each page of 4096 bytes from guest address 0 on, set atomically",
-    back="0804 0805 0812 0818..0822 0827",
+    back="0804 0805 0812 0818..0822 0827 0831",
     front="0802 0803 0816",
 )
 rule(6, "Nothing is logged without LOG_ALL", back="0806 0808 2361..2380", front="0809 0810 0815")
-rule(7, "A log may be replaced, and its descriptor closed", back="0809 0814 0828 1812 1813 1826")
+rule(
+    7,
+    "A log may be replaced, and its descriptor closed",
+    back="0809 0814 0828 0839 0840 1812 1813 1826",
+)
 rule(8, "Logging continues over a stop and a start", back="0810")
 rule(9, "An invalid log is refused or survived", back="0816 1780 1824")
 rule(
@@ -77,13 +85,13 @@ rule(
 rule(
     2,
     "A table replaces the previous one as a whole",
-    back="0320..0324 0338 1915 1916 1766 1767 1810 1811",
+    back="0320..0324 0338 0358..0360 0363 1915 1916 1766 1767 1810 1811",
     front="0308 0309",
 )
 rule(
     3,
     "A region is within its file, at its offset, and can be mapped as shared",
-    back="0315..0318 0329 0343 1823",
+    back="0315..0318 0329 0343 0355..0357 1823",
     front="0302..0304 1203",
 )
 rule(
@@ -103,7 +111,7 @@ rule(
     7,
     "With CONFIGURE_MEM_SLOTS regions are added and removed one by one",
     source="VHOST_USER_ADD_MEM_REG",
-    back="1001..1022 1046..1052",
+    back="1001..1022 1046..1052 1056..1058",
     front="1001..1008 1011..1014 1743",
 )
 rule(
@@ -138,7 +146,7 @@ rule(
     12,
     "Rings in memory that is added later, or removed, are survived",
     source="67f4f663cd",
-    back="1021 1022 1055 1766 1767",
+    back="0361 0362 1021 1022 1055 1058 1766 1767",
 )
 rule(
     13,

@@ -53,7 +53,7 @@ rule = ring_states.rule
 rule(
     1,
     "Rings are stopped and disabled initially",
-    back="0440..0442 1242 1410 1612",
+    back="0440..0442 0448 1242 1410 1612",
     front="0410",
 )
 rule(2, "A ring starts with a kick", back="0401 0403 0416 0505 0507 2012", front="0511 0512 1741")
@@ -84,13 +84,13 @@ rule(
 rule(
     7,
     "A stopped ring is not served, enabled or not",
-    back="0404 0440 0615 1402 1441 1743 2004",
+    back="0404 0440 0445 0615 1402 1441 1743 2004",
     front="0413",
 )
 rule(
     8,
     "A started and disabled ring is processed without effect: a NIC drops the frames",
-    back="0410 0414 0418 0419 2012 2277 2298 2299",
+    back="0410 0414 0418 0419 0446 2012 2277 2298 2299",
 )
 rule(
     9,
@@ -114,7 +114,7 @@ rule(
     12,
     "RESET_DEVICE and status 0 return rings to their initial state",
     source="VHOST_USER_RESET_DEVICE",
-    back="1401..1413 1436 1441 1442",
+    back="1401..1414 1120 1121 1126 1127 1436 1441 1442 1447 1451 1452",
     front="1405..1407",
 )
 rule(
@@ -127,7 +127,7 @@ rule(
     14,
     "A stopped ring is set up again, with its descriptors",
     source="required by libvhost-user and rust-vmm",
-    back="0405 0406 0509",
+    back="0405 0406 0443 0444 0509",
     front="0276 0414..0417 0422 1802",
 )
 rule(
@@ -147,7 +147,7 @@ rule(
     17,
     "Rings serve independently, each with a state of its own",
     source="Multiple queue support",
-    back="1103..1110 1112 1906",
+    back="1103..1110 1112..1118 1122 1906",
     front="0510",
 )
 
@@ -174,7 +174,7 @@ rule(
     5,
     "Requests that were taken are completed before GET_VRING_BASE is answered",
     source="e7985b6a56",
-    back="0613 0622 1925 2002 2003",
+    back="0613 0622 1117..1119 1925 2002 2003",
 )
 rule(
     6,
@@ -216,13 +216,13 @@ rule(
 rule(
     2,
     "After a kick all available requests are served, and again after the next one",
-    back="0403 0504..0507 1108 1921",
+    back="0403 0504..0507 0530 0535 1108 1450 1921",
     front="0511 0512 0514 0515",
 )
 rule(
     3,
     "A completion is followed by a call, after the update of the used index",
-    back="0418 0501 0502 1107 2159 2276",
+    back="0418 0446 0501 0502 0623 1107 1115 1116 2159 2276",
 )
 rule(
     4,
@@ -234,14 +234,14 @@ rule(
 rule(
     5,
     "CALL, KICK and ERR may be sent in any order, and replaced",
-    back="0508 0509 0512 0513 0524 1918 2014",
+    back="0508 0509 0512 0513 0524 0531 0533 1918 2014",
     front="0501..0503 0510 0513 0520 0521",
 )
 rule(
     6,
     "A ring that cannot be processed is reported by ERR",
     source="VHOST_USER_SET_VRING_ERR",
-    back="0511 1770..1772",
+    back="0511 0531 0532 1123 1770..1772",
     front="0503 0520 0521",
 )
 rule(7, "A descriptor that cannot be written, or is not an eventfd, is survived", back="1750..1755")

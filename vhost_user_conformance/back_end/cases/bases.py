@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vhost_user.features import VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1
+from vhost_user.features import VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VringState
+from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
@@ -30,11 +31,14 @@ def base_counts(be: BackEnd, count: int) -> None:
         be.serve(ring)
     base = be.stop(ring)
     check(base == count, f"base {count}", f"base {base}")
+    be.start(ring, base=base)
+    be.serve(ring)
 
 
 @area.case(610, "The reply has the index of the requested ring", works=True)
 def base_names_ring(be: BackEnd) -> None:
     ring = be.working_ring()
+    be.serve(ring)
     reply = be.ask(F.GET_VRING_BASE, vring_state(ring.index, 0))
     state = VringState.unpack(reply.payload)
     check(state.ring == ring.index, f"index {ring.index}", f"index {state.ring}")
@@ -66,6 +70,7 @@ def base_comes_back(be: BackEnd) -> None:
 )
 def nothing_in_flight(be: BackEnd) -> None:
     ring = be.working_ring(size=128)
+    be.serve(ring)
     for _ in range(MANY):
         be.work.post(ring.memory, ring)
 
@@ -83,6 +88,7 @@ def nothing_in_flight(be: BackEnd) -> None:
 @area.case(614, "After the reply no further request is completed", works=True)
 def nothing_completed_after(be: BackEnd) -> None:
     ring = be.working_ring(size=128)
+    be.serve(ring)
     for _ in range(MANY):
         be.work.post(ring.memory, ring)
     ring.kick()
@@ -228,3 +234,29 @@ def packed(be: BackEnd, when: str) -> None:
     be.start(ring, base=wanted)
     base = be.stop(ring)
     check(base == wanted, f"base {wanted:#x}", f"base {base:#x}")
+
+
+@area.case(
+    623,
+    "Requests that a stop waits for are called for, before the stop or after the restart",
+    device="blk",
+    severity=Severity.SHOULD,
+)
+def stop_calls(be: BackEnd) -> None:
+    be.negotiate_bits(VIRTIO_RING_F_EVENT_IDX)
+    slow_requests.need_slow(be)
+    ring = be.ring(be.memory(), 0, slow_requests.SIZE, event_idx=True)
+    be.start(ring)
+    be.serve(ring)
+    for _ in slow_requests.attempts(be, ring):
+        # Of all completions only the last one is to be called for.
+        last = ring.avail_index - 1 & 0xFFFF
+        ring.memory.write(ring.avail + 4 + 2 * ring.size, last.to_bytes(2, "little"))
+        be.barrier()
+        ring.calls()
+        late = slow_requests.outstanding(ring)
+        base = be.stop(ring)
+        if late and ring.used_index == ring.avail_index:
+            check(ring.await_call(QUIET), "a call for what was completed meanwhile", "none came")
+            return
+        be.resume(ring, base)

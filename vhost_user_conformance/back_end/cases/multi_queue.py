@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import select
+import time
 from typing import TYPE_CHECKING
 
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
+from vhost_user.codec import VERSION
+from vhost_user.features import VIRTIO_F_VERSION_1, ProtocolFeature
+from vhost_user.payloads import VringState
+from vhost_user_conformance.back_end import slow_requests
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring_state
+from vhost_user_conformance.back_end.dirty_log import pages_of, switched_on, used_pages
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
-from vhost_user_conformance.peer.wire import Closed
+from vhost_user_conformance.peer.device_work import BLK_F_MQ, BLK_FLUSH, NET_F_MQ
+from vhost_user_conformance.peer.memory import MIB, PAGE
+from vhost_user_conformance.peer.wire import HEADER, Closed
 
 if TYPE_CHECKING:
-    from vhost_user_conformance.peer.memory import TestRing
+    from vhost_user_conformance.peer.memory import Memory, TestRing
 
 area = Area("multi_queue", BACK_END, "Multiple queue support", needs=("MQ",))
 
+#: Of busy rings.
+_STOPS = 16
+#: By class of device: the feature bit of several queues.
+_SEVERAL = {"blk": 1 << BLK_F_MQ, "net": 1 << NET_F_MQ}
 
-def _rings(be: BackEnd, count: int) -> list[TestRing]:
-    """This many rings that take requests, all started."""
+
+def _rings(
+    be: BackEnd, count: int, *names: str, size: int = 64, memory: int = 4 * MIB
+) -> list[TestRing]:
+    """This many rings that take requests, all started, with these protocol features."""
     work = be.work
-    be.negotiate()
+    # A driver that uses several queues has acknowledged it: without it DPDK keeps the first pair.
+    several = _SEVERAL.get(be.device, 0)
+    be.negotiate(*names, features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | several)
     step = be.device_class.rings_per_queue
     indexes = list(range(work.ring, be.rings, step))[:count]
     if len(indexes) < count:
         unsupported(f"it has fewer than {count} rings that take requests")
-    memory = be.memory()
+    shared = be.memory(memory)
     rings = []
     for index in indexes:
         if step == 2:
-            be.start(be.ring(memory, index - 1))
-        ring = be.ring(memory, index)
+            be.start(be.ring(shared, index - 1))
+        ring = be.ring(shared, index, size)
         be.start(ring)
         rings.append(ring)
     return rings
@@ -181,3 +199,234 @@ def set_up_together(be: BackEnd) -> None:
         # More requests than the smaller ring's size.
         for _ in range(20):
             be.serve(ring)
+
+
+def _slow_rings(be: BackEnd, size: int = 4 * MIB) -> list[TestRing]:
+    """Two rings of a disk, which serve, with room for slow requests in memory of this size."""
+    rings = _rings(be, 2, size=slow_requests.SIZE, memory=size)
+    slow_requests.need_slow(be)
+    for ring in rings:
+        be.serve(ring)
+    return rings
+
+
+@area.each(
+    1113,
+    (0, 1),
+    "Slow requests of two rings complete on their own ring: {} was kicked first",
+    device="blk",
+)
+def own_completions(be: BackEnd, first: int) -> None:
+    rings = _slow_rings(be)
+    if first:
+        rings.reverse()
+    jobs = [slow_requests.post_slow(be, ring) for ring in rings]
+    for ring, its in zip(rings, jobs, strict=True):
+        slow_requests.all_completed(be, ring, its)
+
+
+@area.each(1115, (0, 1), "Slow requests of ring {} are followed by its own call", device="blk")
+def own_late_calls(be: BackEnd, which: int) -> None:
+    rings = _slow_rings(be)
+    slow_requests.all_completed(be, rings[0], slow_requests.post_slow(be, rings[0]))
+    one, other = rings[which], rings[1 - which]
+    for ring in rings:
+        ring.calls()
+    be.disk.request(one.memory, one, BLK_FLUSH, 0)
+    one.kick()
+    check(one.await_call(be.timeout), f"a call of ring {one.index}", "none came")
+    check(not other.calls(), f"no call of ring {other.index}", "it was called")
+
+
+@area.each(
+    1117,
+    (0, 1),
+    "Slow requests of ring {} are completed before its GET_VRING_BASE is answered",
+    device="blk",
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
+)
+def own_stop(be: BackEnd, which: int) -> None:
+    ring = _slow_rings(be)[which]
+    for _ in range(slow_requests.TURNS):
+        slow_requests.post_slow(be, ring)
+        base = be.stop(ring)
+        used = ring.used_index
+        check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
+        be.resume(ring, base)
+
+
+@area.case(
+    1119,
+    "Several GET_VRING_BASE are answered in their order, also while requests are in flight",
+    device="blk",
+    spec="Communication",
+)
+def stops_in_order(be: BackEnd) -> None:
+    rings = _slow_rings(be, 32 * MIB)
+    for turn in range(_STOPS):
+        # In every other turn the first ring alone is busy.
+        busy = rings[: 1 + turn % 2]
+        before = [ring.used_index for ring in busy]
+        for ring in busy:
+            slow_requests.make_slow(be, ring, 12, size=64 << 10)
+        for ring in busy:
+            ring.kick()
+        for ring, index in zip(busy, before, strict=True):
+            check(ring.await_progress(index, be.timeout), "a completion", "none came")
+        states = (vring_state(ring.index, 0) for ring in rings)
+        head = HEADER.pack(F.GET_VRING_BASE, VERSION, len(vring_state(0, 0)))
+        be.wire.send_bytes(b"".join(head + each for each in states))
+        bases = []
+        for ring in rings:
+            state = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload)
+            check(state.ring == ring.index, f"a reply about ring {ring.index}", f"{state.ring}")
+            bases.append(state.num)
+        for ring, base in zip(rings, bases, strict=True):
+            be.resume(ring, base)
+
+
+@area.each(
+    1120,
+    ("RESET_DEVICE", "STATUS"),
+    "A reset by {} stops all rings",
+    works=True,
+    spec="VHOST_USER_RESET_DEVICE; virtio 1.3, 2.4.1",
+)
+def all_reset(be: BackEnd, how: str) -> None:
+    rings = _rings(be, 2, how)
+    if how == "STATUS":
+        for status in (1, 3, 11, 15):
+            be.send(F.SET_STATUS, u64(status))
+    for ring in rings:
+        be.serve(ring)
+    if how == "STATUS":
+        be.accepted(F.SET_STATUS, u64(0))
+    else:
+        be.accepted(F.RESET_DEVICE)
+    for ring in rings:
+        be.check_ignored(ring)
+
+
+@area.case(1122, "All rings continue in the memory that replaces theirs", works=True)
+def all_moved(be: BackEnd) -> None:
+    rings = _rings(be, 2)
+    for ring in rings:
+        be.serve(ring)
+    before = rings[0].memory
+    where = before.regions[0]
+    # With one more region: DPDK ignores a table with the same addresses as the current one.
+    memory = be.memory(where.size, 1 << 20, share=False)
+    memory.write(where.gpa, before.read(where.gpa, where.size))
+    be.share(memory)
+    wanted = [ring.used_index + 1 for ring in rings]
+    for ring, index in zip(rings, wanted, strict=True):
+        # The driver's side is in the memory from before: the request is made there and copied.
+        be.work.post(before, ring)
+        memory.write(where.gpa, before.read(where.gpa, where.size))
+        ring.kick()
+        deadline = time.monotonic() + be.timeout
+        while _index(memory, ring) != index and time.monotonic() < deadline:
+            ring.await_call(0.005)
+        seen = _index(memory, ring)
+        check(seen == index, f"used index {index} of ring {ring.index} in new memory", f"{seen}")
+        before.write(where.gpa, memory.read(where.gpa, where.size))
+
+
+def _index(memory: Memory, ring: TestRing) -> int:
+    return int.from_bytes(memory.read(ring.used + 2, 2), "little")
+
+
+@area.case(
+    1123,
+    "Each ring has an error descriptor of its own",
+    works=True,
+    spec="VHOST_USER_SET_VRING_ERR",
+    severity=Severity.SHOULD,
+)
+def own_errors(be: BackEnd) -> None:
+    one, other = _rings(be, 2)
+    errors = []
+    for ring in (one, other):
+        be.serve(ring)
+        errors.append(be.spare_fd())
+        be.send(F.SET_VRING_ERR, u64(ring.index), fds=(errors[-1],))
+    be.barrier()
+    # More requests than the ring has descriptors: it cannot be served.
+    ahead = one.avail_index + 3 * one.size & 0xFFFF
+    one.memory.write(one.avail + 2, ahead.to_bytes(2, "little"))
+    one.kick()
+    poll = select.poll()
+    for fd in errors:
+        poll.register(fd, select.POLLIN)
+    signalled = [fd for fd, _ in poll.poll(be.timeout * 1000 / 4)]
+    if not signalled:
+        observed("no error descriptor is signalled")
+    check(signalled == errors[:1], "a signal on the ring's own error descriptor", "on another")
+    be.serve(other)
+
+
+@area.case(
+    1124,
+    "The last ring that the back-end reports serves",
+    works=True,
+    spec="VHOST_USER_GET_QUEUE_NUM",
+    severity=Severity.SHOULD,
+)
+def last_serves(be: BackEnd) -> None:
+    work = be.work
+    be.negotiate()
+    step = be.device_class.rings_per_queue
+    last = min(be.rings, 256) - 1
+    if last < work.rings or not be.device_class.joint:
+        unsupported("it has one queue")
+    memory = be.memory()
+    for index in range(last - step + 1, last):
+        be.start(be.ring(memory, index))
+    ring = be.ring(memory, last)
+    be.start(ring)
+    be.serve(ring)
+
+
+@area.case(1125, "The used ring of each of several rings is logged", works=True, spec="Migration")
+def all_logged(be: BackEnd) -> None:
+    rings = _rings(be, 2)
+    if ProtocolFeature.LOG_SHMFD not in be.acked:
+        unsupported("LOG_SHMFD is not offered")
+    for ring in rings:
+        be.serve(ring)
+        ring.memory.allocate(PAGE, align=PAGE)
+    log = switched_on(be, *rings)
+    for ring in rings:
+        job = be.serve(ring)
+        be.barrier()
+        dirty, wanted = pages_of(log), used_pages(ring)
+        check(dirty & wanted, f"a page of {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+        if job.status is not None:
+            page = job.status >> 12
+            check(page in dirty, f"the status byte's page {page} in the log", f"{sorted(dirty)}")
+
+
+@area.each(
+    1126,
+    ("RESET_DEVICE", "STATUS"),
+    "A reset by {} is acknowledged when no request of ring 1 writes memory any more",
+    needs=("REPLY_ACK",),
+    device="blk",
+    spec="VHOST_USER_RESET_DEVICE; virtio 1.3, 2.4.1",
+)
+def all_reset_then_acknowledged(be: BackEnd, how: str) -> None:
+    for _ in range(slow_requests.TURNS):
+        ring = _rings(be, 2, how, size=slow_requests.SIZE)[1]
+        slow_requests.need_slow(be)
+        jobs = slow_requests.post_slow(be, ring)
+        if how == "STATUS":
+            be.accepted(F.SET_STATUS, u64(0))
+        else:
+            be.accepted(F.RESET_DEVICE)
+        late = slow_requests.unwritten(ring, jobs)
+        be.check_idle(ring)
+        written = len(late) - len(slow_requests.unwritten(ring, jobs))
+        check(not written, "no write of a request after the reset", f"{written} status bytes")
+        if late:
+            return
+        be = be.reconnect()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import select
 import struct
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from vhost_user.features import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VRING_NO_FD
+from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import Severity, check, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vhost_user_conformance.peer.memory import TestRing
 
 area = Area("notifications", BACK_END, "VHOST_USER_SET_VRING_CALL")
@@ -313,3 +317,137 @@ def avail_event_goes_on(be: BackEnd, start: int) -> None:
 
 def _other_eventfd(be: BackEnd) -> int:
     return be.spare_fd()
+
+
+#: Requests, each with its kick at another moment after the completion before.
+_KICKS = 1200
+
+
+class _Held(NamedTuple):
+    """A driver's side of a ring that puts requests into it, and does not make them available."""
+
+    add: Callable[..., int]
+
+    def publish(self) -> None:
+        """Do not make them available yet."""
+
+
+def _spin(be: BackEnd, ring: TestRing, index: int) -> None:
+    """As `await_used`, without sleep: for a while it looks without a break."""
+    view, wanted = ring.memory.view(ring.used + 2, 2), index.to_bytes(2, "little")
+    for _ in range(20_000):
+        if view == wanted:
+            return
+    be.await_used(ring, index)
+
+
+@area.case(
+    530,
+    "No request waits for a second kick, at whatever moment its kick comes",
+    works=True,
+    spec="virtio 1.3, 2.7.13; Ring states",
+)
+def no_kick_lost(be: BackEnd) -> None:
+    ring = be.working_ring()
+    memory = ring.memory
+    # It puts a request into the ring, and the driver makes it available later.
+    held = cast("TestRing", SimpleNamespace(driver=_Held(ring.driver.add)))
+    for turn in range(1, 2 * _KICKS, 2):
+        be.work.post(memory, ring)
+        be.work.post(memory, held)
+        ring.kick()
+        _spin(be, ring, turn)
+        # The next kick has to come while the device is between this completion and its next look.
+        for _ in range(turn // 2 % 24):
+            memory.read(ring.used, 1)
+        ring.driver.publish()
+        ring.kick()
+        _spin(be, ring, turn + 1)
+        ring.driver.pop()
+        ring.driver.pop()
+
+
+@area.case(
+    531,
+    "SET_VRING_ERR does not replace the call: completions are called for, and are no error",
+    works=True,
+    spec="VHOST_USER_SET_VRING_ERR",
+)
+def error_is_no_call(be: BackEnd) -> None:
+    ring = be.working_ring()
+    err = _other_eventfd(be)
+    be.send(F.SET_VRING_ERR, u64(ring.index), fds=(err,))
+    be.barrier()
+    for _ in range(3):
+        ring.calls()
+        be.work.post(ring.memory, ring)
+        ring.kick()
+        check(ring.await_call(be.timeout), "a call on the call descriptor", "none came")
+        be.await_used(ring, ring.avail_index)
+        ring.driver.pop()
+    poll = select.poll()
+    poll.register(err, select.POLLIN)
+    check(not poll.poll(0), "no signal on the error descriptor", "it was signalled")
+
+
+@area.case(
+    532,
+    "An error of a ring is signalled on its error descriptor, not on its call",
+    works=True,
+    spec="VHOST_USER_SET_VRING_ERR",
+    severity=Severity.SHOULD,
+)
+def error_signalled(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    err = _other_eventfd(be)
+    be.send(F.SET_VRING_ERR, u64(ring.index), fds=(err,))
+    be.barrier()
+    ring.calls()
+    # More requests than the ring has descriptors: it cannot be served.
+    ahead = ring.avail_index + 3 * ring.size & 0xFFFF
+    ring.memory.write(ring.avail + 2, struct.pack("<H", ahead))
+    ring.kick()
+    poll = select.poll()
+    poll.register(err, select.POLLIN)
+    poll.register(ring.call_fd, select.POLLIN)
+    if not poll.poll(be.timeout * 1000 / 4):
+        observed("neither descriptor is signalled")
+    poll.unregister(ring.call_fd)
+    if poll.poll(QUIET * 1000):
+        return
+    check(ring.used_index != 1, "a signal on the error descriptor", "the call was signalled")
+    observed("it serves such a ring")
+
+
+@area.case(
+    533,
+    "A completion is called for on the descriptor that is set when it completes",
+    device="blk",
+)
+def call_of_completion(be: BackEnd) -> None:
+    ring = be.working_ring(size=slow_requests.SIZE)
+    slow_requests.need_slow(be)
+    be.serve(ring)
+    for _ in slow_requests.attempts(be, ring):
+        another = be.spare_fd()
+        be.send(F.SET_VRING_CALL, u64(ring.index), fds=(another,))
+        be.barrier()
+        os.dup2(another, ring.call_fd, inheritable=False)
+        ring.calls()
+        before = ring.used_index
+        if slow_requests.outstanding(ring) and ring.await_progress(before, QUIET):
+            check(ring.await_call(be.timeout), "a call on the new descriptor", "none came")
+            be.await_used(ring, ring.avail_index)
+            return
+
+
+@area.case(535, "A request that is kicked while others are in flight is served", device="blk")
+def kicked_while_busy(be: BackEnd) -> None:
+    ring = be.working_ring(size=slow_requests.SIZE)
+    slow_requests.need_slow(be)
+    for _ in range(slow_requests.TURNS):
+        jobs = slow_requests.post_slow(be, ring)
+        jobs += slow_requests.make_slow(be, ring, 1)
+        ring.kick()
+        slow_requests.all_completed(be, ring, jobs)

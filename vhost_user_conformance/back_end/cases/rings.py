@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from vhost_user.features import VIRTIO_F_VERSION_1
+from vhost_user.features import (
+    VIRTIO_F_VERSION_1,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
+)
 from vhost_user.payloads import VRING_NO_FD
+from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.connection import (
     BackEnd,
     F,
@@ -15,6 +20,10 @@ from vhost_user_conformance.back_end.nic import frame_of, looped, set_up_nic
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Failed, Severity, check, observed, unsupported
+from vhost_user_conformance.peer.device_work import BLK_IN, SECTOR
+
+#: That leave slow requests behind.
+_FRONT_ENDS = 6
 
 area = Area("rings", BACK_END, "Ring states")
 
@@ -107,6 +116,8 @@ def stop_unkicked(be: BackEnd) -> None:
     ring = be.working_ring()
     base = be.stop(ring)
     check(base == 0, "base 0", f"base {base}")
+    be.start(ring, base=base)
+    be.serve(ring)
 
 
 @area.case(
@@ -262,9 +273,15 @@ def served_once_enabled(be: BackEnd) -> None:
 )
 def sizes(be: BackEnd, size: int) -> None:
     if size < be.device_class.smallest_ring:
-        ring = be.working_ring(size=size)
-        be.barrier()
-        check(ring.used_index == 0, "nothing served where no request fits", str(ring.used_index))
+        # A request fits there in an indirect table only.
+        be.negotiate_bits(VIRTIO_RING_F_INDIRECT_DESC)
+        ring = be.ring(be.memory(), be.work.ring, size)
+        be.start(ring)
+        for _ in range(5):
+            job = be.disk.request(ring.memory, ring, BLK_IN, 0, write=SECTOR, indirect=True)
+            ring.kick()
+            be.await_used(ring, ring.avail_index)
+            be.check_completed(ring, job)
         return
     ring = be.working_ring(size=size)
     for _ in range(5):
@@ -333,3 +350,123 @@ def begins_disabled(be: BackEnd) -> None:
     nic.be.barrier()
     nic.send(frame)
     nic.checked(buffer, frame)
+
+
+@area.case(443, "A ring may be started again with another size", works=True)
+def another_size(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    for size in (16, 128, 32):
+        be.stop(ring)
+        ring = be.ring(ring.memory, ring.index, size)
+        be.start(ring)
+        # More requests than the smallest size, so that the indices wrap around it.
+        for _ in range(size + 3):
+            be.serve(ring)
+
+
+@area.case(
+    444,
+    "A ring may be started again with VIRTIO_F_EVENT_IDX, and without it",
+    works=True,
+    spec="VHOST_USER_SET_FEATURES",
+)
+def another_event_index(be: BackEnd) -> None:
+    be.read_features()
+    if not be.features >> VIRTIO_RING_F_EVENT_IDX & 1:
+        unsupported("VIRTIO_F_EVENT_IDX is not offered")
+    ring = be.working_ring()
+    be.serve(ring)
+    for event_idx in (True, False, True):
+        be.stop_all()
+        bits = be.driver_features & ~(1 << VIRTIO_RING_F_EVENT_IDX)
+        be.send(F.SET_FEATURES, u64(bits | event_idx << VIRTIO_RING_F_EVENT_IDX))
+        ring = be.ring(ring.memory, ring.index, event_idx=event_idx)
+        be.start(ring)
+        be.serve(ring)
+        for _ in range(4):
+            ring.driver.arm()
+            ring.calls()
+            be.work.post(ring.memory, ring)
+            ring.kick()
+            check(ring.await_call(be.timeout), "a call that the driver has asked for", "none came")
+            be.await_used(ring, ring.avail_index)
+            ring.driver.pop()
+        if event_idx:
+            event = ring.memory.read(ring.used + 4 + 8 * ring.size, 2)
+            # One that polls writes none.
+            if event == b"\0\0":
+                continue
+            at = int.from_bytes(event, "little")
+            check(at <= ring.avail_index, f"avail_event of {ring.avail_index} at most", str(at))
+
+
+@area.case(
+    445,
+    "A ring that was polled for want of a kick descriptor is not served after its stop",
+    works=True,
+    spec="Ring states; VHOST_USER_SET_VRING_KICK",
+)
+def polled_stops(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    base = be.stop(ring)
+    be.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
+    be.send(F.SET_VRING_BASE, vring_state(ring.index, base))
+    be.send(F.SET_VRING_ADDR, be.address(ring))
+    be.send(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
+    be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.enable(ring)
+    be.barrier()
+    be.barrier()
+    be.work.post(ring.memory, ring)
+    if not ring.await_used(ring.avail_index, be.timeout):
+        unsupported("it does not poll a ring without a kick descriptor: see VU-B-0416")
+    base = be.stop(ring)
+    check(base == ring.avail_index, f"base {ring.avail_index}", f"base {base}")
+    be.work.post(ring.memory, ring)
+    be.check_idle(ring, index=base)
+
+
+@area.case(
+    446,
+    "Requests that were taken before SET_VRING_ENABLE 0 are completed, and called for",
+    device="blk",
+    severity=Severity.SHOULD,
+)
+def disabled_calls(be: BackEnd) -> None:
+    ring = be.working_ring(size=slow_requests.SIZE)
+    slow_requests.need_slow(be)
+    be.serve(ring)
+    for _ in slow_requests.attempts(be, ring):
+        be.enable(ring, on=False)
+        be.barrier()
+        ring.calls()
+        before = ring.used_index
+        # One that completes from here on has its call after the counter was reset.
+        if slow_requests.outstanding(ring) and ring.await_progress(before, QUIET):
+            check(ring.await_call(be.timeout), "a call for the completion", "none came")
+            be.enable(ring)
+            be.await_used(ring, ring.avail_index)
+            return
+        be.enable(ring)
+
+
+@area.case(
+    448,
+    "The slow requests of a front-end that has gone do not reach the next one",
+    device="blk",
+    spec="Ring states; Communication",
+)
+def next_one(be: BackEnd) -> None:
+    for _ in range(_FRONT_ENDS):
+        ring = be.working_ring(size=1024)
+        slow_requests.need_slow(be)
+        slow_requests.post_slow(be, ring, 200)
+        be = be.reconnect()
+        another = be.working_ring()
+        for turn in range(1, 9):
+            be.serve(another)
+            check(another.used_index == turn, f"{turn} completions", f"{another.used_index}")
+        be.check_idle(another)
+        be = be.reconnect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
@@ -355,3 +356,104 @@ def before_features(be: BackEnd) -> None:
         be.send(F.SET_STATUS, u64(status))
         seen = be.ask_u64(F.GET_STATUS)
         check(seen == status, f"status {status}", f"status {seen:#x}")
+
+
+def _nothing_written(be: BackEnd, how: tuple[str, int, bytes]) -> None:
+    """Reset while slow requests are in flight; after the answer none may write memory."""
+    ring = be.working_ring(how[0], size=slow_requests.SIZE)
+    slow_requests.need_slow(be)
+    be.serve(ring)
+    for _ in range(slow_requests.TURNS):
+        jobs = slow_requests.post_slow(be, ring)
+        be.accepted(how[1], how[2])
+        late = slow_requests.unwritten(ring, jobs)
+        used = ring.used_index
+        be.check_idle(ring)
+        written = len(late) - len(slow_requests.unwritten(ring, jobs))
+        check(not written, "no write of a request after the reset", f"{written} status bytes")
+        check(ring.used_index == used, "no completion after the reset", "there was one")
+        be.send(F.SET_FEATURES, u64(be.driver_features))
+        be.share(ring.memory)
+        be.forget_rings()
+        ring = be.ring(ring.memory, ring.index, slow_requests.SIZE)
+        be.start(ring)
+        if late:
+            return
+
+
+@area.case(
+    1414,
+    "RESET_DEVICE is acknowledged when no request of before writes memory any more",
+    needs=(*_RESET, "REPLY_ACK"),
+    device="blk",
+)
+def done_then_acknowledged(be: BackEnd) -> None:
+    _nothing_written(be, ("RESET_DEVICE", F.RESET_DEVICE, b""))
+
+
+@area.case(
+    1447,
+    "Status 0 is acknowledged when no request of before writes memory any more",
+    needs=(*_STATUS, "REPLY_ACK"),
+    device="blk",
+    spec="VHOST_USER_SET_STATUS; virtio 1.3, 2.4.1",
+)
+def done_then_zero(be: BackEnd) -> None:
+    _nothing_written(be, ("STATUS", F.SET_STATUS, u64(0)))
+
+
+@area.each(1448, (64 | 15, 128 | 3), "GET_STATUS returns status {}: 8 bits are kept", needs=_STATUS)
+def upper_bits(be: BackEnd, status: int) -> None:
+    be.negotiate("STATUS")
+    for bits in (1, 3, status):
+        seen = _set(be, bits)
+        check(seen == bits, f"status {bits}", f"status {seen}")
+
+
+@area.case(
+    1450,
+    "A request that was kicked before DRIVER_OK is served after it, without another kick",
+    needs=_STATUS,
+    works=True,
+    spec="Ring states; VHOST_USER_SET_STATUS",
+)
+def kicked_before_driver_ok(be: BackEnd) -> None:
+    be.negotiate("STATUS")
+    for status in (_ACKNOWLEDGE, 3, 11):
+        _set(be, status)
+    ring = be.ring(be.memory(), be.work.ring)
+    be.start(ring)
+    job = be.work.post(ring.memory, ring)
+    ring.kick()
+    ring.await_used(1, QUIET)
+    _set(be, 15)
+    be.await_used(ring, 1)
+    be.check_completed(ring, job)
+
+
+@area.each(
+    1451,
+    ("RESET_DEVICE", "STATUS"),
+    "After a reset by {} nothing of before is served or called for once the ring runs again",
+    works=True,
+)
+def nothing_left(be: BackEnd, how: str) -> None:
+    by_status = how == "STATUS"
+    ring = _with_status(be) if by_status else be.working_ring(how)
+    be.serve(ring)
+    for _ in range(8):
+        be.work.post(ring.memory, ring)
+    if by_status:
+        be.accepted(F.SET_STATUS, u64(0))
+    else:
+        _reset(be)
+    ring.unkick()
+    again = _anew(be, ring)
+    if by_status:
+        for status in (1, 3, 11, 15):
+            be.send(F.SET_STATUS, u64(status))
+    be.check_idle(again)
+    for _ in range(3):
+        be.serve(again)
+    base = be.stop(again)
+    check(base == 3, "base 3 of the ring of after the reset", f"base {base}")

@@ -41,6 +41,7 @@ def stop_behind_kick(be: BackEnd) -> None:
     ring.kick()
     base = be.stop(ring)
     check(base in (0, 1), "base 0 or 1 after one request", f"base {base}")
+    be.resume(ring, base)
 
 
 @area.case(
@@ -69,6 +70,7 @@ def taken_is_completed(be: BackEnd) -> None:
 @area.case(2004, "No request is completed after the reply to GET_VRING_BASE", works=True)
 def nothing_later(be: BackEnd) -> None:
     ring = be.working_ring()
+    be.serve(ring)
     for _ in range(8):
         be.work.post(ring.memory, ring)
     ring.kick()
