@@ -275,8 +275,11 @@ class VhostDevice:
         """Whether a feature bit (its number) is acked."""
         return bool(self.acked_features >> bit & 1)
 
-    def set_up_rings(self, addresses: Sequence[RingAddresses]) -> None:
-        """The guest's driver has set up its rings: they start at index 0."""
+    def set_up_rings(self, addresses: Sequence[RingAddresses | None]) -> None:
+        """The guest's driver has set up its rings, but for those without addresses.
+
+        They start at index 0.
+        """
         self.forget_inflight()
         self.setups += 1
         for ring, ring_addresses in zip(self.rings, addresses, strict=True):

@@ -10,17 +10,21 @@ from emu.errors import MigrationError
 from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from devices.device import VhostDevice
     from emu.vm.vm import Vm
 
 _DEVICE = struct.Struct("<16sQI")
-_RING = struct.Struct("<IIQQQ")
+_RING = struct.Struct("<IIIQQQ")
+_Ring = tuple[int, int, int, int, int, int]
 
 
 def pack_devices(devices: Iterable[VhostDevice]) -> bytes:
-    """Name, acked features and rings (size, base, addresses) of every device."""
+    """Name, acked features and rings (index, size, base, addresses) of every device.
+
+    A driver need not set up all rings of a device, nor the first ones.
+    """
     parts: list[bytes] = []
     for device in devices:
         rings = device.configured_rings()
@@ -28,7 +32,8 @@ def pack_devices(devices: Iterable[VhostDevice]) -> bytes:
         for ring in rings:
             where = ring.addresses
             assert where is not None  # noqa: S101  configured() checks it
-            parts.append(_RING.pack(where.size, ring.base, where.desc, where.avail, where.used))
+            addresses = where.desc, where.avail, where.used
+            parts.append(_RING.pack(ring.index, where.size, ring.base, *addresses))
     return b"".join(parts)
 
 
@@ -55,31 +60,31 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
             ) from None
         at += count * _RING.size
         name = raw.rstrip(b"\0").decode(errors="replace")
-        if name != device.name or count > len(device.rings):
+        there = {ring[0]: ring for ring in rings}
+        if name != device.name or len(there) < count or max(there, default=0) >= len(device.rings):
             raise MigrationError(
                 Phase.LOAD_STATE,
-                f"the source has {name} with {count} rings where this side has {device.name} "
-                f"with {len(device.rings)}",
+                f"the source has {name} with {1 + max(there, default=-1)} rings where this side "
+                f"has {device.name} with {len(device.rings)}",
             )
         device.use_features(features)
-        if _load_rings(device, rings):
+        if _load_rings(device, there):
             changed.append(device)
     if at != len(data):
         raise MigrationError(Phase.LOAD_STATE, "the source has more devices than this side")
     return changed
 
 
-def _load_rings(device: VhostDevice, rings: Sequence[tuple[int, int, int, int, int]]) -> bool:
-    """Load the rings; return whether one has another address or size than before."""
+def _load_rings(device: VhostDevice, rings: Mapping[int, _Ring]) -> bool:
+    """Load the rings, by index; return whether one has another address or size than before."""
     changed = False
-    for ring, (size, base, desc, avail, used) in zip(device.rings, rings, strict=False):
-        addresses = RingAddresses(size, desc, avail, used)
+    for ring in device.rings:
+        addresses, base = None, 0  # as of a ring that the driver has not set up, or has reset
+        if ring.index in rings:
+            _, size, base, desc, avail, used = rings[ring.index]
+            addresses = RingAddresses(size, desc, avail, used)
         changed = changed or ring.addresses != addresses
         ring.set_up(addresses, base)
-    for ring in device.rings[len(rings) :]:
-        # The driver has reset the device since the source sent DEVICES.
-        changed = changed or ring.addresses is not None
-        ring.set_up(None)
     return changed
 
 

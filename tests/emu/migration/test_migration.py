@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devices import lifecycle
 from devices.procedure import Phase
 from emu.errors import CancelledError, MigrationError
 from emu.migration.handshake import required_match
@@ -27,6 +28,7 @@ from tests.waiting import wait_until
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -46,6 +48,63 @@ def test_migrates_under_load(
     assert migration.source.requests_in_flight > 0
     await_requests(migration.destination_vm)
     check_request_log(migration.destination_vm)
+
+
+def use_rings(vm: Vm, used: Collection[int]) -> None:
+    """The drivers reset all devices and set up only these rings; the guest is quiet."""
+    assert vm.guest.quiesce(TIMEOUT) == 0
+    with vm.reconnect.paused():
+        for index, device in enumerate(vm.devices):
+            vm.reset_device(index)
+            vm.pause_vcpus()
+            vm.guest.boot_device(index)
+            vm.resume_vcpus()
+            addresses = vm.guest.ring_addresses(index)
+            device.set_up_rings(
+                [where if ring in used else None for ring, where in enumerate(addresses)]
+            )
+            vm.drive_one(device, lifecycle.start(device))
+
+
+def check_rings(vm: Vm, used: Collection[int]) -> None:
+    """These rings of all devices are started, and those of disks serve a request."""
+    for device in vm.devices:
+        started = [ring.index for ring in device.rings if ring.started]
+        assert started == [ring.index for ring in device.rings if ring.index in used]
+    for queue in vm.guest.disks.queues:
+        if queue.place.position in used:
+            before = queue.completed()
+            assert queue.submit_one()
+            queue.kick()
+            wait_until(lambda queue=queue, before=before: queue.completed() > before)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("used", [{1, 3}, set()], ids=["1 and 3", "none"])
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))
+def test_a_guest_that_uses_some_rings_migrates(
+    vm: Vm, other: Vm, strategy: str, used: set[int], tmp_path: Path, owned: ExitStack
+) -> None:
+    """The same rings are started at the destination."""
+    use_rings(vm, used)
+    check_rings(vm, used)
+    migration = Migration(vm, other, strategy, tmp_path, owned=owned)
+    migration.run()
+    check_rings(migration.destination_vm, used)
+
+
+@pytest.mark.parametrize("used", [{1, 3}, set()], ids=["1 and 3", "none"])
+def test_a_guest_that_uses_some_rings_loses_its_back_end(
+    vm: Vm, hosts: tuple[Host, Host], used: set[int]
+) -> None:
+    """The same rings are started on the next one."""
+    use_rings(vm, used)
+    for victim in ("blk1", "net0"):
+        hosts[0].kill(victim)
+        wait_until(lambda victim=victim: victim in vm.reconnect.lost)  # type: ignore[misc]
+        hosts[0].restart(victim)
+        vm.reconnect.await_all(TIMEOUT)
+        assert not vm.reconnect.lost
+    check_rings(vm, used)
 
 
 @pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))

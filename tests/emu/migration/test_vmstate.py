@@ -89,3 +89,18 @@ def test_switchover_has_the_vcpus_too(vm: Vm, other: Vm) -> None:
     moved = load_switchover(data, other)
     assert moved == other.devices
     assert other.machine.save_vcpus()
+
+
+@pytest.mark.parametrize("used", [(1, 3), (), (0,), (3,)], ids=str)
+def test_rings_keep_their_indices(used: tuple[int, ...]) -> None:
+    """A driver sets up any of a device's rings, and another migration finds them the same."""
+    source, target = make(4), make(4)
+    source.set_up_rings([RingAddresses(8, 16 * n, 1, 2) if n in used else None for n in range(4)])
+    for index in used:
+        source.rings[index].base = 100 + index
+    assert load_devices(pack_devices([source]), [target]) == ([target] if used else [])
+    assert [ring.index for ring in target.configured_rings()] == list(used)
+    assert [ring.base for ring in target.configured_rings()] == [100 + index for index in used]
+    assert load_devices(pack_devices([source]), [target]) == []
+    for device in (source, target):
+        device.close()
