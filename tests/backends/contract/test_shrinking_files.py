@@ -4,27 +4,26 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.backends.contract.neighbours import neighbours
 from tests.backends.rig import LOG_ALL, Rig, readable
-from tests.backends.served import KINDS, Blk, Kind, program
+from tests.backends.served import KINDS, Blk, Kind
 from tests.slow import all_but
 from tests.timeouts import TIMEOUT
 from vhost_user import inflight
 from vhost_user.errors import Disconnected, Refused, VhostUserError
 from vhost_user.features import ProtocolFeature
-from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import Inflight, LogArea
 from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_OUT
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.backends.contract.given import MakeRig
@@ -126,49 +125,6 @@ def await_end(rig: Rig) -> None:
     assert readable(rig.connection.fileno(), TIMEOUT)
     with pytest.raises(Disconnected):
         rig.connection.receive()
-
-
-class Neighbours:
-    """A program with two devices, and a front-end that uses the second one."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], paths: list[str], make_rig: MakeRig, kind: Kind
-    ) -> None:
-        self._process = process
-        self._paths = paths
-        self._make_rig = make_rig
-        self._kind = kind
-        self._number = 0
-        self._second = self.front_end(1).start()
-        kind.prepare(self._second)
-
-    def front_end(self, device: int) -> Rig:
-        """A front-end of a device, with nothing set up."""
-        return self._make_rig(FrontendConnection.connect(self._paths[device], name="program"))
-
-    def check(self) -> None:
-        """The second device serves a request."""
-        self._second.free_all()
-        self._kind.work(self._second, self._number)
-        self._number += 1
-        assert self._process.poll() is None
-
-    def lines(self) -> list[str]:
-        """End the program; what it has written."""
-        self._process.terminate()
-        assert self._process.wait(TIMEOUT) == 0
-        assert self._process.stderr is not None
-        return self._process.stderr.read().decode().splitlines()
-
-
-@contextmanager
-def neighbours(kind: Kind, folder: Path, make_rig: MakeRig, *more: str) -> Iterator[Neighbours]:
-    paths = [str(folder / "first.sock"), str(folder / "second.sock")]
-    other = folder / "other"
-    other.mkdir()
-    arguments = [*kind.arguments(folder), *kind.options(other), *more]
-    with program(arguments, "--socket-path", paths[0], "--socket-path", paths[1]) as process:
-        yield Neighbours(process, paths, make_rig, kind)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -32,6 +32,7 @@ def test_a_write_to_an_ioeventfd_that_was_closed_is_an_error() -> None:
     accel = SoftAccelerator(lambda *_: None)
     (fd,) = eventfd.default().create(1)
     accel.change_ioeventfds((), [Ioeventfd(ADDRESS, 4, ANY_VALUE, fd)])
+    accel.mmio_write(ADDRESS, 0)  # the first one makes a descriptor, which would get the number
     os.close(fd)
     with pytest.raises(NotifierError, match="the ioeventfd at 0xe0000000: Bad file descriptor"):
         accel.mmio_write(ADDRESS, 1)
@@ -51,6 +52,19 @@ def test_an_ioeventfd_for_any_value_comes_before_one_with_a_datamatch() -> None:
     assert exits == [(ADDRESS, 8)]
     accel.close()
     eventfd.default().close(fds)
+
+
+def test_a_back_end_whose_kick_blocks_keeps_no_vcpu_waiting() -> None:
+    """The counter is full, and O_NONBLOCK is cleared on the description that both ends have."""
+    accel = SoftAccelerator(lambda *_: None)
+    fd = os.eventfd(0, os.EFD_CLOEXEC)
+    os.eventfd_write(fd, (1 << 64) - 2)
+    accel.change_ioeventfds((), [Ioeventfd(ADDRESS, 4, ANY_VALUE, fd)])
+    accel.mmio_write(ADDRESS, 0)
+    assert os.get_blocking(fd)
+    assert os.eventfd_read(fd) >= (1 << 64) - 2
+    accel.close()
+    os.close(fd)
 
 
 def test_an_irqfd_that_cannot_be_polled_is_undone() -> None:
