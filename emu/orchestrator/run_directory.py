@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -90,15 +91,20 @@ class RunDirectory:
         """
         path = (self._images or self.path) / f"{device}.img"
         try:
-            if not path.exists():
+            if not os.path.lexists(path):
                 _make_image(path)
-            elif self._images and path.stat().st_size != SCRATCH_BYTES:
+            elif self._images and not _is_scratch(path.lstat()):
                 raise PreflightError(
-                    f"{path} is not a scratch image: it would have {SCRATCH_BYTES} bytes"
+                    f"{path} is not a scratch image: it would be a file of {SCRATCH_BYTES} bytes"
                 )
         except OSError as error:
             raise PreflightError(f"{path}: {error.strerror}") from None
         return path
+
+
+def _is_scratch(status: os.stat_result) -> bool:
+    """No link: the guest would overwrite whatever is behind it."""
+    return stat.S_ISREG(status.st_mode) and status.st_size == SCRATCH_BYTES
 
 
 def _make_image(path: Path) -> None:

@@ -101,3 +101,18 @@ def test_a_full_file_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert directory.shortage() == ""
         monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=0))
         assert directory.shortage() == f"no space left on device in {directory.path}"
+
+
+@pytest.mark.parametrize("target", ["another image", "nothing", "itself"])
+def test_a_link_is_no_scratch_image(target: str, tmp_path: Path) -> None:
+    """The guest would overwrite what it leads to, which may be of the same size."""
+    victim, images = tmp_path / "victim", tmp_path / "images"
+    images.mkdir()
+    link = images / "blk0.img"
+    if target == "another image":
+        victim.touch()
+        os.truncate(victim, SCRATCH_BYTES)
+    link.symlink_to(link if target == "itself" else victim)
+    with RunDirectory(images) as directory, pytest.raises(PreflightError, match="not a scratch"):
+        directory.image("blk0")
+    assert victim.exists() == (target == "another image")
