@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from backends import stats
 from backends.image import IOV_MAX, Image, ImageError
-from backends.limits import BUDGET, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMENTS
+from backends.limits import BUDGET, CHAIN_SHARE, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMENTS
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
@@ -156,11 +156,13 @@ class BlkDevice(VirtioDevice):
         """Serve requests; see `VirtioDevice.process`."""
         pop, serve = queue.pop, self._serve
         try:
-            for _ in range(BUDGET):
+            left = BUDGET
+            while left > 0:
                 chain = pop()
                 if chain is None:
                     break
                 serve(ring, queue, chain)
+                left -= 1 + (len(chain.readable) + len(chain.writable)) // CHAIN_SHARE
         finally:
             if queue.publish():
                 ring.interrupt()

@@ -26,6 +26,8 @@ CLOSING = 1024
 #: Requests that one poll of a ring serves, so that a driver that never stops adding requests
 #: delays neither the other rings nor the control socket.
 BUDGET = 16
+#: Descriptors of a chain that count as one more request.
+CHAIN_SHARE = 64
 #: Control descriptors are checked again after this many rings.
 RINGS_PER_CHECK = 4
 #: Bytes of one disk request; a larger one fails. The used length has 32 bits.
@@ -70,6 +72,7 @@ BOUNDS = (
     Bound("descriptors that wait to be closed", CLOSING, "they are closed at once"),
     Bound("descriptors of a chain", MAX_SIZE, "the ring fails"),
     Bound("requests of a ring in one poll", BUDGET, "the ring is polled again"),
+    Bound("descriptors of a chain that counts as one", CHAIN_SHARE, "it counts as more requests"),
     Bound("rings between two checks of the sockets", RINGS_PER_CHECK, "the sockets come first"),
     Bound("bytes of a disk request", DISK_REQUEST_BYTES, "its status is IOERR"),
     Bound("bytes of a disk request in the loop", INLINE_BYTES, "another thread serves it"),

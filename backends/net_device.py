@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
 from backends.isolation import contain
-from backends.limits import BUDGET, INBOX_FRAMES, LARGEST_FRAME
+from backends.limits import BUDGET, CHAIN_SHARE, INBOX_FRAMES, LARGEST_FRAME
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
 from backends.virtio_device import VirtioDevice, scatter
 from vhost_user.errors import FrontendError
@@ -164,10 +164,12 @@ class NetDevice(VirtioDevice):
         header, pair, frames = len(self._header), ring.index >> 1, 0
         longest = self._longest
         try:
-            for _ in range(BUDGET):
+            left = BUDGET
+            while left > 0:
                 chain = pop()
                 if chain is None:
                     break
+                left -= 1 + len(chain.readable) // CHAIN_SHARE
                 readable = chain.readable
                 length = len(readable[0]) if len(readable) == 1 else sum(map(len, readable))
                 push(chain.head, 0)
@@ -197,17 +199,15 @@ class NetDevice(VirtioDevice):
         queue = ring.queue or ring.activate()
         if queue is None:
             return
-        try:
-            while True:
-                while (chain := queue.pop()) is not None:
-                    queue.push(chain.head, 0)
-                    self.counters[stats.PACKETS_DROPPED] += 1
-                if queue.publish():
-                    ring.interrupt()
-                if not queue.arm():
-                    return
-        except FrontendError as error:
-            ring.fail(error)
+        left = BUDGET
+        while left > 0 and (chain := queue.pop()) is not None:
+            queue.push(chain.head, 0)
+            self.counters[stats.PACKETS_DROPPED] += 1
+            left -= 1 + len(chain.readable) // CHAIN_SHARE
+        if queue.publish():
+            ring.interrupt()
+        if left <= 0 or queue.arm():
+            ring.look_again()
 
     # To the guest
 

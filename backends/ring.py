@@ -122,6 +122,7 @@ class Ring:
         "_poll_timer",
         "_polled",
         "_reported_generation",
+        "_resubmitting",
         "base",
         "broken",
         "check_memory",
@@ -172,7 +173,7 @@ class Ring:
         self.stopping = False
         self.broken = False
         self.unmapped = False
-        self._polled = False
+        self._polled = self._resubmitting = False
         # The generation of guest memory in which `_report_not_served` has reported the ring.
         self._reported_generation: tuple[int, ...] | None = None
 
@@ -282,12 +283,9 @@ class Ring:
                 queue = self.activate()
                 if queue is None:
                     return
-            process = self._device.process
-            # Requests from the inflight region. The driver made them available before the base, so
-            # a stop between two of them would lose the rest: its reply has the base only.
-            while queue.to_resubmit:
-                process(self, queue)
-            if process(self, queue):
+            if queue.to_resubmit:
+                self._begin_resubmission()
+            elif self._device.process(self, queue):
                 self._loop.again(self.poll)
         except Exception as error:  # noqa: BLE001  whatever it is, it is the ring's own
             contain(self, error)
@@ -303,6 +301,32 @@ class Ring:
                     return
         except Exception as error:  # noqa: BLE001  as in `poll`
             contain(self, error)
+
+    def _begin_resubmission(self) -> None:
+        """Serve the requests of the inflight region, some in each turn of the loop.
+
+        The driver made them available before the base, so a stop between two of them would lose the
+        rest: its reply has the base only. Together they count as a request in flight, for which a
+        stop waits.
+        """
+        if not self._resubmitting:
+            self._resubmitting = True
+            self.begin_async()
+            self._resubmit()
+
+    def _resubmit(self) -> None:
+        queue = self.queue
+        try:
+            if queue is not None and queue.to_resubmit and not self.broken and not self.unmapped:
+                self._device.process(self, queue)
+                if queue.to_resubmit:
+                    self._completions.again(self._resubmit)
+                    return
+            self.look_again()
+        except Exception as error:  # noqa: BLE001  as in `poll`
+            contain(self, error)
+        self._resubmitting = False
+        self._end_async()
 
     def begin_async(self) -> None:
         """Count a popped request that another thread serves, until `complete` or `abort`."""
@@ -375,6 +399,13 @@ class Ring:
 
     def _pages_came(self) -> None:
         self._awaiting = False
+        self._look()
+
+    def look_again(self) -> None:
+        """In the next turn of the loop, serve the ring, or discard what it has while disabled."""
+        self._loop.again(self._look)
+
+    def _look(self) -> None:
         if self.enabled:
             self.poll()
         elif self.started:
@@ -468,10 +499,7 @@ class Ring:
         self._counters[stats.KICKS] += 1
         if not self.started:
             self._start()
-        if self.enabled:
-            self.poll()
-        else:
-            self._device.discard(self)
+        self._look()
 
     def _drop_kick(self) -> None:
         """Ignore the kick descriptor from now on, and close it later."""

@@ -163,6 +163,8 @@ class RingMemory:
             inflight=self._inflight(before),
             ring=self._index,
         )
+        if before is not None:
+            queue.resubmit_rest_of(before)
         if self._guest.log is not None:
             self.log_used_ring(queue)
         return queue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from backends import advertised_features, stats
 from backends.isolation import GuardedLoop
-from backends.limits import BUDGET
+from backends.limits import BUDGET, CHAIN_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,10 +109,12 @@ class VirtioDevice:
         """
         pop, push, serve = queue.pop, queue.push, self.serve
         try:
-            for _ in range(BUDGET):
+            left = BUDGET
+            while left > 0:
                 chain = pop()
                 if chain is None:
                     break
+                left -= 1 + (len(chain.readable) + len(chain.writable)) // CHAIN_SHARE
                 written = serve(ring, chain)
                 ring.check_memory()
                 mark = ring.log_mark

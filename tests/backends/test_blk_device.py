@@ -16,13 +16,14 @@ from backends import blk_device, limits
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from tests.backends.rig import LOG_ALL, QEMU_ORDER, Rig, readable
+from tests.backends.rig import LOG_ALL, QEMU_ORDER, RING_SIZE, Rig, readable
 from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import Refused
+from vhost_user.inflight import InflightRegion
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
-from vhost_user.payloads import Config, LogArea, VringState
+from vhost_user.payloads import Config, Inflight, LogArea, VringState
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SEGMENT,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.loop import Loop
+    from backends.ring import Ring
+    from vhost_user.virtqueue import DeviceQueue
 
 SECTORS = 512
 SIZE = SECTORS * 512
@@ -499,3 +502,49 @@ def on_loop(loop: Loop) -> None:
     done = threading.Event()
     loop.post(lambda: loop.again(lambda: loop.again(done.set)))
     assert done.wait(TIMEOUT)
+
+
+def test_requests_of_the_inflight_region_are_served_in_several_turns(
+    make: Callable[..., Disk],
+) -> None:
+    """A stop that comes between two of them waits for the last one."""
+    disk = make()
+    rig = disk.rig
+    rig.set_features()
+    rig.set_mem_table()
+    reply = rig.call(Request(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, RING_SIZE)))
+    assert reply is not None
+    assert isinstance(reply.payload, Inflight)
+    fd = reply.fds[0]
+    part = InflightRegion(fd, *reply.payload).ring(0)
+    assert part is not None
+    part.resume(0)
+    heads = []
+    for _ in range(RING_SIZE // 2):
+        header_gpa, header = rig.alloc(16)
+        header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_IN, 0, 0)
+        heads.append(rig.rings[0].driver.add([(header_gpa, 16)], [(rig.alloc(513)[0], 513)]))
+        part.taken(heads[-1])
+    rig.rings[0].driver.publish()
+    rig.ack(F.SET_INFLIGHT_FD, reply.payload, (fd,))
+    os.close(fd)
+    turns: list[int] = []
+    process = disk.device.process
+
+    def counted(ring: Ring, queue: DeviceQueue) -> bool:
+        turns.append(queue.to_resubmit)
+        if len(turns) == 1:
+            due = rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
+            assert due == 1
+            assert rig.connection.flush()
+        return process(ring, queue)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk.device, "process", counted)
+        rig.rings[0].set_up(QEMU_ORDER)
+        rig.rings[0].kick()
+        assert readable(rig.connection.fileno(), TIMEOUT)
+    assert rig.connection.receive()[0].payload == VringState(0, RING_SIZE // 2)
+    assert turns[:2] == [RING_SIZE // 2, RING_SIZE // 2 - limits.BUDGET]
+    done = [rig.rings[0].wait().head for _ in heads]
+    assert done == heads

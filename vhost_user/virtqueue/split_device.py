@@ -152,6 +152,10 @@ class DeviceQueue:
                 taken = self._used_idx + len(self._again)
                 self._last_avail = self._avail_idx = taken & 0xFFFF
 
+    def resubmit_rest_of(self, before: DeviceQueue) -> None:
+        """Resubmit what the queue that this one replaces has not popped yet."""
+        self._again = before._again
+
     @property
     def to_resubmit(self) -> int:
         """Chains that an earlier back-end has taken, and this one has not popped yet."""
