@@ -72,9 +72,9 @@ def describe(error: BaseException) -> str:
     else:
         text = f"{type(error).__name__}: {error}"
     if not isinstance(error, VhostUserError):
-        frames = traceback.extract_tb(error.__traceback__)
-        if frames:
-            text += f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})"
+        # Not by `traceback.extract_tb`, which opens the source.
+        for frame, line in list(traceback.walk_tb(error.__traceback__))[-1:]:
+            text += f" ({PurePath(frame.f_code.co_filename).name}:{line})"
     return " ".join(text.split())
 
 

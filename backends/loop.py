@@ -120,7 +120,13 @@ class Loop:
         self._posted.append(callback)
         if not self._woken:
             self._woken = True
-            os.eventfd_write(self._wake_fd, 1)
+            try:
+                os.eventfd_write(self._wake_fd, 1)
+            except BaseException:
+                self._woken = False
+                with suppress(ValueError):  # it was called already
+                    self._posted.remove(callback)
+                raise
 
     def again(self, callback: Callback) -> None:
         """Call it in the next turn, after a check for control messages."""
