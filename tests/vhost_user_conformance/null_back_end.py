@@ -2,8 +2,8 @@
 
     python -m tests.vhost_user_conformance.null_back_end SOCKET
 
-What it passes says nothing about a back-end that works. `null_passes.toml` lists these cases, with
-the reason why each may pass, and `test_null_back_end` holds the list.
+What it passes says nothing about a back-end that works. `tests/peers/null_peers.toml` lists these
+cases, with the reason why each may pass, and `test_null_back_end` holds the list.
 """
 
 from __future__ import annotations

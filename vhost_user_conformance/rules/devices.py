@@ -118,11 +118,11 @@ rule(
     "2705..2708",
     front="2101..2107 2109",
 )
-rule(3, "Frames are sent unchanged", back="2201..2204 2754..2756 2765 2766", front="2112 2117")
+rule(3, "Frames are sent unchanged", back="2201..2204 2854..2856 2865 2866", front="2112 2117")
 rule(
     4,
     "Frames are received unchanged and in order",
-    back="2252..2258 2266 2271..2275 2750..2753 2757..2766",
+    back="2252..2258 2266 2271..2275 2850..2853 2857..2866",
     front="2118",
 )
 rule(

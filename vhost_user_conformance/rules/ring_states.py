@@ -56,7 +56,12 @@ rule(
     back="0440..0442 0448 1242 1410 1612",
     front="0410",
 )
-rule(2, "A ring starts with a kick", back="0401 0403 0416 0505 0507 2012", front="0511 0512 1741")
+rule(
+    2,
+    "A ring starts with a kick",
+    back="0001 0401 0403 0416 0505 0507 2012 9901",
+    front="0511 0512 1741",
+)
 rule(
     3,
     "GET_VRING_BASE stops one ring only",

@@ -7,6 +7,7 @@ AREAS = collect_areas(
     __name__,
     __path__,
     (
+        "sanity",
         "framing",
         "negotiation",
         "memory",

@@ -1,4 +1,4 @@
-"""VU-B-2750 and up: short and long frames, buffers that are too small, and the legacy header."""
+"""VU-B-2850 and up: short and long frames, buffers that are too small, and the legacy header."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ETHERNET, _TAG = 14, bytes.fromhex("81000007")
 _LEGACY = 10
 
 
-@area.each(2750, (14, 20, 42, 59), "A frame of {} bytes is received, padded at most", device="net")
+@area.each(2850, (14, 20, 42, 59), "A frame of {} bytes is received, padded at most", device="net")
 def short(be: BackEnd, size: int) -> None:
     nic = looped(be)
     for number in range(3):
@@ -44,7 +44,7 @@ def short(be: BackEnd, size: int) -> None:
 
 
 @area.each(
-    2754,
+    2854,
     (0, 1, 13),
     "A buffer of {} bytes behind the header is completed, and frames go on",
     device="net",
@@ -63,7 +63,7 @@ def too_short(be: BackEnd, size: int) -> None:
 
 
 @area.case(
-    2757,
+    2857,
     "A frame that does not fit its buffer is not received in part",
     device="net",
     spec=_RECEIVE,
@@ -91,7 +91,7 @@ def _check_not_cut(nic: Nic, head: int, frame: bytes) -> None:
 
 
 @area.case(
-    2758,
+    2858,
     "The buffers of frames that were dropped are returned, or used for later frames",
     device="net",
     spec=_RECEIVE,
@@ -115,7 +115,7 @@ def _limited(be: BackEnd, mtu: int) -> Nic:
 
 
 @area.each(
-    2759,
+    2859,
     (600, 1000, 1500),
     "An MTU of {} counts neither the Ethernet header nor a VLAN's tag: such frames are received",
     device="net",
@@ -139,7 +139,7 @@ def largest(be: BackEnd, mtu: int) -> None:
 
 
 @area.case(
-    2762,
+    2862,
     "With VIRTIO_NET_F_MTU no frame above the MTU is received",
     device="net",
     spec=_MTU,
@@ -156,7 +156,7 @@ def above(be: BackEnd) -> None:
 
 
 @area.case(
-    2763,
+    2863,
     "Without VIRTIO_NET_F_MTU the MTU that the front-end sets limits no frame",
     device="net",
     spec=_MTU,
@@ -169,7 +169,7 @@ def without_the_bit(be: BackEnd) -> None:
 
 
 @area.case(
-    2764,
+    2864,
     "The MTU of a front-end that has gone does not limit the next one",
     device="net",
     spec=_MTU,
@@ -226,7 +226,7 @@ def _comes_back(be: BackEnd, rx: TestRing, tx: TestRing, header: int, frame: byt
 
 
 @area.case(
-    2765,
+    2865,
     "Without VERSION_1 and mergeable buffers the header has 10 bytes",
     device="net",
     spec="virtio 1.3, 5.1.6.1",
@@ -238,7 +238,7 @@ def legacy(be: BackEnd) -> None:
 
 
 @area.case(
-    2766,
+    2866,
     "The length of the header follows the features of the driver that runs now",
     device="net",
     spec="virtio 1.3, 5.1.6.1",
