@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends.programs import fails
+from tests.backends.programs import fails, rig_at
 from tests.backends.rig import Rig
 from tests.backends.served import program
 from tests.timeouts import PROGRAM_TIMEOUT
@@ -155,18 +155,17 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "s").exists()
 
 
-def test_an_error_of_the_class_ends_the_program(tmp_path: Path) -> None:
+def test_an_error_of_the_class_fails_its_ring_alone(tmp_path: Path) -> None:
+    """One line names it and its place, and the program goes on."""
     plugin = tmp_path / "asks.py"
     plugin.write_text(f"{ASKS}    def serve(self, ring, chain):\n        return 1 // 0\n")
     sock = str(tmp_path / "s")
     arguments = [*SERVE, "--plugin", str(plugin), "--socket-path", sock]
-    with program(arguments, status=1) as process:
-        rig = Rig(FrontendConnection.connect(sock, name="asks"), 1)
+    with program(arguments) as process, rig_at(sock, 1) as rig:
         rig.start()
-        gpa, _ = rig.alloc(16)
-        rig.rings[0].add([(gpa, 16)], [])
+        rig.rings[0].add([(rig.alloc(16)[0], 16)], [])
         assert process.stderr is not None
-        text = process.stderr.read().decode()
-        assert "ZeroDivisionError" in text
-        assert "ended by an internal error" in text
-        rig.close()
+        line = process.stderr.readline().decode()
+        assert "s: ring 0: ZeroDivisionError" in line
+        assert "asks.py:4" in line
+        assert rig.rings[0].stop() == 1
