@@ -11,7 +11,7 @@ import pytest
 
 from tests.backends.contract.neighbours import neighbours
 from tests.backends.rig import LOG_ALL, Rig, readable
-from tests.backends.served import KINDS, Blk, Kind
+from tests.backends.served import KINDS, Kind
 from tests.slow import all_but
 from tests.timeouts import TIMEOUT
 from vhost_user import inflight
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.backends.contract.given import MakeRig
+    from tests.backends.served import Blk
 
 #: What to cut, and the device's line about it.
 FILES = {
@@ -212,9 +213,9 @@ def test_statistics_go_on_in_memory(kind: Kind, tmp_path: Path, make_rig: MakeRi
         assert line.endswith("stats has been made shorter: it is not written any more")
 
 
-def test_an_image_that_is_cut_fails_requests(tmp_path: Path, make_rig: MakeRig) -> None:
+@pytest.mark.parametrize("kind", ["blk"], indirect=True)
+def test_an_image_that_is_cut_fails_requests(kind: Blk, tmp_path: Path, make_rig: MakeRig) -> None:
     """No device fails: the guest sees an error of its disk, and the disk again when it is back."""
-    kind = Blk()
     with neighbours(kind, tmp_path, make_rig) as pair:
         rig = pair.front_end(0).start()
         kind.work(rig)
@@ -232,12 +233,12 @@ def test_an_image_that_is_cut_fails_requests(tmp_path: Path, make_rig: MakeRig) 
         assert pair.lines() == []
 
 
+@pytest.mark.parametrize("kind", ["blk"], indirect=True)
 @pytest.mark.parametrize("size", [512, 2048 * 512])
 def test_nothing_of_lost_memory_reaches_the_disk(
-    tmp_path: Path, make_rig: MakeRig, size: int
+    kind: Blk, tmp_path: Path, make_rig: MakeRig, size: int
 ) -> None:
     """Neither in the loop's thread nor, as large requests are, in another one."""
-    kind = Blk()
     with neighbours(kind, tmp_path, make_rig) as pair:
         rig = pair.front_end(0).start()
         contents = kind.image(tmp_path).read_bytes()
