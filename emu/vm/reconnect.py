@@ -59,7 +59,9 @@ class ReconnectManager:
         self._paused = 1
         self._busy = 0
         self._closed = False
-        self._connectors: dict[str, threading.Thread] = {}
+        self._connectors: list[threading.Thread] = []
+        # Lost devices that a connector tries to reconnect; it changes together with `lost`.
+        self._connecting: set[str] = set()
         self._watcher: threading.Thread | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -118,7 +120,7 @@ class ReconnectManager:
             self._closed = True
             self._changed.notify_all()
         self._wake()
-        for thread in (self._watcher, *self._connectors.values()):
+        for thread in (self._watcher, *self._connectors):
             if thread is not None:
                 thread.join(TIMEOUT)
         os.close(self._wake_fd)
@@ -189,19 +191,25 @@ class ReconnectManager:
     # -- a connector thread for each lost device, so that no device waits for another
 
     def _start_connector(self, device: VhostDevice) -> None:
-        running = self._connectors.get(device.name)
-        if running is None or not running.is_alive():
-            thread = threading.Thread(
-                target=self._reconnect, args=(device,), name=f"reconnect-{device.name}", daemon=True
-            )
-            self._connectors[device.name] = thread
-            thread.start()
+        with self._changed:
+            if device.name in self._connecting:
+                return
+            self._connecting.add(device.name)
+        # The thread of an earlier loss may still report that the device is back.
+        self._connectors = [thread for thread in self._connectors if thread.is_alive()]
+        thread = threading.Thread(
+            target=self._reconnect, args=(device,), name=f"reconnect-{device.name}", daemon=True
+        )
+        self._connectors.append(thread)
+        thread.start()
 
     def _reconnect(self, device: VhostDevice) -> None:
         while self._begin():
             try:
-                if device.name not in self.lost:
-                    return
+                with self._changed:
+                    if device.name not in self.lost:
+                        self._connecting.discard(device.name)
+                        return
                 self._reconnect_device(device)
             except VhostUserError as error:
                 with self._changed:
@@ -209,6 +217,7 @@ class ReconnectManager:
             else:
                 with self._changed:
                     del self.lost[device.name]
+                    self._connecting.discard(device.name)
                     self._changed.notify_all()
                 self._observe("DEVICE_BACK", {"device": device.name})
                 self._wake()

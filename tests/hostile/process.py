@@ -136,7 +136,7 @@ class Process:
         if self.status is None:
             self._process.send_signal(signum)
 
-    def end(self, status: int = 0) -> str:
+    def end(self, statuses: Sequence[int] = (0,)) -> str:
         """SIGTERM; what was wrong with its end, or ""."""
         if self.status is not None:
             return f"had ended with status {self.status}"
@@ -149,7 +149,7 @@ class Process:
         lines = self.new_lines()
         if any("Traceback" in line for line in lines):
             return f"a traceback at SIGTERM: {lines[-1]}"
-        return "" if ended == status else f"ended with status {ended} at SIGTERM"
+        return "" if ended in statuses else f"ended with status {ended} at SIGTERM"
 
     def kill(self) -> None:
         """End it at once."""

@@ -15,6 +15,8 @@ from tests.hostile.front_end import (
     wrong_descriptors,
 )
 from tests.hostile.front_end.program import BackEndProgram
+from tests.hostile.vm import back_ends, qmp_clients
+from tests.hostile.vm.attached import Attached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +43,8 @@ class Program(Protocol):
 
 def start(program: str, folder: Path, neighbour_limit: float | None) -> Program:
     """Start the program of some cells."""
+    if program == "attach":
+        return Attached(folder, neighbour_limit)
     return BackEndProgram(program, folder, neighbour_limit)
 
 
@@ -54,9 +58,13 @@ _FRONT_ENDS = (
     bounds.cells,
 )
 
+_VMS = (back_ends.cells, qmp_clients.cells)
+
 
 def all_cells() -> Iterator[Cell]:
     """The whole matrix."""
     for make in _FRONT_ENDS:
         for kind in KINDS:
             yield from make(kind)
+    for make_vm in _VMS:
+        yield from make_vm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -191,3 +192,27 @@ def test_a_disk_that_was_stopped_too_early_is_connected_anew(
     vm.reconnect.await_all(TIMEOUT)
     await_requests(vm)
     check_request_log(vm)
+
+
+def test_a_device_is_reconnected_while_the_thread_of_its_last_loss_still_ends(
+    vm: Vm, hosts: tuple[Host, Host], events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A back-end may disconnect again just after it has come back."""
+    may_end = threading.Event()
+    end = vm.reconnect._end
+
+    def held() -> None:
+        end()
+        back = "blk1" not in vm.reconnect.lost
+        if back and threading.current_thread().name == "reconnect-blk1":
+            may_end.wait(TIMEOUT)
+
+    monkeypatch.setattr(vm.reconnect, "_end", held)
+    try:
+        for _ in range(2):
+            hosts[0].kill("blk1")
+            await_event(events, "DEVICE_LOST", "blk1")
+            hosts[0].restart("blk1")
+            await_event(events, "DEVICE_BACK", "blk1")
+    finally:
+        may_end.set()

@@ -1,0 +1,1 @@
+"""Hostile back-ends, QMP clients, migration sources and arguments, on the commands of `emu`."""
