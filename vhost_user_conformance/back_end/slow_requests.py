@@ -33,7 +33,7 @@ UNWRITTEN = 0xFF
 def need_slow(be: BackEnd) -> None:
     """Raises `Unsupported` where no request of the disk is slow."""
     if be.features >> BLK_F_RO & 1 or not be.features >> BLK_F_FLUSH & 1:
-        unsupported("it accepts no writes or has no flush, and reads may complete at once")
+        unsupported("is about slow requests: it accepts no writes or has no flush")
 
 
 def make_slow(be: BackEnd, ring: TestRing, pairs: int = PAIRS, *, size: int = SECTOR) -> list[Job]:

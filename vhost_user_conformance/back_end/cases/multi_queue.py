@@ -378,7 +378,7 @@ def last_serves(be: BackEnd) -> None:
     step = be.device_class.rings_per_queue
     last = min(be.rings, 256) - 1
     if last < work.rings or not be.device_class.joint:
-        unsupported("it has one queue")
+        unsupported("is about several queues, and it has one")
     memory = be.memory()
     for index in range(last - step + 1, last):
         be.start(be.ring(memory, index))

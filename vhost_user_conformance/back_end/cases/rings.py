@@ -421,7 +421,7 @@ def polled_stops(be: BackEnd) -> None:
     be.barrier()
     be.work.post(ring.memory, ring)
     if not ring.await_used(ring.avail_index, be.timeout):
-        unsupported("it does not poll a ring without a kick descriptor: see VU-B-0416")
+        unsupported("it does not poll a ring without a kick descriptor: VU-B-0416 is about that")
     base = be.stop(ring)
     check(base == ring.avail_index, f"base {ring.avail_index}", f"base {base}")
     be.work.post(ring.memory, ring)

@@ -195,7 +195,7 @@ def large_zeroes(be: BackEnd, mib: int) -> None:
     capacity = int.from_bytes(space[_CAPACITY:8], "little")
     limit = int.from_bytes(space[_MAX_WRITE_ZEROES_SECTORS:], "little")
     if AT + count + 1 > capacity or count > limit:
-        unsupported(f"a disk of {capacity} sectors, of which a range has {limit} at most")
+        unsupported(f"is about {count} sectors: it has {capacity}, and {limit} in a range at most")
     probes = (0, count // 2, MIB // SECTOR, count - 1, count)
     for at in probes:
         finish(
@@ -223,7 +223,7 @@ def large_write(be: BackEnd, mib: int) -> None:
     length = mib * MIB + SECTOR
     capacity = int.from_bytes(config_space.read(be, 0, 8), "little")
     if AT + length // SECTOR > capacity:
-        unsupported(f"a disk of {capacity} sectors")
+        unsupported(f"is about {length // SECTOR} sectors from {AT} on: it has {capacity}")
     data = b"".join(sector(number + 5) for number in range(length // SECTOR))
     memory = ring.memory
     header, status = memory.allocate(16), memory.allocate(1)

@@ -184,7 +184,7 @@ def of_the_last(be: BackEnd) -> None:
 def _legacy_rings(be: BackEnd) -> tuple[TestRing, TestRing]:
     be.negotiate(features=PROTOCOL_BIT)
     if be.driver_features >> VIRTIO_F_VERSION_1 & 1:
-        unsupported("it insists on VERSION_1")
+        unsupported("is about drivers without VERSION_1, which it does not accept")
     memory = be.memory()
     rx, tx = be.ring(memory, RX), be.ring(memory, TX)
     for ring in (rx, tx):
