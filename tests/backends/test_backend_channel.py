@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,12 @@ class Disk:
         return ours
 
     def grow(self, sectors: int) -> None:
+        """Returns when the device has read the size; a message could be handled before that."""
         os.truncate(self._path, sectors * 512)
+        noted = threading.Event()
         self.device.loop.post(self.rig.backend.refresh)
+        self.device.loop.post(noted.set)
+        assert noted.wait(TIMEOUT)
 
     def capacity(self) -> int:
         reply = self.rig.call(Request(F.GET_CONFIG, Config(0, 0, bytes(8))))
