@@ -85,6 +85,32 @@ def _call(part: Part, callback: Callable[P, None], *args: P.args, **kwargs: P.kw
         contain(part, error)
 
 
+class Contained:
+    """A context manager: an exception in the ``with`` block fails the part, and goes no further.
+
+    It has no state of its own, so that one object serves any number of blocks, also nested ones.
+
+    Args:
+        part: what fails.
+    """
+
+    __slots__ = ("_part",)
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        contain(self._part, error)
+        return True
+
+
 class GuardedLoop:
     """A `Loop` for one part: an exception of what is called there fails the part, not the loop.
 

@@ -10,7 +10,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
-from backends.isolation import contain
 from backends.limits import BUDGET, CHAIN_SHARE, INBOX_FRAMES, LARGEST_FRAME
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
 from backends.virtio_device import VirtioDevice, scatter
@@ -235,13 +234,12 @@ class NetDevice(VirtioDevice):
             else:
                 self.counters[stats.PACKETS_DROPPED] += 1
             return
-        try:
-            self._put(ring, queue, frame)
-        except PagesMissing as missing:
-            self._held[ring] = deque([frame])
-            ring.wait_for(missing)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is not the sender's
-            contain(ring, error)
+        with ring.contained:  # whatever is raised, it is not the sender's
+            try:
+                self._put(ring, queue, frame)
+            except PagesMissing as missing:
+                self._held[ring] = deque([frame])
+                ring.wait_for(missing)
 
     def _deliver_held(self, ring: Ring) -> None:
         """Put the frames into a ring whose pages have come."""
@@ -274,11 +272,9 @@ class NetDevice(VirtioDevice):
         """Show the driver what was delivered."""
         touched, self._touched = self._touched, []
         for ring in touched:
-            try:
+            with ring.contained:  # as in `deliver`
                 if ring.queue is not None and ring.queue.publish():
                     ring.interrupt()
-            except Exception as error:  # noqa: BLE001  as in `deliver`
-                contain(ring, error)
 
     def publish_later(self) -> None:
         """`publish` at the end of this turn of the loop."""

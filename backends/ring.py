@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends import stats
-from backends.isolation import GuardedLoop, Part, contain
+from backends.isolation import Contained, GuardedLoop, Part, contain
 from backends.limits import BUDGET
 from backends.ring_memory import RingMemory
 from vhost_user import eventfd
@@ -101,6 +101,7 @@ class Ring:
         unmapped: its memory was removed with requests in flight: it takes no more requests,
             and becomes inactive when they have completed.
         log_mark: marks guest memory (address, length) as written to; None while nothing is logged.
+        contained: a ``with`` block in which an exception fails the ring, and goes no further.
         check_memory: raises `LostMemoryError` when what was read may not be what the guest wrote;
             see `GuestMemory.check`.
     """
@@ -126,6 +127,7 @@ class Ring:
         "base",
         "broken",
         "check_memory",
+        "contained",
         "enabled",
         "in_flight",
         "index",
@@ -145,6 +147,7 @@ class Ring:
         self.parent: Part = context.device
         self._loop = context.loop.guarded(self)
         self._completions = context.loop.guarded(_Completion(self))
+        self.contained = Contained(self)
         self._counters = context.counters
         self._device = context.device
         self._guest = context.guest
@@ -277,7 +280,7 @@ class Ring:
         """Serve the ring if it is started, enabled and configured; raises nothing."""
         if not self.started or not self.enabled or self.broken or self.unmapped:
             return
-        try:
+        with self.contained:
             queue = self.queue
             if queue is None:
                 queue = self.activate()
@@ -287,20 +290,16 @@ class Ring:
                 self._begin_resubmission()
             elif self._device.process(self, queue):
                 self._loop.again(self.poll)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the ring's own
-            contain(self, error)
 
     def drain(self) -> None:
         """Serve all requests that the driver has made available so far."""
         queue = self.queue
         if queue is None or not self.enabled or self.broken or self.unmapped:
             return
-        try:
+        with self.contained:
             for _ in range(0, self.memory.size, BUDGET):
                 if not self._device.process(self, queue):
                     return
-        except Exception as error:  # noqa: BLE001  as in `poll`
-            contain(self, error)
 
     def _begin_resubmission(self) -> None:
         """Serve the requests of the inflight region, some in each turn of the loop.
@@ -316,15 +315,13 @@ class Ring:
 
     def _resubmit(self) -> None:
         queue = self.queue
-        try:
+        with self.contained:
             if queue is not None and queue.to_resubmit and not self.broken and not self.unmapped:
                 self._device.process(self, queue)
                 if queue.to_resubmit:
                     self._completions.again(self._resubmit)
                     return
             self.look_again()
-        except Exception as error:  # noqa: BLE001  as in `poll`
-            contain(self, error)
         self._resubmitting = False
         self._end_async()
 
@@ -335,13 +332,11 @@ class Ring:
     def complete(self, head: int, written: int) -> None:
         """Complete a request that another thread has served; see `post_completion`."""
         queue = self.queue
-        try:
+        with self.contained:
             if queue is not None:
                 queue.push(head, written)
                 if queue.publish():
                     self.interrupt()
-        except Exception as error:  # noqa: BLE001  as in `poll`
-            contain(self, error)
         self._end_async()
 
     def abort(self, error: Exception) -> None:
@@ -441,10 +436,8 @@ class Ring:
 
     def _halt(self) -> None:
         """Take no more requests; those in flight may still complete."""
-        try:
+        with self.contained:  # the ring has to stop, whatever it is
             self._device.stopping(self)
-        except Exception as error:  # noqa: BLE001  the ring has to stop, whatever it is
-            contain(self, error)
         if self.started:
             self.started = self._polled = False
             self._counters[stats.RING_STOPS] += 1
@@ -521,15 +514,13 @@ class Ring:
         self.in_flight -= 1
         if self.in_flight:
             return
-        try:
+        with Contained(self._device):  # the request has ended, whatever it is
             if self.unmapped:
                 self.unmapped = False
                 self._deactivate()
                 self.poll()  # tries to serve it in the current memory, or logs why it cannot
             if self.stopping:
                 self._observer.ring_idle(self.index)
-        except Exception as error:  # noqa: BLE001  the request has ended, whatever it is
-            contain(self._device, error)
 
     def _build(self) -> DeviceQueue:
         """Make the queue, from the ring's base on.
