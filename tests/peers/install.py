@@ -10,15 +10,19 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from tests.peers.table import GUEST_PACKAGES, KERNEL_PACKAGE, PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Seconds, enough for a slow mirror.
 LIMIT = 900.0
 
 
 class InstallError(Exception):
-    """The packages cannot be installed; the text is the reason, in one line."""
+    """Programs cannot be installed; the text is the reason, in one line."""
 
 
 def wanted() -> list[str]:
@@ -53,15 +57,29 @@ def install(packages: list[str]) -> None:
     before = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if before and shutil.which("sudo") is None:
         raise InstallError(f"as root: apt-get install {' '.join(packages)}")
+    install_by(before, packages)
+
+
+def install_by(before: Sequence[str], packages: Sequence[str], limit: float = LIMIT) -> None:
+    """Install them by apt-get, behind the words that begin its command line.
+
+    Raises:
+        InstallError: apt-get failed.
+    """
     apt = [*before, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
-    _run([*apt, "update"])
-    _run([*apt, "install", "--yes", "--no-install-recommends", *packages])
+    run([*apt, "update"], limit)
+    run([*apt, "install", "--yes", "--no-install-recommends", *packages], limit)
 
 
-def _run(argv: list[str]) -> None:
+def run(argv: Sequence[str], limit: float) -> None:
+    """Run a command, for at most so many seconds.
+
+    Raises:
+        InstallError: it failed; the text has the last line of its output.
+    """
     try:
         done = subprocess.run(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit,
             check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.peers import explanations as explained
 from tests.peers import pages
+from tests.peers.install import InstallError, install_by, run
 from tests.peers.record import load_all
 from tests.peers.results import FOLDER, examine_all, judge
 from tests.peers.table import NEWER
@@ -31,10 +31,6 @@ MIRROR = "http://deb.debian.org/debian"
 CHROOTS = Path("/var/tmp/vhost-emu-chroots")
 #: Seconds for a chroot to be made, and for packages to be installed, enough for a slow mirror.
 LIMIT = 1800.0
-
-
-class ChrootError(Exception):
-    """A chroot cannot be had; the text is the reason, in one line."""
 
 
 class Release(NamedTuple):
@@ -60,7 +56,7 @@ def make(release: Release, chroots: Path) -> Path:
     """Make the chroot, if there is none, and install all packages in it.
 
     Raises:
-        ChrootError: it cannot be had.
+        InstallError: it cannot be had.
     """
     root = release.root(chroots)
     done = root / "peers-installed"
@@ -69,27 +65,11 @@ def make(release: Release, chroots: Path) -> Path:
         return root
     if not (root / "usr/bin/apt-get").exists():
         chroots.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _run(["debootstrap", "--variant=minbase", release.suite, str(root), MIRROR])
-    inside = [str(ENTER), str(root), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
+        run(["debootstrap", "--variant=minbase", release.suite, str(root), MIRROR], LIMIT)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-    _run([*inside, "update"])
-    _run([*inside, "install", "--yes", "--no-install-recommends", *packages])
+    install_by([str(ENTER), str(root)], packages, LIMIT)
     done.write_text(" ".join(packages) + "\n")
     return root
-
-
-def _run(argv: list[str]) -> None:
-    """Run it. Raises `ChrootError` with the last line of its output if it fails."""
-    try:
-        done = subprocess.run(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
-            check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ChrootError(f"{argv[0]}: {error}") from None
-    if done.returncode:
-        last = (done.stdout.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise ChrootError(f"{' '.join(argv)}: {last}")
 
 
 def inside(peer: Peer, root: Path) -> Peer:
@@ -122,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         try:
             root = make(release, options.chroots.absolute())
-        except (ChrootError, OSError) as error:
+        except (InstallError, OSError) as error:
             sys.stdout.write(f"{release.name} is not tested: {error}\n")
             failures += 1
             continue

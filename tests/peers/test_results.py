@@ -294,11 +294,11 @@ def test_an_installation_that_fails(
 ) -> None:
     """It is one line and an exit status."""
     monkeypatch.setattr(install, "missing", lambda packages: packages)
-    monkeypatch.setattr(install, "_run", _no_network)
+    monkeypatch.setattr(install, "run", _no_network)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert install.main() == 1
     assert capsys.readouterr().err == "peers-install: no network\n"
 
 
-def _no_network(_argv: list[str]) -> None:
+def _no_network(_argv: list[str], _limit: float) -> None:
     raise install.InstallError("no network")

@@ -182,7 +182,11 @@ class TestRing:
     @property
     def used_index(self) -> int:
         """The device's index."""
-        index: int = struct.unpack("<H", self.memory.read(self.used + 2, 2))[0]
+        return self.used_index_in(self.memory)
+
+    def used_index_in(self, memory: Memory) -> int:
+        """The device's index in other memory than that of the driver."""
+        index: int = struct.unpack("<H", memory.read(self.used + 2, 2))[0]
         return index
 
     @property
@@ -224,15 +228,21 @@ class TestRing:
         poll.register(self.call_fd, select.POLLIN)
         return bool(poll.poll(timeout * 1000)) and self.calls() > 0
 
-    def await_used(self, index: int, timeout: float) -> bool:
+    def await_used(self, index: int, timeout: float, memory: Memory | None = None) -> bool:
         """Whether the device's index becomes ``index`` within this time.
 
         Most changes are signalled by a call, but calls may be suppressed.
+
+        Args:
+            index: modulo 65536.
+            timeout: seconds.
+            memory: where the device has the ring; by default the memory of the driver.
         """
+        where = self.memory if memory is None else memory
         deadline = time.monotonic() + timeout
         poll = select.poll()
         poll.register(self.call_fd, select.POLLIN)
-        while self.used_index != index & 0xFFFF:
+        while self.used_index_in(where) != index & 0xFFFF:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False

@@ -16,7 +16,7 @@ from vhost_user.payloads import VringState
 from vhost_user.virtqueue.layout import DESCRIPTOR, F_INDIRECT, F_NEXT, F_WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.hostile.front_end.peer import HostileRing
     from tests.hostile.front_end.program import Attack
@@ -204,23 +204,14 @@ def _addresses_change(on: Attack) -> None:
         ring.kick()
 
 
-def _size_changes(on: Attack) -> None:
+def _changes(request: F, values: Sequence[int], on: Attack) -> None:
+    """A setting of a ring that is served changes, again and again."""
     peer = on.negotiated()
     ring = on.ring(peer)
     ring.set_up()
-    for size in (8, 32, 0, 1, 32768, 65536):
+    for value in values:
         good_request(on, ring)
-        peer.order(F.SET_VRING_NUM, VringState(ring.index, size).pack())
-        ring.kick()
-
-
-def _base_changes(on: Attack) -> None:
-    peer = on.negotiated()
-    ring = on.ring(peer)
-    ring.set_up()
-    for base in (1, 0x8000, 0xFFFF, 0x10000):
-        good_request(on, ring)
-        peer.order(F.SET_VRING_BASE, VringState(ring.index, base).pack())
+        peer.order(request, VringState(ring.index, value).pack())
         ring.kick()
 
 
@@ -277,8 +268,8 @@ def _all_rings_in_one_place(on: Attack) -> None:
 
 _CHANGES: dict[str, Callable[[Attack], None]] = {
     "addresses, 200 times": _addresses_change,
-    "size": _size_changes,
-    "base": _base_changes,
+    "size": partial(_changes, F.SET_VRING_NUM, (8, 32, 0, 1, 32768, 65536)),
+    "base": partial(_changes, F.SET_VRING_BASE, (1, 0x8000, 0xFFFF, 0x10000)),
     "10000 kicks": _ten_thousand_kicks,
     "started and stopped 100 times": _started_and_stopped,
     "enabled and disabled 200 times": _enabled_and_disabled,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import time
 from typing import TYPE_CHECKING
 
 from vhost_user.codec import VERSION
@@ -20,7 +19,7 @@ from vhost_user_conformance.peer.memory import MIB, PAGE
 from vhost_user_conformance.peer.wire import HEADER, Closed
 
 if TYPE_CHECKING:
-    from vhost_user_conformance.peer.memory import Memory, TestRing
+    from vhost_user_conformance.peer.memory import TestRing
 
 area = Area("multi_queue", BACK_END, "Multiple queue support", needs=("MQ",))
 
@@ -324,16 +323,14 @@ def all_moved(be: BackEnd) -> None:
         be.work.post(before, ring)
         memory.write(where.gpa, before.read(where.gpa, where.size))
         ring.kick()
-        deadline = time.monotonic() + be.timeout
-        while _index(memory, ring) != index and time.monotonic() < deadline:
-            ring.await_call(0.005)
-        seen = _index(memory, ring)
-        check(seen == index, f"used index {index} of ring {ring.index} in new memory", f"{seen}")
+        ring.await_used(index, be.timeout, memory)
+        seen = ring.used_index_in(memory)
+        check(
+            seen == index,
+            f"used index {index} of ring {ring.index} in new memory",
+            f"{seen}",
+        )
         before.write(where.gpa, memory.read(where.gpa, where.size))
-
-
-def _index(memory: Memory, ring: TestRing) -> int:
-    return int.from_bytes(memory.read(ring.used + 2, 2), "little")
 
 
 @area.case(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vhost_user.features import (
     VIRTIO_F_VERSION_1,
     VIRTIO_RING_F_EVENT_IDX,
@@ -21,6 +23,9 @@ from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Failed, Severity, check, observed, unsupported
 from vhost_user_conformance.peer.device_work import BLK_IN, SECTOR
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import TestRing
 
 #: That leave slow requests behind.
 _FRONT_ENDS = 6
@@ -191,14 +196,8 @@ def enabled_by_itself(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(
-    416,
-    "A ring without a kick descriptor is polled",
-    works=True,
-    severity=Severity.SHOULD,
-    spec="VHOST_USER_SET_VRING_KICK",
-)
-def polled(be: BackEnd) -> None:
+def _without_kick(be: BackEnd) -> TestRing:
+    """A ring that has served, and is started again without a kick descriptor."""
     ring = be.working_ring()
     be.serve(ring)
     base = be.stop(ring)
@@ -208,6 +207,18 @@ def polled(be: BackEnd) -> None:
     be.send(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
     be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
     be.enable(ring)
+    return ring
+
+
+@area.case(
+    416,
+    "A ring without a kick descriptor is polled",
+    works=True,
+    severity=Severity.SHOULD,
+    spec="VHOST_USER_SET_VRING_KICK",
+)
+def polled(be: BackEnd) -> None:
+    ring = _without_kick(be)
     for _ in range(3):
         # It may poll right after a reply or a call: these barriers come after that.
         be.barrier()
@@ -408,15 +419,7 @@ def another_event_index(be: BackEnd) -> None:
     spec="Ring states; VHOST_USER_SET_VRING_KICK",
 )
 def polled_stops(be: BackEnd) -> None:
-    ring = be.working_ring()
-    be.serve(ring)
-    base = be.stop(ring)
-    be.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
-    be.send(F.SET_VRING_BASE, vring_state(ring.index, base))
-    be.send(F.SET_VRING_ADDR, be.address(ring))
-    be.send(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
-    be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
-    be.enable(ring)
+    ring = _without_kick(be)
     be.barrier()
     be.barrier()
     be.work.post(ring.memory, ring)

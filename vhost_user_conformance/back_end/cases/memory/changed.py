@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-
 from vhost_user.payloads import MemTable
 from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.cases.memory import area
@@ -14,9 +11,6 @@ from vhost_user_conformance.model.verdict import Failed, Severity, check, observ
 from vhost_user_conformance.peer.device_work import SECTOR
 from vhost_user_conformance.peer.memory import MIB, PAGE, Memory
 from vhost_user_conformance.peer.wire import Closed
-
-if TYPE_CHECKING:
-    from vhost_user_conformance.peer.memory import TestRing
 
 
 @area.each(
@@ -132,7 +126,7 @@ def away_and_back(be: BackEnd, kicked: bool) -> None:  # noqa: FBT001  a value o
         if not kicked:
             ring.kick()
         be.barrier()
-        if not _comes(back, ring, 2, QUIET):
+        if not ring.await_used(2, QUIET, back):
             # No rule has a ring be served again without a set-up.
             be.send(F.SET_VRING_ADDR, be.address(ring))
             be.enable(ring)
@@ -140,20 +134,10 @@ def away_and_back(be: BackEnd, kicked: bool) -> None:  # noqa: FBT001  a value o
             be.barrier()
     except Closed:
         observed("it closes the connection")
-    served = _comes(back, ring, 2, be.timeout / 2)
+    served = ring.await_used(2, be.timeout / 2, back)
     check(ring.used_index == 1, "no write to the region that was taken away", "there was one")
     if not served:
         observed("the ring is not served again")
-
-
-def _comes(memory: Memory, ring: TestRing, wanted: int, timeout: float) -> bool:
-    """Whether the used index becomes this, in other memory than that of the ring's driver."""
-    deadline = time.monotonic() + timeout
-    while int.from_bytes(memory.read(ring.used + 2, 2), "little") != wanted:
-        if time.monotonic() > deadline:
-            return False
-        ring.await_call(0.005)
-    return True
 
 
 @area.case(

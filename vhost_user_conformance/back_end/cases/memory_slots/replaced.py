@@ -80,11 +80,8 @@ def rings(be: BackEnd) -> None:
     fresh.write(region.gpa, memory.read(region.gpa, region.size))
     ring.kick()
     be.barrier()
-    for _ in range(200):
-        if fresh.read(ring.used + 2, 2) == (index + 1).to_bytes(2, "little"):
-            break
-        ring.await_call(be.timeout / 200)
-    seen = int.from_bytes(fresh.read(ring.used + 2, 2), "little")
+    ring.await_used(index + 1, be.timeout, fresh)
+    seen = ring.used_index_in(fresh)
     check(seen == index + 1, f"used index {index + 1} in the region that was added", f"{seen}")
     check(ring.used_index == index, "no write to the region that was removed", "there was one")
 
