@@ -237,10 +237,13 @@ class Vm:
             return "not connected"
         if device.connection.broken:
             return device.connection.broken_reason
-        in_flight = 0
-        if not device.resumable:
-            for ring, _, completed in self._ring_indices(device):
-                in_flight += 0 if ring.started else (ring.base - completed) & 0xFFFF
+        if device.resumable:
+            return None
+        in_flight = sum(
+            (ring.base - completed) & 0xFFFF
+            for ring, _, completed in self._ring_indices(device)
+            if not ring.started
+        )
         if in_flight:
             return f"stopped with {in_flight} requests in flight, which no inflight region records"
         return None

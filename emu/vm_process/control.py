@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from emu.config.costs import by_name
 from emu.config.migration_parameters import Parameters
 from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
-from emu.json_input import Each, JsonInputError, Map, Maybe, Members, Shape, Whole, check
+from emu.json_input import Map
 from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
 from emu.migration import disk_comparison
@@ -35,6 +34,7 @@ from emu.strategies.timeline import now
 from emu.vm.guest_config import DiskUse
 from emu.vm.reset import reset_devices
 from emu.vm.vm import Vm
+from emu.vm_process import arguments
 from emu.vm_process.commands import VmControl
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.handover_state import VmHandoverState
 
-_OPTIONS = Members({}, {"threads": int, "processes": int, "unsafe": str})
-_BETWEEN = Members({}, {"disks": Maybe(Map(object)), "stats": Each(str)})
-_DISK = Members({"path": str, "size": Whole(), "writable": bool})
 #: Seconds: the longest calc-time of calc-dirty-rate, as in QEMU.
 MAX_CALC_TIME = 60
 
@@ -62,23 +59,6 @@ def _require_back_ends(vm: Vm) -> None:
 
 def _credentials(tls: list[str] | None) -> Credentials | None:
     return None if tls is None else Credentials(*tls)
-
-
-def _checked(value: JsonObject, shape: Shape, name: str) -> JsonObject:
-    """An argument with the members that its shape names. Raises `EmuError` if it differs."""
-    try:
-        checked: JsonObject = check(value, shape, name)
-    except JsonInputError as error:
-        raise EmuError(f"Invalid parameter: {error}") from None
-    return checked
-
-
-def _by_number(images: JsonObject) -> dict[int, str]:
-    """The argument ``images``, by numbers; raises `EmuError` if it is not one."""
-    for number in _checked(images, Map(str), "images"):
-        if re.fullmatch("[0-9]{1,4}", number) is None:
-            raise EmuError(f"Invalid parameter: images.{number} is not the number of a disk")
-    return {int(number): path for number, path in images.items()}
 
 
 def _accept(listener: Listener, *, timeout: float, wait: bool = False) -> MigrationStream:
@@ -154,8 +134,8 @@ class Control(VmControl):
             "accel": accel,
             "costs": by_name(costs),
             "load": load,
-            "backends": _checked(backends, Map(str), "backends"),
-            "disk": None if disk is None else _checked(disk, _DISK, "disk"),
+            "backends": arguments.checked(backends, Map(str), "backends"),
+            "disk": None if disk is None else arguments.checked(disk, arguments.DISK, "disk"),
             "dirty_rate": dirty_rate,
         }
         return {"accel": accel}
@@ -290,8 +270,8 @@ class Control(VmControl):
         vm = self.vm
         parameters = self._parameters
         # ``between`` is None if the destination belongs to this run.
-        other_run = _checked(between or {}, _BETWEEN, "between")
-        _checked(options, _OPTIONS, "options")
+        other_run = arguments.checked(between or {}, arguments.BETWEEN, "between")
+        arguments.checked(options, arguments.OPTIONS, "options")
         self._refuse_while_migrating()
         self._refuse_while_measuring()
         job = Job(self._emit)
@@ -466,7 +446,7 @@ class Control(VmControl):
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
         guest = self.vm.guest
-        numbered = _by_number(images)
+        numbered = arguments.images_by_number(images)
         found = guest.verify(timeout)
         if not found.finished:
             raise EmuError(f"the guest has not read all of its blocks back within {timeout:g} s")
