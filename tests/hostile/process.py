@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.hostile.cell import ANSWER, NotOk
 from tests.timeouts import PROGRAM_TIMEOUT
+from vhost_user_conformance.peer.processor_time import per_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,21 +105,11 @@ class Process:
 
     def processor_time(self) -> float:
         """Seconds of processor time that its threads have used."""
-        return sum(ns for ns, _ in self._scheduled()) / 1e9
+        return sum(thread.ran for thread in per_thread(self.pid)) / 1e9
 
     def waited_for_processor(self) -> float:
         """Seconds that its threads were ready to run while others ran."""
-        return sum(ns for _, ns in self._scheduled()) / 1e9
-
-    def _scheduled(self) -> list[tuple[int, int]]:
-        found = []
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            try:
-                ran, waited, _ = (task / "schedstat").read_text().split()
-            except OSError:
-                continue  # a thread that has ended
-            found.append((int(ran), int(waited)))
-        return found
+        return sum(thread.waited for thread in per_thread(self.pid)) / 1e9
 
     def wait(self, timeout: float = PROGRAM_TIMEOUT) -> int:
         """Its status at its end.

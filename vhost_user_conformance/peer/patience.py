@@ -7,7 +7,8 @@ import socket
 import struct
 import time
 from collections import deque
-from pathlib import Path
+
+from vhost_user_conformance.peer.processor_time import per_thread
 
 #: The limit is this many times the longest of the recent answers, but not more than `MOST` times
 #: the least limit.
@@ -87,12 +88,10 @@ def starved(pid: int) -> float:
     Returns:
         0 where the kernel does not count it (CONFIG_SCHED_INFO), or the process has ended.
     """
-    longest = 0.0
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            delay = int((thread / "schedstat").read_text().split()[1]) / 1e9
-            longest = max(longest, delay)
-    return longest
+    try:
+        return max((thread.waited for thread in per_thread(pid)), default=0) / 1e9
+    except OSError:
+        return 0.0
 
 
 def pid_of(sock: socket.socket) -> int:
