@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     import pytest
 
+#: The group of tests that wait for programs that do not answer, and of the longest test.
+WAITS = "long waits"
+
 #: Patterns of node ids, and the group of those that match.
 GROUPS = (
     (r"tests/docs/test_blocks\.py::test_a_block_runs\[(?P<document>.+\.md):\d+\]", r"\g<document>"),
@@ -23,6 +26,30 @@ GROUPS = (
         r"tests/vhost_user_conformance/test_front_end\.py::test_(our_front_end_keeps|unsupported_cases_are).*",
         "our front-end",
     ),
+    # These wait for most of their time. One worker waits, from the start, while the others work.
+    (
+        r"tests/vhost_user_conformance/test_back_end\.py::test_our_back_ends_keep_every_rule\[.*",
+        WAITS,
+    ),
+    (
+        (
+            r"tests/vhost_user_conformance/test_front_end\.py"
+            r"::test_(a_program_that_is_not|a_front_end_that|no_front_end_connects).*"
+        ),
+        WAITS,
+    ),
+    (
+        r"tests/vhost_user_conformance/back_end/cases/test_program\.py::test_a_program_that_does_not_end.*",
+        WAITS,
+    ),
+    (
+        (
+            r"tests/vhost_user_conformance/back_end/cases/test_optional\.py"
+            r"::test_a_mistake_is_found\[no end.*"
+        ),
+        WAITS,
+    ),
+    (r"tests/emu/vm/test_vm\.py::test_a_vm_whose_back_end_is_missing_is_not_built.*", WAITS),
 )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import tempfile
@@ -174,6 +175,7 @@ def test_another_mapping_sees_the_same(ram: GuestRam) -> None:
 
 def test_close_releases_everything_and_is_idempotent() -> None:
     process = psutil.Process()
+    gc.collect()  # garbage of other tests
     fds = process.num_fds()
     memory = GuestRam(4 * GIB)
     held = memory.view(0, 8)

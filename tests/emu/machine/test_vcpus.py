@@ -225,7 +225,7 @@ def test_stop_ends_threads_in_any_state_and_releases_everything() -> None:
             rig.vcpus.pause()
         rig.close()
         rig.vcpus.stop()
-        wait_until(lambda: (process.num_threads(), process.num_fds()) == (threads, fds))
+        wait_until(lambda: process.num_threads() <= threads and process.num_fds() <= fds)
 
 
 def test_stop_names_a_thread_that_does_not_end(rig: SoftVcpus) -> None:
