@@ -132,7 +132,7 @@ rule(
     10,
     "GET_MAX_MEM_SLOTS returns the number of slots",
     source="VHOST_USER_GET_MAX_MEM_SLOTS",
-    back="1001 1002 1043..1045",
+    back="1001 1002 1043..1045 1059",
     front="1001 1009 1010",
 )
 rule(

@@ -152,7 +152,7 @@ rule(
     17,
     "Rings serve independently, each with a state of its own",
     source="Multiple queue support",
-    back="1103..1110 1112..1118 1122 1906",
+    back="1103..1110 1112..1118 1122 1128..1130 1906",
     front="0510",
 )
 

@@ -98,7 +98,7 @@ rule(
     front="1009",
 )
 rule(3, "256 bytes of configuration", back="0914 0934..0936 0968", front="0901")
-rule(4, "256 rings in KICK, CALL and ERR", back="1111", front="0507..0509 0419")
+rule(4, "256 rings in KICK, CALL and ERR", back="1111 1128..1130", front="0507..0509 0419")
 rule(5, "Rings of 1024 descriptors", source="QEMU's VIRTQUEUE_MAX_SIZE", back="0426", front="0404")
 rule(
     6,

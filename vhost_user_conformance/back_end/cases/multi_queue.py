@@ -165,6 +165,29 @@ def beyond(be: BackEnd) -> None:
         observed("acknowledged with 0, as if the ring existed; no rule says what to do")
 
 
+@area.each(
+    1128,
+    ("the number of rings", "256", "65536"),
+    "A message about a ring that is not there, an index that differs by {}, changes no other ring",
+    works=True,
+    spec="Ring states",
+)
+def beyond_changes_nothing(be: BackEnd, by: str) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    step = be.rings if by == "the number of rings" else int(by)
+    if ring.index + step < be.rings:
+        unsupported(f"it has {be.rings} rings, so that ring {ring.index + step} is there")
+    wrong = vring_state(ring.index + step, 0)
+    try:
+        for number in (F.SET_VRING_ENABLE, F.SET_VRING_BASE):
+            be.send(number, wrong)
+        be.barrier()
+    except Closed:
+        return
+    be.serve(ring)
+
+
 @area.case(1112, "Rings that are set up together have sizes and bases of their own", works=True)
 def set_up_together(be: BackEnd) -> None:
     work = be.work

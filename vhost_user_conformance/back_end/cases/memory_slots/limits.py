@@ -254,6 +254,31 @@ def one_more(be: BackEnd) -> None:
         observed(f"it takes more regions than it announces: {failed.seen}")
 
 
+@area.case(
+    1059,
+    "A region beyond the maximum that is refused leaves the others as they are",
+    spec=MAX,
+    works=True,
+    needs=("REPLY_ACK",),
+)
+def refused_beyond(be: BackEnd) -> None:
+    slices, count = _full(be, keep=1)
+    memory = be.memory(share=False)
+    add(be, memory.regions[0])
+    ring = ring_in(be, memory)
+    be.serve(ring)
+    took = ""
+    try:
+        how = be.not_done(F.ADD_MEM_REG, slices.payload(count), fds=(slices.fd,))
+    except Failed as failed:
+        how, took = "", f"it takes more regions than it announces: {failed.seen}"
+    if how == "closed":
+        observed("it closed the connection")
+    be.serve(ring)
+    if took:
+        observed(took)
+
+
 @area.case(1045, "A slot can be reused after REM_MEM_REG", spec=REM, needs=("REPLY_ACK",))
 def freed(be: BackEnd) -> None:
     slices, count = _full(be)
