@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import sys
 from importlib.metadata import entry_points
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.virtio_device import VirtioDevice
+from vhost_user.plugin_file import PluginFileError, classes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import ModuleType
 
 #: Entry points of this group name a subclass of `VirtioDevice`.
 GROUP = "vhost_emu.backends"
-_MODULE = "vhost_emu_plugin"
 
 
 class PluginError(ValueError):
@@ -32,14 +30,11 @@ def from_file(path: str, name: str | None = None) -> type[VirtioDevice]:
     Raises:
         PluginError: the file is not there, cannot be imported, or has no such class.
     """
-    module = _load(path)
-    found = {
-        value.__name__: value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, VirtioDevice)
-        and value.__module__ == module.__name__
-    }
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        found = {device.__name__: device for device in classes_of(path, VirtioDevice)}
+    except PluginFileError as error:
+        raise PluginError(f"{path}: {error}") from error
     if name is None and len(found) == 1:
         return next(iter(found.values()))
     if name is not None and name in found:
@@ -80,20 +75,6 @@ def check(device: type[VirtioDevice], options: Mapping[str, str]) -> None:
         inspect.signature(device).bind(None, None, None, None, **options)
     except TypeError as error:
         raise PluginError(f"{device.__name__}: {error}") from error
-
-
-def _load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(_MODULE, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise PluginError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code
-        raise PluginError(f"{path}: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -8,9 +8,7 @@ three.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 import textwrap
 from functools import cache
 from importlib.metadata import entry_points
@@ -25,6 +23,7 @@ from emu.strategies.qemu import Qemu2021, QemuNow
 from emu.strategies.split import Split
 from emu.strategies.threads import Threads
 from emu.strategies.unsafe import UnsafeThreads
+from vhost_user.plugin_file import PluginFileError, classes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +106,7 @@ def load_installed() -> None:
         try:
             strategy = point.load()
         except Exception as error:
-            raise PluginError(f"{origin}: {_reason(error)}") from error
+            raise PluginError(f"{origin}: {type(error).__name__}: {error}") from error
         register(strategy, origin)
 
 
@@ -119,33 +118,16 @@ def load_file(path: Path) -> None:
         PluginError: it cannot be run, or defines none.
     """
     origin = f"--plugin {path}"
-    name = f"vhost_emu_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{origin}: it is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise PluginError(f"{origin}: {_reason(error)}") from error
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Strategy)
-        and value.__module__ == name
-        and not inspect.isabstract(value)
-    ]
+        # mypy would have a concrete class for a type[T] (python/mypy#4717).
+        defined = classes_of(path, Strategy)  # type: ignore[type-abstract]
+    except PluginFileError as error:
+        raise PluginError(f"{origin}: {error}") from error
+    found = [strategy for strategy in defined if not inspect.isabstract(strategy)]
     if not found:
         raise PluginError(f"{origin}: it defines no strategy, a subclass of Strategy with drive()")
     for strategy in found:
         register(strategy, origin)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def help_lines() -> str:

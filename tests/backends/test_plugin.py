@@ -55,7 +55,7 @@ def test_a_file_imports_its_neighbour(tmp_path: Path) -> None:
         ("class One:\n    pass\n", "One", "no device class One; it has: none"),
         ("1 / 0\n", None, "ZeroDivisionError: division by zero"),
         ("def\n", None, "SyntaxError: "),
-        (None, None, "not a Python file"),
+        (None, None, "it is not a Python file"),
     ],
 )
 def test_files_without_a_device_class(
