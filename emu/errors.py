@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class EmuError(Exception):
     """Base of what the emulator raises on purpose: its text is the line that a user reads."""
@@ -45,23 +47,47 @@ class ProgramError(EmuError):
     """A program that a run needs ended by itself, or never became ready."""
 
 
+class Operation(StrEnum):
+    """What a migration was doing when it failed; the error's text begins with the value."""
+
+    CONNECT = "connect"
+    LISTEN = "listen"
+    TLS = "tls"
+    HANDSHAKE = "handshake"
+    #: The migration stream: it broke, or a section of it is invalid.
+    STREAM = "stream"
+    PRE_COPY = "pre-copy"
+    HANDOVER = "handover"
+    SWITCHOVER = "switchover"
+    #: The value is that of `devices.procedure.Phase.LOAD_STATE`.
+    LOAD_STATE = "dst.load_state"
+    COMPLETION = "completion"
+    #: The destination failed, and sent the reason.
+    DESTINATION = "destination"
+    #: The source failed, or a limit of this side expired: the VM has not arrived.
+    INCOMING = "incoming"
+    #: The VM's process reported nothing for too long.
+    WAIT = "wait"
+    CANCEL = "migrate_cancel"
+
+
 class MigrationError(EmuError):
     """A migration failed.
 
     Attributes:
-        phase: what was being done, such as ``src.get_vring_base`` or ``pre-copy``.
+        operation: what failed.
     """
 
-    def __init__(self, phase: str, text: str) -> None:
-        super().__init__(f"{phase}: {text}")
-        self.phase = phase
+    def __init__(self, operation: Operation, text: str) -> None:
+        super().__init__(f"{operation}: {text}")
+        self.operation = operation
 
 
 class CancelledError(MigrationError):
     """A migration was cancelled; the VM runs on where it was."""
 
     def __init__(self) -> None:
-        super().__init__("migrate_cancel", "cancelled")
+        super().__init__(Operation.CANCEL, "cancelled")
 
 
 class SignalError(EmuError):

@@ -129,8 +129,9 @@ def _endpoint(
     try:
         plain_is_safe = endpoint.is_local(uri)
     except MigrationError as error:
-        # The option already names the operation, so the phase is left out.
-        raise OptionError(f"{option} {str(error).removeprefix(f'{error.phase}: ')}") from None
+        # The option already names the operation.
+        text = str(error).removeprefix(f"{error.operation}: ")
+        raise OptionError(f"{option} {text}") from None
     if credentials is None and not plain_is_safe and not insecure:
         raise PreflightError(
             f"{option} {uri} is not loopback, and the VM's memory would go over the network in the "

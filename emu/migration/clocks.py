@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
 
@@ -82,11 +82,11 @@ def receive_offset(stream: MigrationStream) -> int:
     kind, _count, payload = stream.receive()
     if kind is not Kind.PING or len(payload) != _TIME.size:
         raise MigrationError(
-            "stream", f"received {kind.name}, expected PING with the clocks' offset"
+            Operation.STREAM, f"received {kind.name}, expected PING with the clocks' offset"
         )
     offset = int(_TIME.unpack(payload)[0])
     if abs(offset) > MAX_OFFSET:
-        raise MigrationError("stream", f"clocks that differ by {offset / 1e9:g} s")
+        raise MigrationError(Operation.STREAM, f"clocks that differ by {offset / 1e9:g} s")
     return offset
 
 
@@ -105,9 +105,11 @@ def probe(
         kind, _count, payload = stream.receive()
         end = clock()
         if kind is Kind.FAILED:
-            raise MigrationError("destination", payload.decode(errors="replace"))
+            raise MigrationError(Operation.DESTINATION, payload.decode(errors="replace"))
         if kind is not Kind.PONG or len(payload) != _TIME.size:
-            raise MigrationError("stream", f"received {kind.name}, expected PONG with the time")
+            raise MigrationError(
+                Operation.STREAM, f"received {kind.name}, expected PONG with the time"
+            )
         probes.append(RoundTrip(begin, _TIME.unpack(payload)[0], end))
     return probes
 
@@ -122,7 +124,7 @@ def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int
         kind, _count, _payload = stream.receive()
         at = clock()
         if kind is not Kind.PING:
-            raise MigrationError("stream", f"received {kind.name}, expected PING")
+            raise MigrationError(Operation.STREAM, f"received {kind.name}, expected PING")
         stream.send(Kind.PONG, _TIME.pack(at))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.json_input import Each, JsonInputError, Maybe, Members, Row, Whole, read
 from emu.migration import clocks
 from emu.migration.stream import Kind
@@ -62,11 +62,11 @@ def receive(stream: MigrationStream, shape: Shape) -> JsonObject:
     """
     kind, _, payload = stream.receive()
     if kind is not Kind.COMPLETION:
-        raise MigrationError("stream", f"received {kind.name}, expected COMPLETION")
+        raise MigrationError(Operation.STREAM, f"received {kind.name}, expected COMPLETION")
     try:
         report: JsonObject = read(payload, shape)
     except JsonInputError as error:
-        raise MigrationError("stream", f"an invalid COMPLETION: {error}") from None
+        raise MigrationError(Operation.STREAM, f"an invalid COMPLETION: {error}") from None
     return report
 
 

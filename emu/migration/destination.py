@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from devices.procedure import Phase
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration.destination_base import DestinationBase
 from emu.migration.device_probe import prepared_payload
 from emu.migration.multifd import ReceivingChannels
@@ -77,11 +77,13 @@ class Destination(DestinationBase):
         with contextlib.ExitStack() as opened:
             for _ in range(1, handshake.streams):
                 if self._accept is None:
-                    raise MigrationError("listen", "further streams are not possible here")
+                    raise MigrationError(Operation.LISTEN, "further streams are not possible here")
                 others.append(opened.enter_context(contextlib.closing(self._accept())))
                 kind, _, payload = others[-1].receive()
                 if kind is not Kind.JOIN or payload != handshake.session.encode():
-                    raise MigrationError("stream", "a further stream is not of this migration")
+                    raise MigrationError(
+                        Operation.STREAM, "a further stream is not of this migration"
+                    )
             opened.pop_all()
         channels = ReceivingChannels(stream, others, self.vm.machine.ram)
         channels.open()
@@ -106,7 +108,7 @@ class Destination(DestinationBase):
         """Load the state of the devices in DEVICES, and do the steps ahead of the blackout."""
         kind, _, payload = stream.receive()
         if kind is not Kind.DEVICES:
-            raise MigrationError("stream", f"received {kind.name}, expected DEVICES")
+            raise MigrationError(Operation.STREAM, f"received {kind.name}, expected DEVICES")
         load_devices(payload, self.vm.devices)
         self._tasks = self._start_tasks()
         if strategy.prepares_ahead:
@@ -142,7 +144,7 @@ class Destination(DestinationBase):
                 channels.finish()
                 return payload
             else:
-                raise MigrationError("stream", f"received {kind.name}, expected RAM")
+                raise MigrationError(Operation.STREAM, f"received {kind.name}, expected RAM")
 
     def _switchover(self, strategy: Strategy, state: bytes, stream: MigrationStream) -> None:
         """The destination's part of the blackout: from the last byte to running vCPUs."""

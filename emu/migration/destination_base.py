@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from devices.procedure import Phase
-from emu.errors import EmuError, MigrationError
+from emu.errors import EmuError, MigrationError, Operation
 from emu.migration import clocks, completion
 from emu.migration.handshake import DiskCheck, Handshake, welcome
 from emu.migration.history import History
@@ -121,7 +121,7 @@ class DestinationBase(MigrationSide):
     def _handshake(self, stream: MigrationStream) -> Handshake:
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
-            raise MigrationError("stream", f"received {kind.name}, expected HELLO")
+            raise MigrationError(Operation.STREAM, f"received {kind.name}, expected HELLO")
         handshake = Handshake.accept(payload, self._spec, self._accel, self.vm, self._check_disks)
         self._check_strategy(handshake.strategy)
         stream.send(Kind.WELCOME, welcome())
@@ -133,11 +133,13 @@ class DestinationBase(MigrationSide):
     def _check_strategy(self, strategy: Strategy) -> None:
         if strategy.hands_over and not self.receives_devices:
             raise MigrationError(
-                "handover", "this side has devices of its own: use migrate-incoming with handover"
+                Operation.HANDOVER,
+                "this side has devices of its own: use migrate-incoming with handover",
             )
         if self.receives_devices and not strategy.hands_over:
             raise MigrationError(
-                "handover", f"this side has no devices until they are handed over: {strategy.NAME}"
+                Operation.HANDOVER,
+                f"this side has no devices until they are handed over: {strategy.NAME}",
             )
 
     def _exchange_reports(self, stream: MigrationStream, handshake: Handshake) -> JsonObject:
@@ -160,7 +162,7 @@ class DestinationBase(MigrationSide):
         stream.send(Kind.READY)
         kind, _, _ = stream.receive()
         if kind is not Kind.GO:
-            raise MigrationError("stream", f"received {kind.name}, expected GO")
+            raise MigrationError(Operation.STREAM, f"received {kind.name}, expected GO")
         self._committed = True
 
     def _resume_vm(self, vm: Vm, stream: MigrationStream, *, signal: bool) -> None:

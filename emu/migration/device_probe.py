@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, Phase
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.json_input import Members, read
 from emu.migration.convergence import DeviceDowntime
 from emu.migration.history import NS, SHAPE, IdleCosts, NotifierCosts
@@ -258,7 +258,7 @@ class DowntimeForecast:
             self._history.merge(received["history"])
         except ValueError as error:
             text = f"the destination's PREPARED is invalid: {error}"
-            raise MigrationError("stream", text) from None
+            raise MigrationError(Operation.STREAM, text) from None
         self._probed = self._probed._replace(start=received["start_ns"])
         self._expected = self._with_history()
 

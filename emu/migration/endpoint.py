@@ -13,7 +13,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration.stream import MigrationStream
 from emu.migration.tls import Credentials, secure
 from vhost_user import unix_socket
@@ -53,7 +53,7 @@ def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
 
 
 def _invalid(uri: str, why: str) -> MigrationError:
-    return MigrationError("connect", f"{uri!r} is not an address: {why}")
+    return MigrationError(Operation.CONNECT, f"{uri!r} is not an address: {why}")
 
 
 def is_local(uri: str) -> bool:
@@ -68,7 +68,7 @@ def is_local(uri: str) -> bool:
     try:
         found = socket.getaddrinfo(*address, family=family, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise MigrationError("connect", f"{uri}: {error.strerror}") from None
+        raise MigrationError(Operation.CONNECT, f"{uri}: {error.strerror}") from None
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
 
 
@@ -84,7 +84,7 @@ def probe(uri: str, *, timeout: float) -> None:
         try:
             sock.connect(address)
         except OSError as error:
-            raise MigrationError("connect", f"{uri}: {error.strerror or error}") from None
+            raise MigrationError(Operation.CONNECT, f"{uri}: {error.strerror or error}") from None
 
 
 def connect(uri: str, *, timeout: float, credentials: Credentials | None = None) -> MigrationStream:
@@ -101,7 +101,7 @@ def connect(uri: str, *, timeout: float, credentials: Credentials | None = None)
         sock.connect(address)
     except OSError as error:
         sock.close()
-        raise MigrationError("connect", f"{uri}: {error.strerror or error}") from None
+        raise MigrationError(Operation.CONNECT, f"{uri}: {error.strerror or error}") from None
     if credentials is not None:
         host = "" if isinstance(address, str) else address[0]
         sock = secure(sock, credentials, server=False, host=host, timeout=timeout)
@@ -145,7 +145,7 @@ class Listener:
         try:
             self._sock = _listen(family, address)
         except OSError as error:
-            raise MigrationError("listen", f"{uri}: {error.strerror or error}") from None
+            raise MigrationError(Operation.LISTEN, f"{uri}: {error.strerror or error}") from None
         self._wake, self._cancel = os.pipe()
         bound = self._sock.getsockname()
         host = f"[{bound[0]}]" if family == socket.AF_INET6 else bound[0]
@@ -170,7 +170,7 @@ class Listener:
                 return None
             if not ready:
                 raise MigrationError(
-                    "listen", f"no source has connected within {connect_timeout:g} s"
+                    Operation.LISTEN, f"no source has connected within {connect_timeout:g} s"
                 )
             sock, _ = self._sock.accept()
             ready = self._poll(sock, timeout)

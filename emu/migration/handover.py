@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from devices import lifecycle
 from devices.handover_state import DeviceHandoverState
 from devices.procedure import Phase
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
 from emu.json_input import Each, JsonInputError, Map, Maybe, Row, Whole, read
 from emu.migration.destination_base import DestinationBase
@@ -88,7 +88,9 @@ def receive_state(payload: bytes, stream: MigrationStream) -> VmHandoverState:
     try:
         config, paths, known, regions = read(payload, _STATE)
     except JsonInputError as error:
-        raise MigrationError("stream", f"the section HANDOVER is invalid: {error}") from None
+        raise MigrationError(
+            Operation.STREAM, f"the section HANDOVER is invalid: {error}"
+        ) from None
     devices = tuple(DeviceHandoverState.from_json(fields) for fields in known)
     count = sum(device.descriptors for device in devices)
     fds = stream.receive_descriptors(regions + count)
@@ -124,7 +126,7 @@ class HandoverSource(Source):
             tasks = self._switchover_to(stream, state)
             if tasks is not None:
                 return tasks
-        raise MigrationError("handover", f"the guest changed its devices {ATTEMPTS} times")
+        raise MigrationError(Operation.HANDOVER, f"the guest changed its devices {ATTEMPTS} times")
 
     def _switchover_to(self, stream: MigrationStream, state: VmHandoverState) -> list[Task] | None:
         """The blackout; None if the guest has changed a device, and so the VM runs on here."""
@@ -195,7 +197,7 @@ class HandoverDestination(DestinationBase):
                 if kind is Kind.SWITCHOVER:
                     self._switchover(vm, payload, stream)
                     return
-        raise MigrationError("stream", f"received {kind.name}, expected HANDOVER")
+        raise MigrationError(Operation.STREAM, f"received {kind.name}, expected HANDOVER")
 
     def _prepare(self, vm: Vm, strategy: Strategy) -> None:
         """Assign the notifiers ahead. Until the vCPUs run, the source injects the interrupts."""

@@ -10,7 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from emu.config.migration_parameters import MAX_STREAMS
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.json_input import Each, JsonInputError, Map, Maybe, Members, Whole, check, parse, read
 from emu.migration import clocks
 from emu.strategies import registry
@@ -164,11 +164,11 @@ class Handshake(NamedTuple):
         if check_disks is not None:
             differences += check_disks(hello.get("disks") or {})
         if differences:
-            raise MigrationError("handshake", "; ".join(differences))
+            raise MigrationError(Operation.HANDSHAKE, "; ".join(differences))
         try:
             strategy = registry.make(hello["strategy"], StrategyOptions(**hello["options"]))
         except ValueError as error:
-            raise MigrationError("handshake", str(error)) from None
+            raise MigrationError(Operation.HANDSHAKE, str(error)) from None
         same_clock = hello["clock"] == clocks.identity()
         return cls(strategy, streams, hello["session"], hello["report"], same_clock)
 
@@ -179,11 +179,13 @@ def _read_hello(payload: bytes) -> JsonObject:
         version = check(value, _VERSION)["version"]
         if version != VERSION:
             raise MigrationError(
-                "handshake", f"the source's stream has version {version}, not {VERSION}"
+                Operation.HANDSHAKE, f"the source's stream has version {version}, not {VERSION}"
             )
         hello: JsonObject = check(value, _HELLO)
     except JsonInputError as error:
-        raise MigrationError("handshake", f"the source's HELLO is invalid: {error}") from None
+        raise MigrationError(
+            Operation.HANDSHAKE, f"the source's HELLO is invalid: {error}"
+        ) from None
     return hello
 
 
@@ -202,7 +204,7 @@ def same_clock(welcome: bytes) -> bool:
         return bool(read(welcome, _WELCOME)["clock"] == clocks.identity())
     except JsonInputError as error:
         text = f"the destination's WELCOME is invalid: {error}"
-        raise MigrationError("handshake", text) from None
+        raise MigrationError(Operation.HANDSHAKE, text) from None
 
 
 def _differences(theirs: JsonObject, own: VmSpec, accel: str) -> list[str]:

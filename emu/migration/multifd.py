@@ -13,7 +13,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration.stream import Kind, MigrationStream
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class ReceivingChannels:
         except threading.BrokenBarrierError:
             self.check()
             raise MigrationError(
-                "stream", f"a stream has not reached the round's end within {timeout:g} s"
+                Operation.STREAM, f"a stream has not reached the round's end within {timeout:g} s"
             ) from None
 
     def finish(self) -> None:
@@ -210,7 +210,7 @@ class ReceivingChannels:
                 elif kind is Kind.BARRIER:
                     self._barrier.wait()
                 else:
-                    raise MigrationError("stream", f"received {kind.name}, expected RAM")
+                    raise MigrationError(Operation.STREAM, f"received {kind.name}, expected RAM")
         except MigrationError as error:
             if self._finished:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration.bandwidth import TokenBucket
 from emu.migration.convergence import (
     PROGRESS,
@@ -173,7 +173,7 @@ class Precopy:
             },
         )
         if decision.action is Action.FAIL:
-            raise MigrationError("pre-copy", note)
+            raise MigrationError(Operation.PRE_COPY, note)
         if decision.action is Action.THROTTLE:
             self._throttle(decision.estimate.throttle)
         return decision.action is Action.SWITCH

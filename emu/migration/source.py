@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from devices.procedure import Phase
-from emu.errors import CancelledError, EmuError, MigrationError
+from emu.errors import CancelledError, EmuError, MigrationError, Operation
 from emu.migration import clocks, completion, handshake
 from emu.migration.device_probe import DowntimeForecast
 from emu.migration.history import History
@@ -196,12 +196,12 @@ class Source(MigrationSide):
                 self._clock_offset_ns = clocks.send_offset(stream, self._round_trips)
         except FAILURES as error:
             reason = self._root_cause(error, stream)
-            if hello.get("report") and getattr(reason, "phase", "") == "stream":
+            if hello.get("report") and getattr(reason, "operation", None) is Operation.STREAM:
                 # A destination that requires TLS sends no FAILED on a stream without TLS.
                 hint = (
                     "" if stream.encrypted else ": does the destination require TLS (--tls-cert)?"
                 )
-                reason = MigrationError("handshake", f"{error}{hint}")
+                reason = MigrationError(Operation.HANDSHAKE, f"{error}{hint}")
             raise reason from error
 
     def _open_channels(self, stream: MigrationStream, hello: dict[str, object]) -> SendingChannels:
@@ -211,7 +211,7 @@ class Source(MigrationSide):
             for _ in range(1, self._parameters.streams):
                 if self._connect is None:
                     raise MigrationError(
-                        "connect", "further streams are not possible for this migration"
+                        Operation.CONNECT, "further streams are not possible for this migration"
                     )
                 others.append(opened.enter_context(contextlib.closing(self._connect())))
                 others[-1].send(Kind.JOIN, str(hello["session"]).encode())
@@ -256,7 +256,7 @@ class Source(MigrationSide):
 
     def _check_back_ends(self) -> None:
         for name, reason in self.vm.reconnect.lost.items():
-            raise MigrationError("pre-copy", f"{name} has no back-end: {reason}")
+            raise MigrationError(Operation.PRE_COPY, f"{name} has no back-end: {reason}")
 
     def _begin(self) -> None:
         """Report the status ``active``, and allocate what the strategy needs in the blackout."""
@@ -316,10 +316,10 @@ class Source(MigrationSide):
         """The error to report: a cancel, or the reason that the destination sent, or ``error``."""
         if self._cancelled.is_set():
             return CancelledError()
-        if isinstance(error, MigrationError) and error.phase == "stream":
+        if isinstance(error, MigrationError) and error.operation is Operation.STREAM:
             reason = stream.receive_failure()
             if reason:
-                return MigrationError("destination", reason)
+                return MigrationError(Operation.DESTINATION, reason)
         return error
 
     def _check_cancelled(self) -> None:
@@ -377,7 +377,7 @@ class Source(MigrationSide):
         with self._commit_lock:
             self._check_cancelled()
             if stream.hung_up:
-                raise MigrationError("stream", "the destination has closed the stream")
+                raise MigrationError(Operation.STREAM, "the destination has closed the stream")
             stream.send(Kind.GO)
             # Whatever fails here from now on, the guest may run at the destination.
             self._committed = self._migrated = True
@@ -385,7 +385,7 @@ class Source(MigrationSide):
             self._receive_expected(stream, Kind.RUNNING)
         except MigrationError as error:
             # Without FAILED the VM may run at the destination, although RUNNING did not arrive.
-            if error.phase == "destination":
+            if error.operation is Operation.DESTINATION:
                 self._migrated = False
                 raise
 
@@ -393,13 +393,14 @@ class Source(MigrationSide):
         """The payload of the next section.
 
         Raises:
-            MigrationError: it is FAILED (phase ``destination``) or another one (phase ``stream``).
+            MigrationError: it is FAILED (`Operation.DESTINATION`), or another one
+                (`Operation.STREAM`).
         """
         kind, _, payload = stream.receive()
         if kind is Kind.FAILED:
-            raise MigrationError("destination", payload.decode(errors="replace"))
+            raise MigrationError(Operation.DESTINATION, payload.decode(errors="replace"))
         if kind is not wanted:
-            raise MigrationError("stream", f"received {kind.name}, expected {wanted.name}")
+            raise MigrationError(Operation.STREAM, f"received {kind.name}, expected {wanted.name}")
         return payload
 
     def _roll_back(self) -> None:

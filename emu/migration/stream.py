@@ -19,7 +19,7 @@ import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration import tls
 from vhost_user.codec import close_all
 
@@ -199,9 +199,9 @@ class MigrationStream:
             kind = Kind(number)
         except ValueError:
             _refuse_tls(head)
-            raise MigrationError("stream", f"a section of unknown kind {number}") from None
+            raise MigrationError(Operation.STREAM, f"a section of unknown kind {number}") from None
         if length > MAX_PAYLOAD:
-            raise MigrationError("stream", f"a {kind.name} section of {length} bytes")
+            raise MigrationError(Operation.STREAM, f"a {kind.name} section of {length} bytes")
         payload = bytearray(length)
         self._receive_into([memoryview(payload)])
         return kind, count, bytes(payload)
@@ -213,11 +213,13 @@ class MigrationStream:
             MigrationError: a range lies outside of guest memory, or the peer has disconnected.
         """
         if len(table) != count * _ENTRY.size or count > RUNS_PER_SECTION:
-            raise MigrationError("stream", "a RAM section whose table has the wrong length")
+            raise MigrationError(Operation.STREAM, "a RAM section whose table has the wrong length")
         try:
             views = [ram.view(gpa, length) for gpa, length in _ENTRY.iter_unpack(table)]
         except ValueError as error:
-            raise MigrationError("stream", f"memory that this VM does not have: {error}") from error
+            raise MigrationError(
+                Operation.STREAM, f"memory that this VM does not have: {error}"
+            ) from error
         self._receive_into(views)
         return sum(len(view) for view in views)
 
@@ -229,7 +231,7 @@ class MigrationStream:
             except OSError as error:
                 raise self._broken(error) from error
             if not received:
-                raise MigrationError("stream", "the other side closed the connection")
+                raise MigrationError(Operation.STREAM, "the other side closed the connection")
             left = _remaining(left, received)
 
     def send_descriptors(self, fds: Sequence[int]) -> None:
@@ -239,7 +241,7 @@ class MigrationStream:
             MigrationError: the other side has disconnected, or is on another host.
         """
         if self._sock.family != socket.AF_UNIX:
-            raise MigrationError("handover", "descriptors need a unix socket: same host")
+            raise MigrationError(Operation.HANDOVER, "descriptors need a unix socket: same host")
         for first in range(0, len(fds), DESCRIPTORS_PER_MESSAGE):
             try:
                 socket.send_fds(self._sock, [b"\0"], fds[first : first + DESCRIPTORS_PER_MESSAGE])
@@ -262,10 +264,10 @@ class MigrationStream:
                 )
                 fds += received
                 if not data:
-                    raise MigrationError("stream", "the other side closed the connection")
+                    raise MigrationError(Operation.STREAM, "the other side closed the connection")
                 if flags & socket.MSG_CTRUNC or len(received) != wanted:
                     raise MigrationError(
-                        "handover",
+                        Operation.HANDOVER,
                         f"received {len(fds)} of {count} descriptors only: see ulimit -n",
                     )
         except OSError as error:
@@ -280,11 +282,11 @@ class MigrationStream:
         if isinstance(error, BlockingIOError | TimeoutError):
             self._silent = True
             return MigrationError(
-                "stream", f"the other side has been silent for {self._timeout:g} s"
+                Operation.STREAM, f"the other side has been silent for {self._timeout:g} s"
             )
         if isinstance(error, ssl.SSLError):
-            return MigrationError("tls", tls.explain(error))
-        return MigrationError("stream", f"the connection broke: {error.strerror}")
+            return MigrationError(Operation.TLS, tls.explain(error))
+        return MigrationError(Operation.STREAM, f"the connection broke: {error.strerror}")
 
     def send_failure(self, reason: str) -> None:
         """At the destination: send FAILED, and discard what the source still sends."""
@@ -346,7 +348,7 @@ def _refuse_tls(head: bytes | bytearray) -> None:
     """Raise an error if these bytes begin a TLS record: an alert or a handshake."""
     if head[0] in (0x15, 0x16) and head[1] == 0x03:
         text = "the other side uses TLS: both sides need certificates, or neither"
-        raise MigrationError("tls", text) from None
+        raise MigrationError(Operation.TLS, text) from None
 
 
 def _remaining(parts: Sequence[Buffer], done: int) -> list[memoryview]:

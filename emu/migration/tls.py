@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,9 @@ class Credentials(NamedTuple):
         try:
             context.load_verify_locations(self.ca)
         except (OSError, ValueError):
-            raise MigrationError("tls", f"--tls-ca {self.ca} holds no certificate") from None
+            raise MigrationError(
+                Operation.TLS, f"--tls-ca {self.ca} holds no certificate"
+            ) from None
         passphrase_requests = []
 
         def no_passphrase() -> str:
@@ -106,7 +108,7 @@ class Credentials(NamedTuple):
             context.load_cert_chain(self.cert, self.key, no_passphrase)
         except (OSError, ValueError) as error:
             encrypted = bool(passphrase_requests)
-            raise MigrationError("tls", self._reason(error, encrypted=encrypted)) from None
+            raise MigrationError(Operation.TLS, self._reason(error, encrypted=encrypted)) from None
 
     def _reason(self, error: Exception, *, encrypted: bool) -> str:
         if encrypted:
@@ -121,7 +123,7 @@ def _check_readable(option: str, path: str) -> None:
         with Path(path).open("rb"):
             return
     except OSError as error:
-        raise MigrationError("tls", f"{option} {path}: {error.strerror}") from None
+        raise MigrationError(Operation.TLS, f"{option} {path}: {error.strerror}") from None
 
 
 def secure(
@@ -158,7 +160,7 @@ def secure(
         encrypted.do_handshake()
     except OSError as error:
         _close_after_alert(encrypted)
-        raise MigrationError("tls", explain(error)) from None
+        raise MigrationError(Operation.TLS, explain(error)) from None
     return encrypted
 
 

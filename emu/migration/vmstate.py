@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from devices.procedure import Phase
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
@@ -56,14 +55,14 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
             rings = [_RING.unpack_from(data, at + index * _RING.size) for index in range(count)]
         except struct.error:
             raise MigrationError(
-                Phase.LOAD_STATE, f"the state of the devices ends before {device.name}"
+                Operation.LOAD_STATE, f"the state of the devices ends before {device.name}"
             ) from None
         at += count * _RING.size
         name = raw.rstrip(b"\0").decode(errors="replace")
         there = {ring[0]: ring for ring in rings}
         if name != device.name or len(there) < count or max(there, default=0) >= len(device.rings):
             raise MigrationError(
-                Phase.LOAD_STATE,
+                Operation.LOAD_STATE,
                 f"the source has {name} with {1 + max(there, default=-1)} rings where this side "
                 f"has {device.name} with {len(device.rings)}",
             )
@@ -71,7 +70,7 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
         if _load_rings(device, there):
             changed.append(device)
     if at != len(data):
-        raise MigrationError(Phase.LOAD_STATE, "the source has more devices than this side")
+        raise MigrationError(Operation.LOAD_STATE, "the source has more devices than this side")
     return changed
 
 
@@ -101,10 +100,10 @@ def pack_switchover(vm: Vm) -> bytes:
 def load_switchover(data: bytes, vm: Vm) -> list[VhostDevice]:
     """The reverse of `pack_switchover`; raises and returns as `load_devices`."""
     if len(data) < _SWITCHOVER.size:
-        raise MigrationError(Phase.LOAD_STATE, "the device state is truncated")
+        raise MigrationError(Operation.LOAD_STATE, "the device state is truncated")
     devices, vcpus = _SWITCHOVER.unpack_from(data)
     if len(data) != _SWITCHOVER.size + devices + vcpus:
-        raise MigrationError(Phase.LOAD_STATE, "the device state has the wrong length")
+        raise MigrationError(Operation.LOAD_STATE, "the device state has the wrong length")
     middle = _SWITCHOVER.size + devices
     vm.machine.load_vcpus(data[middle:])
     return load_devices(data[_SWITCHOVER.size : middle], vm.devices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.orchestrator import disk_identity
 from emu.orchestrator.migration_outcome import MigrationOutcome, completed, reason
 from emu.report.load_results import IncomingReport
@@ -50,6 +50,6 @@ class IncomingMigration:
         outcome = MigrationOutcome(sides, self._supervisor.watcher, may_be_silent=True).wait()
         if not completed(outcome["destination"]):
             why = reason(outcome["destination"])
-            raise MigrationError("incoming", f"the migration failed: {why}")
+            raise MigrationError(Operation.INCOMING, f"the migration failed: {why}")
         timeline = self._side.execute("x-timeline")
         return IncomingReport.from_json(timeline["source"])

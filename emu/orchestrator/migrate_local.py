@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu.errors import EmuError, MigrationError
+from emu.errors import EmuError, MigrationError, Operation
 from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.disk_digests import STEP_SECONDS, DiskReader, host_digest
 from emu.orchestrator.migration_outcome import MigrationOutcome, Role, completed, reason
@@ -191,7 +191,7 @@ class MigrationSeries:
             return reason({**(destination or {}), **source})
         if destination is not None and not completed(destination):
             why = destination.get("error-desc", "unknown reason")
-            raise MigrationError("switchover", f"the VM is lost at the destination: {why}")
+            raise MigrationError(Operation.SWITCHOVER, f"the VM is lost at the destination: {why}")
         return None
 
     def _measure(self, strategy: str, repeat: int) -> MigrationResult:

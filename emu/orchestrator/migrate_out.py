@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration.endpoint import probe
 from emu.orchestrator import disk_identity
 from emu.orchestrator.accounting import RequestAccounting
@@ -138,4 +138,4 @@ def _figures(here: JsonObject, there: JsonObject) -> dict[str, Any]:
             "phases": tuple(phase_rows(spans)),
         }
     except (KeyError, TypeError, ValueError):
-        raise MigrationError("completion", "the destination's report is invalid") from None
+        raise MigrationError(Operation.COMPLETION, "the destination's report is invalid") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.report.cells import rough_time, size
 from emu.report.progress import SilentProgress
 
@@ -103,7 +103,7 @@ class MigrationOutcome:
 
     def _cancel(self) -> None:
         if self._cancelled:
-            raise MigrationError("wait", f"no event for {SILENCE:g} s, twice")
+            raise MigrationError(Operation.WAIT, f"no event for {SILENCE:g} s, twice")
         self._cancelled = True
         self._last_event = time.monotonic()
         self._sides["source"].execute("migrate_cancel")

@@ -12,7 +12,7 @@ from devices import lifecycle
 from devices.device import SharedMemory, VhostDevice
 from devices.handover_state import DeviceHandoverState, descriptors_of, restore
 from emu.config.device_kinds import KINDS, load
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.guest.program import GuestProgram
 from emu.locking.locks import OrderedLock
 from emu.machine.machine import Machine
@@ -162,7 +162,7 @@ class Vm:
                     tuple(fd for device in self.devices for fd in descriptors_of(device)),
                 )
         except UsageError as error:
-            raise MigrationError("handover", str(error)) from error
+            raise MigrationError(Operation.HANDOVER, str(error)) from error
 
     def still_matches(self, state: VmHandoverState) -> bool:
         """Whether the guest has changed no device since `handover_state`."""

@@ -12,7 +12,7 @@ from backends.stats import served
 from emu.config import vm_file
 from emu.config.costs import by_name
 from emu.config.migration_parameters import Parameters
-from emu.errors import EmuError, MigrationError
+from emu.errors import EmuError, MigrationError, Operation
 from emu.guest.image_check import check_image
 from emu.json_input import Map
 from emu.locking.locks import enable_checking
@@ -75,7 +75,7 @@ def _accept(listener: Listener, *, timeout: float, wait: bool = False) -> Migrat
     """
     stream = listener.accept(timeout=timeout, connect_timeout=None if wait else timeout)
     if stream is None:
-        raise MigrationError("listen", "cancelled")
+        raise MigrationError(Operation.LISTEN, "cancelled")
     return stream
 
 

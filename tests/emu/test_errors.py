@@ -8,10 +8,19 @@ import signal
 
 import pytest
 
+from devices.procedure import Phase
 from emu import errors
-from emu.errors import CancelledError, CommandError, EmuError, MigrationError, SignalError
+from emu.errors import (
+    CancelledError,
+    CommandError,
+    EmuError,
+    MigrationError,
+    Operation,
+    SignalError,
+)
 
-ALL = [found for _, found in inspect.getmembers(errors, inspect.isclass)]
+CLASSES = [found for _, found in inspect.getmembers(errors, inspect.isclass)]
+ALL = [found for found in CLASSES if issubclass(found, BaseException)]
 
 
 @pytest.mark.parametrize("error", ALL)
@@ -20,11 +29,12 @@ def test_each_error_is_one_of_the_emulator(error: type[Exception]) -> None:
     assert issubclass(error, EmuError)
 
 
-def test_a_migrations_error_begins_with_the_phase() -> None:
-    error = MigrationError("pre-copy", "does not converge")
-    assert (str(error), error.phase) == ("pre-copy: does not converge", "pre-copy")
+def test_a_migrations_error_begins_with_what_failed() -> None:
+    error = MigrationError(Operation.PRE_COPY, "does not converge")
+    assert (str(error), error.operation) == ("pre-copy: does not converge", Operation.PRE_COPY)
     assert str(CancelledError()) == "migrate_cancel: cancelled"
     assert isinstance(CancelledError(), MigrationError)
+    assert Operation.LOAD_STATE.value == Phase.LOAD_STATE.value
 
 
 def test_a_commands_error_names_the_peer_and_keeps_the_class() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.migration.stream import Kind, MigrationStream
 from emu.vm.vm import Vm
 from emu.vm_process import __main__ as vm_process
@@ -51,7 +51,7 @@ class FaultInjector:
             # The signal may stop another thread first; this one does not continue.
             threading.Event().wait()
         elif fault == "refuse":
-            raise MigrationError("destination", f"{point}: an error that the test injects")
+            raise MigrationError(Operation.DESTINATION, f"{point}: an error that the test injects")
         elif self._stream is not None:
             # The source may have disconnected already, which is not a failure of this side.
             with contextlib.suppress(OSError):

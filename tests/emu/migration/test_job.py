@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.errors import CancelledError, EmuError, MigrationError
+from emu.errors import CancelledError, EmuError, MigrationError, Operation
 from emu.migration.job import Job
 from emu.migration.side import MigrationSide
 from tests.timeouts import TIMEOUT
@@ -87,7 +87,7 @@ def test_a_migration_that_completes() -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (MigrationError("stream", "broken"), "failed"),
+        (MigrationError(Operation.STREAM, "broken"), "failed"),
         (OSError(5, "an error"), "failed"),
         (CancelledError(), "cancelled"),
     ],

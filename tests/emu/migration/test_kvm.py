@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devices.procedure import Phase
-from emu.errors import CancelledError, MigrationError
+from emu.errors import CancelledError, MigrationError, Operation
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.strategies.registry import STRATEGIES
@@ -98,7 +97,7 @@ def test_the_vm_runs_on_at_the_source_when_the_migration_fails(
     """It fails in the blackout; the vCPUs resume at the source, with all of their interrupts."""
 
     def fail(_state: bytes) -> None:
-        raise MigrationError(Phase.LOAD_STATE, "on purpose")
+        raise MigrationError(Operation.LOAD_STATE, "on purpose")
 
     monkeypatch.setattr(other.machine, "load_vcpus", fail)
     with pytest.raises(MigrationError, match="on purpose"):

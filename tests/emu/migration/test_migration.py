@@ -10,7 +10,7 @@ import pytest
 
 from devices import lifecycle
 from devices.procedure import Phase
-from emu.errors import CancelledError, MigrationError
+from emu.errors import CancelledError, MigrationError, Operation
 from emu.migration.handshake import required_match
 from emu.strategies.registry import STRATEGIES, make
 from tests import slow
@@ -224,7 +224,7 @@ def test_no_failure_after_running_resumes_the_vm_at_the_source(
     migration = Migration(vm, other, strategy, tmp_path, owned=owned)
 
     def fail(_tasks: object, _stage: object) -> None:
-        raise MigrationError("finish", "on purpose")
+        raise MigrationError(Operation.COMPLETION, "on purpose")
 
     monkeypatch.setattr(migration.source.strategy, "finish", fail)
     migration.run()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.config.migration_parameters import Parameters
-from emu.errors import MigrationError
+from emu.errors import MigrationError, Operation
 from emu.guest import layout
 from emu.machine.ram import GuestRam
 from emu.machine.throttle import MAX_PERCENT
@@ -128,7 +128,7 @@ class Rig:
 
     def _check(self) -> None:
         if self.cancelled.is_set():
-            raise MigrationError("precopy", "cancelled")
+            raise MigrationError(Operation.PRE_COPY, "cancelled")
 
     @property
     def remaining(self) -> list[int]:
