@@ -81,7 +81,7 @@ The program ends at SIGTERM, at SIGINT, and when the terminal that it was starte
     help="The disk's contents; once for each socket.",
 )
 @click.option("--read-only", is_flag=True, help="Refuse requests that would change the file.")
-@rings_option("Request queues of each disk.")
+@rings_option("Request queues of each disk.", plural="disks", limits=BlkDevice.ring_limits)
 @click.option(
     "--serial",
     "serials",

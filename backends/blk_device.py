@@ -44,6 +44,7 @@ from vhost_user.virtio.blk import (
     VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
     BlkConfig,
 )
+from vhost_user.virtio.ring_limits import BLK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,7 @@ class BlkDevice(VirtioDevice):
     """
 
     backend_type = "block"
+    ring_limits = BLK
 
     def __init__(
         self,

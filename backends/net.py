@@ -148,7 +148,7 @@ def _addresses(
     type=click.IntRange(MTU_RANGE[0], MTU_RANGE[-1]),
     help=f"The largest packet of a NIC.  [default: {DEFAULT_MTU} with --mac, else the front-end's]",
 )
-@rings_option("Rings of each NIC, two for each pair.", least=2)
+@rings_option("Rings of each NIC, two for each pair.", plural="NICs", limits=NetDevice.ring_limits)
 @trace_options
 def command(
     mode: str,
@@ -163,8 +163,6 @@ def command(
 ) -> None:
     """The command line."""
     settings = settings_from(options)
-    if num_queues % 2:
-        raise click.UsageError(f"--num-queues {num_queues}: a NIC's rings come in pairs")
     if uplink_peer and not uplink:
         raise click.UsageError("--uplink-peer needs an --uplink")
     if taps and tap_fds:

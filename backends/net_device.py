@@ -28,6 +28,7 @@ from vhost_user.virtio.net import (
     VIRTIO_NET_S_LINK_UP,
     NetConfig,
 )
+from vhost_user.virtio.ring_limits import NET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,6 +75,7 @@ class NetDevice(VirtioDevice):
     """
 
     backend_type = "net"
+    ring_limits = NET
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from backends.control import ControlOptions
 from backends.durations import DurationError, parse_duration
 from backends.pacing import InjectedLatency
 from backends.stop_policy import StopKind, StopPolicy
-from vhost_user.payloads import MAX_RINGS
+from vhost_user.virtio.ring_limits import ANY, RingLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: What can be a descriptor: a C int that is not negative.
@@ -66,15 +66,39 @@ def _time_option(name: str, help_text: str) -> Callable[[F], F]:
     )
 
 
-def rings_option(help_text: str, *, least: int = 1) -> Callable[[F], F]:
-    """The option ``--num-queues``: rings of each device, ``least`` by default."""
+def rings_option(
+    help_text: str, *, plural: str = "devices", limits: RingLimits = ANY
+) -> Callable[[F], F]:
+    """The option ``--num-queues``: rings of each device, one unit by default.
+
+    Args:
+        help_text: its help, with a full stop.
+        plural: the term for the devices, in messages.
+        limits: how many rings a device may have.
+    """
+
+    def check(_context: click.Context, _option: click.Parameter, rings: int) -> int:
+        check_rings(rings, plural, limits)
+        return rings
+
     return click.option(
         "--num-queues",
-        type=click.IntRange(least, MAX_RINGS),
-        default=least,
-        show_default=True,
-        help=help_text,
+        type=int,
+        callback=check,
+        default=limits.unit,
+        metavar="N",
+        help=f"{help_text}  [default: {limits.unit}; at most {limits.most}]",
     )
+
+
+def check_rings(rings: int, plural: str, limits: RingLimits) -> None:
+    """Check ``--num-queues``.
+
+    Raises:
+        click.UsageError: the devices, in messages ``plural``, cannot have so many rings.
+    """
+    if why_not := limits.why_not(rings, plural):
+        raise click.UsageError(f"--num-queues {rings}: {why_not}")
 
 
 backend_options = option_group(

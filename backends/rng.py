@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from backends.loop import Loop
 
 NAME = "vhost-emu-rng"
-CAPABILITIES: dict[str, object] = {"type": "rng", "features": []}
+CAPABILITIES: dict[str, object] = {"type": RngDevice.backend_type, "features": []}
 
 
 class RngProgram(Program):
@@ -51,7 +51,9 @@ HELP = """Serve entropy devices (virtio-rng) to vhost-user front-ends."""
     show_default=True,
     help="Where the random bytes come from; a regular file is read again when it ends.",
 )
-@rings_option("Request queues of each device; virtio-rng has one.")
+@rings_option(
+    "Request queues of each device.", plural="entropy devices", limits=RngDevice.ring_limits
+)
 @trace_options
 def command(source: str, num_queues: int, **options: Any) -> None:
     """The command line."""

@@ -12,6 +12,7 @@ from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
 from vhost_user.mapping import GONE, look
+from vhost_user.virtio.ring_limits import RNG
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -72,6 +73,9 @@ class RngDevice(VirtioDevice):
         rings: how many request queues it has; virtio has one.
         counters: its slots in the statistics.
     """
+
+    backend_type = "rng"
+    ring_limits = RNG
 
     def __init__(
         self,

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
+from backends.options import (
+    CONTEXT,
+    Settings,
+    backend_options,
+    check_rings,
+    rings_option,
+    settings_from,
+)
 from backends.plugin import GROUP, PluginError, check, from_entry_point, from_file
 from backends.program import Program, ProgramError, run_command
 from backends.trace_options import trace_options
@@ -107,6 +114,7 @@ def command(
             return
         settings = settings_from(options)
         check(chosen, device_options)
+        check_rings(num_queues, f"devices of {chosen.__name__}", chosen.ring_limits)
     except PluginError as error:
         raise ProgramError(str(error)) from error
     PluginProgram(settings, chosen, device_options, rings=num_queues).run()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from backends import advertised_features, stats
 from backends.isolation import GuardedLoop
 from backends.limits import BUDGET, CHAIN_SHARE
+from vhost_user.virtio.ring_limits import ANY, RingLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,9 +40,12 @@ class VirtioDevice:
         protocol_features: the protocol features that it offers; CONFIG is needed for `config`, and
             CONFIG and BACKEND_REQ for configuration changes.
         backend_type: the class's type in QEMU's docs/interop/vhost-user.json.
+        ring_limits: how many rings a device of the class may have; other numbers are refused when
+            the program starts.
     """
 
     backend_type: ClassVar[str] = "generic"
+    ring_limits: ClassVar[RingLimits] = ANY
 
     def __init__(
         self, name: str, loop: Loop, rings: int, counters: memoryview | None = None

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError
-from vhost_user.payloads import MAX_RINGS
+from vhost_user.virtio.ring_limits import ANY, BLK, NET, RNG, RingLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,10 +34,8 @@ class DeviceKind:
             driver) and from the back-ends (`backends.stats.COUNTERS`). If ``requests`` is among
             them, the guest's completed requests are compared with those that back-ends served.
         default: number of devices and rings of each in the default VM; None for no device.
-        rings_per_unit: rings that belong together, such as a NIC's pair: their interrupts go to the
-            same vCPU, and a device has a multiple of them.
-        max_rings: most rings of one device: by the specification of its kind, or else what a
-            vhost-user message can index.
+        ring_limits: how many rings a device may have. The interrupts of the rings of a unit go to
+            the same vCPU.
         has_image: the back-end serves a disk image for each device.
         has_uplink: the back-end is connected to the network outside of the VM.
     """
@@ -50,8 +48,7 @@ class DeviceKind:
     driver: str
     counters: tuple[str, ...]
     default: tuple[int, int] | None = None
-    rings_per_unit: int = 1
-    max_rings: int = MAX_RINGS
+    ring_limits: RingLimits = ANY
     has_image: bool = False
     has_uplink: bool = False
 
@@ -60,17 +57,19 @@ class DeviceKind:
         """The default VM's devices of the kind, in an option's format: ``16x32``, or ``0``."""
         return "0" if self.default is None else "{}x{}".format(*self.default)
 
+    @property
+    def rings_per_unit(self) -> int:
+        """How many rings belong together."""
+        return self.ring_limits.unit
+
+    @property
+    def max_rings(self) -> int:
+        """The most rings of one device."""
+        return self.ring_limits.most
+
     def why_not(self, rings: int) -> str:
         """Why a device of the kind cannot have so many rings; empty if it can."""
-        if rings > self.max_rings:
-            most = "1 ring" if self.max_rings == 1 else f"at most {self.max_rings} rings"
-            return f"{self.plural} have {most} each"
-        if rings % self.rings_per_unit:
-            pairs = self.rings_per_unit == 2
-            units = "pairs" if pairs else f"groups of {self.rings_per_unit}"
-            number = "even" if pairs else f"a multiple of {self.rings_per_unit}"
-            return f"rings of {self.plural} come in {units}, so their number must be {number}"
-        return ""
+        return self.ring_limits.why_not(rings, self.plural)
 
 
 #: In the order of the devices on the bus.
@@ -84,7 +83,7 @@ _ROWS = (
         driver="emu.guest.nics.NicDriver",
         counters=("packets", "interrupts", "kicks", "calls", "packets_dropped"),
         default=(16, 32),
-        rings_per_unit=2,
+        ring_limits=NET,
         has_uplink=True,
     ),
     DeviceKind(
@@ -96,6 +95,7 @@ _ROWS = (
         driver="emu.guest.disks.DiskDriver",
         counters=("requests", "interrupts", "kicks", "calls", "bytes_read", "bytes_written"),
         default=(24, 4),
+        ring_limits=BLK,
         has_image=True,
     ),
     DeviceKind(
@@ -106,7 +106,7 @@ _ROWS = (
         back_end="backends.rng",
         driver="emu.guest.rng_driver.RngDriver",
         counters=("requests", "interrupts", "kicks", "calls", "bytes_written"),
-        max_rings=1,  # virtio 1.3, 5.4.2: requestq is the only virtqueue
+        ring_limits=RNG,
     ),
 )
 #: Entry points of this group are rows of other distributions: a `DeviceKind` each.

@@ -31,8 +31,6 @@ def image(tmp_path: Path) -> str:
     [
         ([], "each --socket-path needs a --blk-file"),
         (["--blk-file", "x", "--blk-file", "x"], "each --socket-path needs a --blk-file"),
-        (["--blk-file", "x", "--num-queues", "257"], "256"),
-        (["--blk-file", "x", "--num-queues", "0"], "256"),
         (["--blk-file", "x", *(["--serial", "s"] * 2)], "each --socket-path needs a --serial"),
     ],
 )

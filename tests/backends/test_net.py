@@ -24,8 +24,6 @@ TWO_MACS = ["--mac", "02:00:00:00:00:01", "--mac", "02:00:00:00:00:02"]
 @pytest.mark.parametrize(
     ("extra", "text"),
     [
-        (["--num-queues", "3"], "a NIC's rings come in pairs"),
-        (["--num-queues", "0"], "2<=x<=256"),
         (["--uplink-peer", "/x"], "--uplink-peer needs an --uplink"),
         (TWO_MACS, "each NIC needs a --mac, or none"),
         (["--mac", "1:2"], "'--mac': 1:2"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.backends.programs import RNG, fails, rig_at
+from tests.backends.programs import RNG, rig_at
 from tests.backends.served import program
 
 if TYPE_CHECKING:
@@ -44,10 +42,3 @@ def test_its_devices_share_one_source(tmp_path: Path) -> None:
         assert fill(first, 64) == bytes(range(64))
         assert fill(second, 32) == bytes(range(64, 96))
         assert fill(first, 32) == bytes(range(32))
-
-
-@pytest.mark.parametrize("count", ["0", "257"])
-def test_the_number_of_rings_has_limits(tmp_path: Path, count: str) -> None:
-    path = tmp_path / "s"
-    assert "256" in fails([*RNG, "--socket-path", str(path), "--num-queues", count], status=2)
-    assert not path.exists()

@@ -136,6 +136,15 @@ def test_it_passes_the_conformance_suite(example: str) -> None:
     assert " 0 failed" in done.stdout
 
 
+def test_a_class_may_limit_the_number_of_its_rings(tmp_path: Path) -> None:
+    text = ASKS + "    serve, ring_limits = print, RingLimits(6, 3)\n"
+    path = tmp_path / "limited.py"
+    path.write_text("from vhost_user.virtio.ring_limits import RingLimits\n" + text)
+    command = [*SERVE, "--plugin", str(path), "--socket-path", str(tmp_path / "s"), "--num-queues"]
+    assert "--num-queues 9: devices of Asks have at most 6 rings each" in fails([*command, "9"])
+    assert "--num-queues 4: rings of devices of Asks come in groups of 3" in fails([*command, "4"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -145,6 +154,7 @@ def test_it_passes_the_conformance_suite(example: str) -> None:
         (["--plugin", "{example}", "-o", "weight=1"], "unexpected keyword argument 'weight'"),
         (["--plugin", "{example}", "-o", "mib"], "write KEY=VALUE"),
         (["--plugin", "{example}", "-o", "mib=many"], "RamDisk: invalid literal"),
+        (["--plugin", "{example}", "-o", "mib=1", "--num-queues", "257"], "at most 256 rings"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -85,6 +85,23 @@ def test_more_rings_than_a_kind_has_are_refused(command: str, kind: DeviceKind) 
     assert str(done.exception).startswith(f"--{kind.name} {shape}: {kind.plural} have ")
 
 
+@EVERY_KIND
+def test_a_back_end_program_refuses_the_same_numbers(kind: DeviceKind, tmp_path: Path) -> None:
+    """In one line, with the same reason, before it makes its socket."""
+    command = importlib.import_module(kind.back_end).command
+    unit = kind.rings_per_unit
+    refused = [
+        rings for rings in (-1, 0, 1, unit + 1, kind.max_rings + unit) if kind.why_not(rings)
+    ]
+    assert len(refused) >= 3
+    for rings in refused:
+        path = tmp_path / "socket"
+        done = CliRunner().invoke(command, ["--socket-path", str(path), "--num-queues", str(rings)])
+        assert done.exit_code == 2
+        assert f"--num-queues {rings}: {kind.why_not(rings)}\n" in done.output
+        assert not path.exists()
+
+
 def test_an_unknown_kind_is_an_error_that_lists_the_known_ones() -> None:
     """The line lists all rows."""
     with pytest.raises(ShapeError, match=f"unknown device class 'gpu': use {one_of()}"):
