@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from backends import stats
 from backends.image import IOV_MAX, Image, ImageError
-from backends.limits import BUDGET, CHAIN_SHARE, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMENTS
+from backends.limits import BUDGET, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMENTS, requests_in
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
@@ -164,7 +164,7 @@ class BlkDevice(VirtioDevice):
                 if chain is None:
                     break
                 serve(ring, queue, chain)
-                left -= 1 + (len(chain.readable) + len(chain.writable)) // CHAIN_SHARE
+                left -= requests_in(chain)
         finally:
             if queue.publish():
                 ring.interrupt()

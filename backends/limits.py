@@ -6,12 +6,15 @@ docs/reference/backends.md; the modules that keep a bound take it from here.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.channel import READ_FDS, READ_SIZE
 from vhost_user.connection import MAX_READS
 from vhost_user.payloads import MAX_RINGS
 from vhost_user.virtqueue.layout import MAX_SIZE
+
+if TYPE_CHECKING:
+    from vhost_user.virtqueue import Chain
 
 #: Front-ends that wait in a socket's backlog while one is served.
 BACKLOG = 8
@@ -49,6 +52,11 @@ MAX_ADDRESSES = 4096
 FRAMES_PER_TURN = 64
 #: Bytes of a frame, with its virtio header; a longer one is dropped.
 LARGEST_FRAME = 65550
+
+
+def requests_in(chain: Chain) -> int:
+    """As how many requests of `BUDGET` a chain counts."""
+    return 1 + (len(chain.readable) + len(chain.writable)) // CHAIN_SHARE
 
 
 class Bound(NamedTuple):

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
-from backends.limits import BUDGET, CHAIN_SHARE, INBOX_FRAMES, LARGEST_FRAME
+from backends.limits import BUDGET, INBOX_FRAMES, LARGEST_FRAME, requests_in
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
 from backends.virtio_device import VirtioDevice, scatter
 from vhost_user.errors import FrontendError
@@ -170,7 +170,7 @@ class NetDevice(VirtioDevice):
                 chain = pop()
                 if chain is None:
                     break
-                left -= 1 + len(chain.readable) // CHAIN_SHARE
+                left -= requests_in(chain)
                 readable = chain.readable
                 length = len(readable[0]) if len(readable) == 1 else sum(map(len, readable))
                 push(chain.head, 0)
@@ -204,7 +204,7 @@ class NetDevice(VirtioDevice):
         while left > 0 and (chain := queue.pop()) is not None:
             queue.push(chain.head, 0)
             self.counters[stats.PACKETS_DROPPED] += 1
-            left -= 1 + len(chain.readable) // CHAIN_SHARE
+            left -= requests_in(chain)
         if queue.publish():
             ring.interrupt()
         if left <= 0 or queue.arm():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from backends import advertised_features, stats
 from backends.isolation import GuardedLoop
-from backends.limits import BUDGET, CHAIN_SHARE
+from backends.limits import BUDGET, requests_in
 from vhost_user.virtio.ring_limits import ANY, RingLimits
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class VirtioDevice:
                 chain = pop()
                 if chain is None:
                     break
-                left -= 1 + (len(chain.readable) + len(chain.writable)) // CHAIN_SHARE
+                left -= requests_in(chain)
                 written = serve(ring, chain)
                 ring.check_memory()
                 mark = ring.log_mark

@@ -34,6 +34,7 @@ from vhost_user.virtio.blk import (
     VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES,
 )
+from vhost_user.virtqueue import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,18 @@ def test_the_document_has_the_table() -> None:
 
 def test_each_bound_is_named_once() -> None:
     assert len({bound.what for bound in limits.BOUNDS}) == len(limits.BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("readable", "writable", "requests"),
+    [(0, 0, 1), (1, 2, 1), (63, 0, 1), (60, 4, 2), (0, 64, 2), (128, 0, 3), (1000, 24, 17)],
+)
+def test_a_long_chain_counts_as_several_requests(
+    readable: int, writable: int, requests: int
+) -> None:
+    buffer = memoryview(b"")
+    chain = Chain(0, [buffer] * readable, [buffer] * writable, [])
+    assert limits.requests_in(chain) == requests
 
 
 @pytest.fixture(scope="module")
