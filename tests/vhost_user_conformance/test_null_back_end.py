@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "tests" / "peers" / "null_peers.toml"
 PASSES = {case for entry in tomllib.loads(LIST.read_text())[BACK_END] for case in entry["cases"]}
-WORKING = {
+#: The cases of each area that are run on a disk.
+CASES = {
     area.name: cases
     for area in areas_of(BACK_END)
-    if (cases := [case for case in area.cases if case.works and case.device in ("", "blk")])
+    if (cases := [case for case in area.cases if case.device in ("", "blk")])
 }
+#: Of the list, with those that count resources or send much left to the run of all cases.
+QUICK = ("framing", "negotiation", "reply_ack", "config", "status", "errors")
 
 
 def passed(cases: Iterable[Case]) -> set[str]:
@@ -41,31 +44,31 @@ def passed(cases: Iterable[Case]) -> set[str]:
     return {result.case.id for result in results if result.verdict is Verdict.PASS}
 
 
-def test_each_entry_of_the_list_passes() -> None:
+@pytest.mark.parametrize("area", QUICK)
+def test_the_listed_cases_of_an_area_pass(area: str) -> None:
     """The reasons are in the list, which `test_null_peers` checks."""
-    listed = [case for cases in WORKING.values() for case in cases if case.id in PASSES]
-    assert {case.id for case in listed} == PASSES
-    assert passed(listed) == PASSES
+    listed = [case for case in CASES[area] if case.id in PASSES]
+    assert passed(listed) == {case.id for case in listed} != set()
 
 
-def test_the_first_and_the_last_case_do_not_pass() -> None:
+def test_the_first_and_the_last_cases_do_not_pass() -> None:
     """So that the run says that it proves nothing."""
-    cases = WORKING[SANITY]
-    assert [case.id for case in cases] == ["VU-B-0001", "VU-B-9901"]
+    cases = CASES[SANITY]
+    assert [case.id for case in cases] == ["VU-B-0001", "VU-B-0002", "VU-B-9901", "VU-B-9902"]
     assert passed(cases) == set()
 
 
 def test_a_ring_of_two_descriptors_has_to_serve() -> None:
     """VU-B-0420 and others once passed, as nothing was to be served or nothing was taken."""
     once = ("0409", "0420", "0601", "0610", "0613", "0614", "2002", "2004")
-    cases = [case for cases in WORKING.values() for case in cases if case.id[5:] in once]
+    cases = [case for cases in CASES.values() for case in cases if case.id[5:] in once]
     assert len(cases) == len(once)
     assert passed(cases) == set()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("area", WORKING)
-def test_no_other_case_passes(area: str) -> None:
-    """Of the cases in which the device is to serve requests."""
-    cases = WORKING[area]
+@pytest.mark.parametrize("area", CASES)
+def test_an_area_has_no_other_case_that_passes(area: str) -> None:
+    """All cases of the area are run, and those that pass are in the list."""
+    cases = CASES[area]
     assert passed(cases) == {case.id for case in cases} & PASSES

@@ -22,8 +22,10 @@ from vhost_user_conformance.model.verdict import Severity
 
 BACK_END = "back-end"
 FRONT_END = "front-end"
-#: Area of the first and the last case of a run, which each working peer passes.
+#: Area of the first and the last cases of a run, which each working peer passes.
 SANITY = "sanity"
+#: Number of the first of its cases that come last in a run.
+SANITY_LAST = 9900
 _LETTERS = {BACK_END: "B", FRONT_END: "F"}
 
 #: Its argument depends on the role: a `BackEnd` or a `FrontEnd`.
@@ -56,6 +58,11 @@ class Case(NamedTuple):
     device: str
     works: bool
     run: Body
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is one of the last cases of a run."""
+        return int(self.id[-4:]) >= SANITY_LAST
 
 
 class Area:

@@ -89,16 +89,20 @@ def summary(results: Iterable[CaseResult]) -> dict[str, int]:
 
 
 def not_sane(results: Iterable[CaseResult]) -> list[CaseResult]:
-    """The results of the first and the last case of a run that are not PASS.
+    """The results of the first and the last cases of a run that show that the peer does not work.
 
     Each working peer passes them. If one did not, the other verdicts show nothing: a peer that
-    does nothing breaks few rules.
+    does nothing breaks few rules. A case that is UNSUPPORTED, as the class of device is not known,
+    is made up for by another one of the first or the last cases that passes.
     """
-    return [
-        result
-        for result in results
-        if result.case.area == SANITY and result.verdict is not Verdict.PASS
-    ]
+    sanity = [result for result in results if result.case.area == SANITY]
+    found = []
+    for last in (False, True):
+        group = [result for result in sanity if result.case.is_last is last]
+        passes = any(result.verdict is Verdict.PASS for result in group)
+        allowed = {Verdict.PASS, Verdict.UNSUPPORTED} if passes else {Verdict.PASS}
+        found += [result for result in group if result.verdict not in allowed]
+    return found
 
 
 def document(

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from vhost_user_conformance.model.case import SANITY
 from vhost_user_conformance.model.result import not_sane
 from vhost_user_conformance.model.verdict import Severity, Verdict
 from vhost_user_conformance.report.rule_outcome import rule_outcome
@@ -152,7 +153,14 @@ def summary(role: str, results: Sequence[CaseResult], *, verbose: bool = True) -
         seen = next((each.seen.splitlines()[0] for each in insane if each.seen), "")
         names = " and ".join(each.case.id for each in insane)
         lines.append(f"this run proves nothing: the {role} does not pass {names}: {seen}")
+    elif any(result.case.area == SANITY and result.case.works for result in left_out(results)):
+        lines.append(f"this run shows nothing about the requests of the {role}: use --device")
     return lines
+
+
+def left_out(results: Iterable[CaseResult]) -> list[CaseResult]:
+    """The results with UNSUPPORTED."""
+    return [result for result in results if result.verdict is Verdict.UNSUPPORTED]
 
 
 def evidence(result: CaseResult, width: int | None = None) -> list[Text]:

@@ -162,7 +162,7 @@ rule = bases.rule
 rule(
     1,
     "The base of a split ring is its next available index, of 16 bits",
-    back="0601..0605 0611 0612 2279",
+    back="0002 0601..0605 0611 0612 2279 9902",
     front="0602 0608",
 )
 rule(2, "The used index is read from guest memory", back="0612 0619 1217 1236", front="0604")

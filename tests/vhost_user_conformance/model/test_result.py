@@ -54,6 +54,25 @@ def test_a_run_whose_first_case_does_not_pass_proves_nothing() -> None:
     assert document(BACK_END, {}, {}, [insane])["not_sane"] == ["VU-B-9901"]
 
 
+def test_a_case_without_a_class_of_device_makes_up_for_one_that_needs_it() -> None:
+    """If it passes; and the last ones do not make up for the first ones."""
+    area = Area(SANITY, BACK_END, "s")
+    for number in (1, 2, 9901, 9902):
+        area.case(number, "rule")(lambda _be: None)
+    first, other, last, _ = area.cases
+    unknown = CaseResult(first, Verdict.UNSUPPORTED, "", "use --device", 1.0)
+    for verdict, insane in (
+        (Verdict.PASS, []),
+        (Verdict.FAIL, ["VU-B-0001", "VU-B-0002"]),
+        (Verdict.UNSUPPORTED, ["VU-B-0001", "VU-B-0002"]),
+    ):
+        results = [unknown, CaseResult(other, verdict, "", "", 1.0)]
+        assert [result.case.id for result in not_sane(results)] == insane
+    failed = CaseResult(first, Verdict.FAIL, "", "none served", 1.0)
+    assert not_sane([failed, CaseResult(other, Verdict.PASS, "", "", 1.0)]) == [failed]
+    assert not_sane([unknown, CaseResult(last, Verdict.PASS, "", "", 1.0)]) == [unknown]
+
+
 def test_evidence_shows_the_last_lines_of_a_long_transcript() -> None:
     """And how many it omits."""
     lines = [str(number) for number in range(SHOWN + 3)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from vhost_user_conformance.model.case import BACK_END, FRONT_END, Case
+from vhost_user_conformance.model.case import BACK_END, FRONT_END, SANITY, Case
 from vhost_user_conformance.model.result import CaseResult
 from vhost_user_conformance.model.verdict import Severity, Verdict
 from vhost_user_conformance.report import terminal
@@ -17,7 +17,7 @@ from vhost_user_conformance.target import cases_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CASES = cases_of(BACK_END)
+CASES = [case for case in cases_of(BACK_END) if case.area != SANITY]
 WIDTH = 80
 SEEN = "flags 0xd\n... (19 lines before)\n> SET_VRING_ADDR " + "desc 0x7f0000100000, " * 12
 EXPECTED = "flags 0x5 in the reply to GET_VRING_BASE " * 4
@@ -59,6 +59,18 @@ def test_the_last_line_of_a_run_that_proves_nothing() -> None:
     insane = CaseResult(case, Verdict.UNSUPPORTED, "", "no guest started a ring\nmore", 1.0)
     assert terminal.summary(FRONT_END, [insane])[-1] == (
         "this run proves nothing: the front-end does not pass VU-F-0001: no guest started a ring"
+    )
+
+
+def test_the_last_line_of_a_run_without_a_class_of_device() -> None:
+    """The case that needs no request shows that the back-end works."""
+    known, unknown = (case for case in cases_of(BACK_END) if case.id in ("VU-B-0001", "VU-B-0002"))
+    results = [
+        CaseResult(known, Verdict.UNSUPPORTED, "", "needs to know the device", 1.0),
+        CaseResult(unknown, Verdict.PASS, "", "", 1.0),
+    ]
+    assert terminal.summary(BACK_END, results)[-1] == (
+        "this run shows nothing about the requests of the back-end: use --device"
     )
 
 
