@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MEMORY = "256M"
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtiofs")
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 #: Seconds for the job of a guest under TCG, on a busy host.
 TIMEOUT = 50.0
 _UNDER_WAY = ("setup", "active", "device", "wait-unplug")
@@ -74,12 +74,6 @@ PING_JOB = f"""
 ip addr add {socket.inet_ntoa(GUEST_ADDRESS)}/24 dev eth0 && ip link set eth0 up
 ping -c 5 -i 1 -s 18 -W 5 {socket.inet_ntoa(CLIENT_ADDRESS)} >/tmp/ping 2>&1
 grep -q ' 5 packets received' /tmp/ping && echo EMU ping is clean || cat /tmp/ping
-"""
-
-#: The device is the suite's, which answers no FUSE request: the mount blocks until QEMU ends.
-SHARED_FOLDER_JOB = """
-mkdir -p /mnt && mount -t virtiofs fs /mnt
-sleep 1000
 """
 
 

@@ -67,6 +67,8 @@ def make(release: Release, chroots: Path) -> Path:
         chroots.mkdir(mode=0o755, parents=True, exist_ok=True)
         run(["debootstrap", "--variant=minbase", release.suite, str(root), MIRROR], LIMIT)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    # A mirror's list of a release that still changes is valid for some days only; it is signed.
+    (root / "etc/apt/apt.conf.d/99-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
     install_by([str(ENTER), str(root)], packages, LIMIT)
     done.write_text(" ".join(packages) + "\n")
     return root

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.peers import bare_guest
 from tests.peers.table import (
-    GUEST_PACKAGES,
     KERNEL_PACKAGE,
     PMD_BACK_END,
     PMD_FRONT_END,
@@ -51,15 +51,7 @@ def which(program: str) -> str:
 
 def missing(peer: Peer) -> str:
     """Why the peer cannot be run here and which package it requires, or ""."""
-    programs = {peer.program: peer.packages}
-    if "{initramfs}" in peer.command:
-        programs["busybox"] = GUEST_PACKAGES["busybox"]
-        if find_kernel() is None:
-            return _why("a kernel for a guest", KERNEL_PACKAGE)
-    for program, package in programs.items():
-        if not which(program):
-            return _why(program, package)
-    return ""
+    return "" if which(peer.program) else _why(peer.program, peer.packages)
 
 
 def _why(what: str, package: str) -> str:
@@ -149,19 +141,12 @@ def prefix(folder: Path) -> str:
     return f"emu-{os.getpid()}-{folder.name}"
 
 
-def _initramfs(folder: Path) -> Path:
-    from tests.peers.linux_guest import SHARED_FOLDER_JOB, make_initramfs
-
-    return make_initramfs(folder, SHARED_FOLDER_JOB)
-
-
 #: The placeholders of commands, and the functions for their values.
 _MATERIALS: dict[str, Callable[[Path], object]] = {
     "image": _image,
     "folder": _shared_folder,
     "prefix": prefix,
-    "kernel": lambda _folder: kernel(),
-    "initramfs": _initramfs,
+    "guest": bare_guest.build,
 }
 
 

@@ -63,7 +63,8 @@ def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> 
     argv = [
         *(sys.executable, "-m", "emu.cli", "conform", peer.role),
         *("--socket", str(folder / "socket"), "--exec", fill(peer, folder)),
-        *("--device", peer.device, "--json", str(out), "--quiet", *arguments),
+        *("--json", str(out), "--quiet", *arguments),
+        *(("--device", peer.device) if peer.device else ()),
         *(("--scratch",) if peer.role == BACK_END else ()),
     ]
     environment = os.environ | {"PATH": PATH}

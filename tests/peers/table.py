@@ -2,7 +2,7 @@
 
 In a command ``emu conform`` replaces ``{socket}`` and ``{qmp}``; `tests.peers.programs.fill`
 replaces the others: ``{image}`` is a disk image, ``{folder}`` a directory, ``{queues}`` the number
-of queues, ``{prefix}`` a unique name, ``{kernel}`` and ``{initramfs}`` are those of a guest.
+of queues, ``{prefix}`` a unique name, ``{guest}`` a guest's kernel that drives any virtio device.
 """
 
 from __future__ import annotations
@@ -108,6 +108,28 @@ PMD_FRONT_END = Peer(
     quick=_QUICK_SESSIONS,
 )
 
+
+def _qemu_with_guest(name: str, device: str, device_class: str = "") -> Peer:
+    """QEMU with a device that the BIOS does not use: a guest drives it (`tests.peers.bare_guest`).
+
+    Args:
+        name: of the peer, behind ``qemu-``.
+        device: in QEMU, with its options.
+        device_class: of the suite, "" where it has none.
+    """
+    return Peer(
+        f"qemu-{name}",
+        FRONT_END,
+        device_class,
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        f"{_QEMU} -device {device},chardev=c -kernel {{guest}}",
+        _QEMU_VERSION,
+        runs=1,
+        quick=("rings", "bases"),
+    )
+
+
 PEERS = (
     Peer(
         "vhost-emu-blk",
@@ -201,19 +223,7 @@ PEERS = (
         runs=1,
         quick=_QUICK_SESSIONS,
     ),
-    # The BIOS does not use a file system: a Linux guest, booted for each session, mounts it.
-    Peer(
-        "qemu-fs",
-        FRONT_END,
-        "fs",
-        "qemu-system-x86_64",
-        "qemu-system-x86",
-        f"{_QEMU} -device vhost-user-fs-pci,chardev=c,tag=fs -kernel {{kernel}} "
-        "-initrd {initramfs} -append 'console=ttyS0 quiet panic=-1' -cpu max",
-        _QEMU_VERSION,
-        runs=1,
-        quick=("rings", "bases"),
-    ),
+    _qemu_with_guest("fs", "vhost-user-fs-pci,tag=fs", "fs"),
     PMD_FRONT_END,
 )
 
@@ -253,7 +263,35 @@ NEWER = (
     *(
         peer._replace(packages="qemu-system-x86")
         for peer in PEERS
-        if peer.name in ("qemu-blk", "qemu-net")
+        if peer.name in ("qemu-blk", "qemu-net", "qemu-fs")
+    ),
+    _qemu_with_guest("rng", "vhost-user-rng-pci", "rng"),
+    _qemu_with_guest("vsock", "vhost-user-vsock-pci"),
+    _qemu_with_guest("gpio", "vhost-user-gpio-pci"),
+    # The BIOS looks for disks on it.
+    Peer(
+        "qemu-scsi",
+        FRONT_END,
+        "",
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        f"{_QEMU} -device vhost-user-scsi-pci,chardev=c",
+        _QEMU_VERSION,
+        runs=1,
+        quick=("rings", "bases"),
+    ),
+    # QEMU's tools are its users; its own package has no program.
+    Peer(
+        "libblkio",
+        FRONT_END,
+        "blk",
+        "qemu-img",
+        "qemu-utils qemu-block-extra",
+        "qemu-img bench -t none -c 100000000 -d 4 --image-opts "
+        "driver=virtio-blk-vhost-user,path={socket},cache.direct=on",
+        ("sh", "-c", "dpkg-query --show --showformat='version ${Version}\\n' libblkio1"),
+        runs=1,
+        quick=_QUICK_SESSIONS,
     ),
 )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.peers import explanations, install, pages, results
+from tests.peers import bare_guest, explanations, install, pages, results
 from tests.peers.explanations import Explanation
 from tests.peers.feature_names import features, protocol_features
 from tests.peers.newer import ENTER, inside
@@ -216,7 +217,7 @@ def test_fill(tmp_path: Path) -> None:
 
 
 #: Values for all placeholders, so that nothing is made.
-PLACES = dict.fromkeys(("image", "prefix", "kernel", "initramfs"), "x")
+PLACES = dict.fromkeys(("image", "prefix", "guest"), "x")
 
 
 def test_a_peer_in_a_chroot(tmp_path: Path) -> None:
@@ -228,6 +229,13 @@ def test_a_peer_in_a_chroot(tmp_path: Path) -> None:
         assert fill(entered, tmp_path, **PLACES).startswith(f"{ENTER} {tmp_path} ")
         assert entered.version[:2] == (str(ENTER), str(tmp_path))
     assert os.access(ENTER, os.X_OK)
+
+
+def test_the_guest_without_an_operating_system(tmp_path: Path) -> None:
+    """QEMU looks for the Multiboot header in the first 8 KiB of a 32-bit program."""
+    content = bare_guest.build(tmp_path).read_bytes()
+    assert content[:5] == b"\x7fELF\x01"
+    assert struct.pack("<III", 0x1BADB002, 0, 2**32 - 0x1BADB002) in content[:8192]
 
 
 def test_number() -> None:

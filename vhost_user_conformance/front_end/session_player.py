@@ -65,6 +65,8 @@ class SessionPlayer:
         self._device = device
         self._timeout = timeout
         self._performer = ActPerformer(program, qmp, timeout)
+        #: One that did not reconnect in an earlier session is not waited for that long again.
+        self._reconnects = True
         self._listener = self._listen()
 
     def _listen(self) -> socket.socket:
@@ -185,8 +187,11 @@ class SessionPlayer:
             recording.ended = program.exit_description
         elif session.over and not asked_to_end:
             returns = session.script.returns
-            sock = self._await_connection(ACT_TIMEOUT if returns else RECONNECT_TIMEOUT)
+            patient = returns and self._reconnects
+            sock = self._await_connection(ACT_TIMEOUT if patient else RECONNECT_TIMEOUT)
             recording.reconnected = sock is not None
+            if returns:
+                self._reconnects = sock is not None
             if sock is not None and returns:
                 return Wire(sock, NAMES, self._timeout)
             if sock is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from vhost_user_conformance.back_end import malformed_driver
 from vhost_user_conformance.back_end.malformed_driver import (
     NEXT,
     kick_if_asked,
@@ -128,3 +129,14 @@ def test_a_request_that_is_left_lying_is_found(ring: TestRing) -> None:
         kick_if_late(cast("BackEnd", Late(ring, turns=20)), ring, add)
     assert len(added) == 42
     assert os.eventfd_read(ring.kick_fd) == 21  # one a round, as it does not enable kicks
+
+
+def test_a_slow_device_is_given_fewer_rounds(
+    ring: TestRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round that has begun is ended."""
+    monkeypatch.setattr(malformed_driver, "_HURRIED_SECONDS", 0.0)
+    kick_if_late(
+        cast("BackEnd", Late(ring, turns=20)), ring, lambda: ring.driver.add([(MIB, 16)], [])
+    )
+    assert ring.used_index == 2

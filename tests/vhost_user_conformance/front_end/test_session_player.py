@@ -12,13 +12,15 @@ from tests.timeouts import TIMEOUT
 from tests.vhost_user_conformance.front_end.front_end import PlayedFrontEnd
 from vhost_user.payloads import U64
 from vhost_user_conformance.errors import PeerError
+from vhost_user_conformance.front_end.act_performer import ACT_TIMEOUT
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
-from vhost_user_conformance.front_end.session_player import SessionPlayer
+from vhost_user_conformance.front_end.session_player import RECONNECT_TIMEOUT, SessionPlayer
 from vhost_user_conformance.peer.program import PeerProgram
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -67,6 +69,25 @@ def test_a_reconnection_is_noticed(player: SessionPlayer, tmp_path: Path) -> Non
     front_end.finish()
     assert recording.second is not None
     assert [each.id for each in recording.second.messages] == [F.GET_FEATURES, F.SET_FEATURES]
+
+
+def test_a_front_end_that_does_not_reconnect_is_waited_for_once(
+    player: SessionPlayer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later sessions give it less time, until it does reconnect."""
+    limits: list[float] = []
+    wait = SessionPlayer._await_connection
+
+    def noted(this: SessionPlayer, timeout: float) -> socket.socket | None:
+        limits.append(timeout)
+        return wait(this, min(timeout, TIMEOUT if len(limits) % 2 else RECONNECT_TIMEOUT))
+
+    monkeypatch.setattr(SessionPlayer, "_await_connection", noted)
+    for talks in ([asks], [asks], [asks, asks], [asks]):
+        front_end = PlayedFrontEnd(tmp_path / "s", *talks)
+        assert (player.play(TWICE).second is not None) == (len(talks) == 2)
+        front_end.finish()
+    assert limits[1::2] == [ACT_TIMEOUT, RECONNECT_TIMEOUT, RECONNECT_TIMEOUT, ACT_TIMEOUT]
 
 
 def test_where_no_front_end_connects(tmp_path: Path) -> None:
