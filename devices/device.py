@@ -306,6 +306,16 @@ class VhostDevice:
         return self.tracks_inflight and self.inflight is None
 
     @property
+    def drains(self) -> bool:
+        """Whether its requests are to be completed before GET_VRING_BASE is sent.
+
+        A back-end shall complete them before it replies (vhost-user, since e7985b6a56). One that
+        does not, such as QEMU 7.2's storage daemon, completes them in the memory of a VM that has
+        migrated. An inflight region names them to the destination; without one they would be lost.
+        """
+        return self.connected and not self.in_order and not self.tracks_inflight
+
+    @property
     def tracks_inflight(self) -> bool:
         """The back-end tracks its requests in a region that outlives it (INFLIGHT_SHMFD)."""
         return ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features

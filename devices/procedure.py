@@ -26,11 +26,12 @@ Side = Literal["src", "dst"]
 class Phase(StrEnum):
     """The phase that a step belongs to. The values are the names in tables, JSON and traces.
 
-    The first twelve are the phases of a migration's blackout, in order. A device that is stopped
+    The first thirteen are the phases of a migration's blackout, in order. A device that is stopped
     or started without a migration takes the same steps, under the same names.
     """
 
     PAUSE_VCPUS = "src.pause_vcpus"
+    DRAIN_REQUESTS = "src.drain_requests"
     GET_VRING_BASE = "src.get_vring_base"
     DISABLE_GUEST_NOTIFY = "src.disable_guest_notify"
     DISABLE_HOST_NOTIFY = "src.disable_host_notify"

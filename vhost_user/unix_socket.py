@@ -16,6 +16,8 @@ from pathlib import Path
 
 #: Device and inode: what distinguishes a file from all others that exist at the same time.
 _Identity = tuple[int, int]
+#: Flag of a socket that accepts connections in /proc/net/unix (__SO_ACCEPTCON, linux/net.h).
+_LISTENS = 1 << 16
 #: Mode of the file of a socket: connecting needs write permission.
 MODE = 0o600
 
@@ -87,6 +89,22 @@ def bind(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> BoundSocket
             raise _taken(errno.EADDRINUSE, "is in use", path) from None
         raise
     return sock
+
+
+def is_listening(path: str) -> bool:
+    """Whether a stream socket that is bound to this path listens, in this network namespace.
+
+    Nothing is connected, which a back-end for one front-end would take for its front-end.
+
+    Args:
+        path: as the program has bound it.
+    """
+    for line in Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()[1:]:
+        # Num RefCount Protocol Flags Type St Inode Path
+        fields = line.split(" ", 7) if line.endswith(path) else []
+        if len(fields) == 8 and fields[7].lstrip() == path and int(fields[3], 16) & _LISTENS:
+            return True
+    return False
 
 
 def _clear(path: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from backends.trace_options import trace_options
 from emu.commands import validate
+from emu.commands.backend_options import socket_options
 from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import (
@@ -138,6 +139,7 @@ class _Migrate(click.Command):
 @network_options
 @migration_options
 @device_options
+@socket_options
 @machine_options
 @trace_options
 def migrate(**options: Any) -> None:
@@ -163,7 +165,7 @@ def migrate(**options: Any) -> None:
     if endpoint is not None:
         _check_single(own, names, handing_over)
     plan = MigrationPlan(
-        machine=machine_plan(machine),
+        machine=machine_plan(machine, ("src", "dst") if endpoint is None else ("src",)),
         strategies=names,
         repeat=own.repeat,
         via=own.via,

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from backends.options import option_group
-from emu.commands import host_limits, validate
+from emu.commands import backend_options, host_limits, validate
+from emu.commands.backend_options import BackEndOptions, command_options
 from emu.commands.json_output import json_option
 from emu.commands.option_values import values_of
+from emu.config import vm_file
 from emu.config.device_kinds import KINDS
 from emu.config.plan import (
     CONTROLS,
@@ -20,10 +22,11 @@ from emu.config.plan import (
     STOP_POLICIES,
     MachinePlan,
 )
+from emu.errors import OptionError
 from emu.machine.accel import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: How help is laid out.
 _FILE = click.Path(path_type=Path)
@@ -121,7 +124,7 @@ device_options = option_group(*_DEVICE_OPTIONS)
 
 
 #: Decorator: the options that describe the rest of a VM, and where the results go.
-machine_options = option_group(*_OPTIONS)
+machine_options = option_group(command_options, *_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ class MachineOptions:
     write: bool
     json_file: Path | None
     quiet: bool
+    back_ends: BackEndOptions
     devices: Mapping[str, str | None] = field(default_factory=dict)
     vm_file: Path | None = None
     images: Path | None = None
@@ -150,11 +154,56 @@ class MachineOptions:
     def of(cls, options: Mapping[str, Any]) -> Self:
         """From the options of a command; without `device_options` there are no devices yet."""
         devices = {name: options.get(name) for name in KINDS}
-        return values_of(cls, {**options, "devices": devices})
+        back_ends = BackEndOptions.of(options)
+        return values_of(cls, {**options, "devices": devices, "back_ends": back_ends})
 
 
-def machine_plan(options: MachineOptions) -> MachinePlan:
+def _back_ends(options: MachineOptions) -> Mapping[str, str]:
+    """The commands of other back-ends, from the options or from the VM's file.
+
+    Raises:
+        PreflightError: both have one, or the file cannot be read.
+    """
+    given = options.back_ends.commands
+    if options.vm_file is None:
+        return given
+    found = vm_file.read_back_ends(options.vm_file)
+    for name in given.keys() & found.keys():
+        raise OptionError(f"--{name}-backend: the file of --vm has a backend for [{name}], too")
+    return {**found, **given}
+
+
+def _check_own_options(options: MachineOptions, others: Iterable[str]) -> None:
+    """Check that no option is given that other back-ends than this project's do not have.
+
+    Args:
+        options: the values.
+        others: the classes of devices that others serve.
+
+    Raises:
+        OptionError: one is.
+    """
+    defaults = {
+        "control": CONTROLS[0],
+        "stop_policy": STOP_POLICIES[0],
+        "stop_time": "0",
+        "costs": COSTS[0],
+    }
+    for device_class in others:
+        for name, default in defaults.items():
+            if getattr(options, name) != default:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is about this project's back-ends, and other "
+                    f"programs serve the {KINDS[device_class].plural}"
+                )
+
+
+def machine_plan(options: MachineOptions, sides: Sequence[str] = ("src", "dst")) -> MachinePlan:
     """The VM that the options describe, after all checks.
+
+    Args:
+        options: the values.
+        sides: of a migration that the run has: ``src``, ``dst`` or both.
 
     Raises:
         PreflightError: an option is invalid, or the host's limits are too low.
@@ -165,6 +214,9 @@ def machine_plan(options: MachineOptions) -> MachinePlan:
         memory=options.memory,
         file=options.vm_file,
     )
+    back_ends = backend_options.commands(_back_ends(options), spec)
+    listening = backend_options.listening(options.back_ends, spec, sides)
+    _check_own_options(options, [*back_ends, *listening])
     disk = validate.disk(options.disk_file, spec, write=options.write)
     stop_time = validate.duration("--stop-time", options.stop_time)
     validate.accelerator(options.accel, spec)
@@ -182,4 +234,6 @@ def machine_plan(options: MachineOptions) -> MachinePlan:
         disk=disk,
         images=None if options.images is None else options.images.absolute(),
         plugins=tuple(path.absolute() for path in options.plugins),
+        back_ends=back_ends,
+        listening=listening,
     )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from emu.config.migration_parameters import Parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from emu.config.backend_commands import BackEndCommand
     from emu.config.vm_spec import VmSpec
 
 COSTS = ("native", "rfc2021")
@@ -52,6 +53,9 @@ class MachinePlan:
         disk: the file behind the first disk, unless it is a scratch image.
         images: directory of the scratch images; None for the run's own directory.
         plugins: absolute paths of Python files with further strategies, for the VM's process.
+        back_ends: commands of other back-end programs, by class of devices.
+        listening: sockets of back-ends that the user has started, by class of devices: for each
+            side, ``A`` and ``B``, those of its devices in order.
     """
 
     spec: VmSpec
@@ -65,6 +69,18 @@ class MachinePlan:
     disk: DiskFile | None = None
     images: Path | None = None
     plugins: tuple[Path, ...] = ()
+    back_ends: Mapping[str, BackEndCommand] = field(default_factory=dict)
+    listening: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    @property
+    def other_back_ends(self) -> dict[str, str]:
+        """The commands of `back_ends`, or ``sockets`` for those of `listening`, by class."""
+        found = {name: command.text for name, command in self.back_ends.items()}
+        return found | dict.fromkeys(self.listening, "sockets")
+
+    def others_serve(self, device_class: str) -> bool:
+        """Whether the devices of this class are served by other back-ends than this project's."""
+        return device_class in self.back_ends or device_class in self.listening
 
 
 @dataclass(frozen=True, slots=True)

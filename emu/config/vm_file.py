@@ -12,6 +12,7 @@ A file has the settings of ``--vcpus``, ``--memory`` and the options of the devi
     [blk]
     count = 24
     rings = 4
+    backend = "qemu-storage-daemon"      # as --blk-backend; may be missing
 
 ``net = "16x32"`` is the short form, and ``net = "0"`` means no NIC. A setting that the file lacks
 is that of the default VM, as with the options.
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _GROUP = Members({"class": str, "count": int, "rings": int})
 _SPEC = Members({"vcpus": int, "memory_bytes": int, "ring_size": int, "groups": Each(_GROUP)})
 _KEYS = {"vcpus", "memory", *KINDS}
+_GROUP_KEYS = {"count", "rings"}
 
 
 def read(path: Path) -> VmSpec:
@@ -51,20 +53,39 @@ def read(path: Path) -> VmSpec:
         PreflightError: the file cannot be read, is not TOML, or its VM is invalid.
     """
     try:
+        return _spec(_table(path))
+    except ShapeError as error:
+        raise OptionError(f"--vm {path}: {error}") from None
+
+
+def read_back_ends(path: Path) -> dict[str, str]:
+    """The commands of other back-end programs in a file that `read` accepts, by class of devices.
+
+    Raises:
+        PreflightError: the file cannot be read, or a command is not a string.
+    """
+    found = {}
+    for name in KINDS:
+        group = _table(path).get(name)
+        if isinstance(group, dict) and "backend" in group:
+            if not isinstance(group["backend"], str):
+                raise OptionError(f"--vm {path}: [{name}]: backend is a command, a string")
+            found[name] = group["backend"]
+    return found
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
         if not path.is_file():
             # The read of some other kinds of file never ends.
             path.stat()
             raise PreflightError(f"--vm {path} is not a regular file")
         with path.open("rb") as file:
-            table = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise PreflightError(f"--vm {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"--vm {path} is not TOML: {error}") from None
-    try:
-        return _spec(table)
-    except ShapeError as error:
-        raise OptionError(f"--vm {path}: {error}") from None
 
 
 def _spec(table: dict[str, Any]) -> VmSpec:
@@ -94,8 +115,8 @@ def _memory(value: object) -> int:
 def _group(device_class: str, value: object) -> DeviceGroup | None:
     if isinstance(value, str):
         return parse_group(device_class, value)
-    if not isinstance(value, dict) or value.keys() != {"count", "rings"}:
-        raise ShapeError(f"[{device_class}] has two keys, count and rings")
+    if not isinstance(value, dict) or value.keys() - {"backend"} != _GROUP_KEYS:
+        raise ShapeError(f"[{device_class}] has two keys, count and rings, and may have backend")
     count, rings = value["count"], value["rings"]
     if not all(isinstance(n, int) and not isinstance(n, bool) for n in (count, rings)):
         raise ShapeError(f"[{device_class}]: count and rings are whole numbers")

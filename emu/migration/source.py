@@ -357,6 +357,9 @@ class Source(MigrationSide):
             timeline.in_blackout = True
             with timeline.span(Phase.PAUSE_VCPUS):
                 vm.pause_vcpus(self._stage.timeout)
+            if vm.drains:
+                with timeline.span(Phase.DRAIN_REQUESTS):
+                    vm.drain_requests(self._stage.timeout)
             self.requests_in_flight = vm.guest.requests_in_flight()
             yield
             timeline.mark("running_ns")

@@ -23,12 +23,14 @@ class RequestAccounting:
     Args:
         sides: all sides of this run.
         elsewhere: requests that back-ends of another run had served before the VM migrated from
-            there; None if unknown: then only the guest's own log is checked.
+            there; None if unknown: then only the guest's own log is checked, as it is if other
+            programs serve the disks, which have no counters.
     """
 
     def __init__(self, sides: Sequence[VmHost], elsewhere: int | None = 0) -> None:
         self._sides = sides
-        self._elsewhere = elsewhere
+        counted = all(side.backends.counted for side in sides)
+        self._elsewhere = elsewhere if counted else None
         self._before = RequestLog()
         self._served_before = 0
 

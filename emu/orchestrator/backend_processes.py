@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from backends.durations import format_duration
 from backends.stats import StatsReader, served
 from emu.config.costs import by_name
 from emu.config.device_kinds import KINDS
 from emu.errors import ProgramError
-from emu.orchestrator.managed_process import PYTHON, ManagedProcess, end
+from emu.orchestrator.backend_programs import device_files, program_specs
+from emu.orchestrator.managed_process import PYTHON, Daemon, ManagedProcess, await_end, end
+from vhost_user.unix_socket import is_listening
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
+    from emu.config.backend_commands import BackEndCommand
     from emu.config.plan import MachinePlan
-    from emu.config.vm_spec import DeviceSpec
+    from emu.orchestrator.backend_programs import ProgramSpec
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import SignalWatcher
 
-#: The devices of a class are distributed to this many programs.
-PROGRAMS = 2
 READY_TIMEOUT = 30.0
-
-
-class ProgramSpec(NamedTuple):
-    """One program to start.
-
-    Attributes:
-        name: in errors and file names.
-        device_class: of all its devices.
-        devices: that it serves.
-        arguments: further options, such as the disk images.
-    """
-
-    name: str
-    device_class: str
-    devices: tuple[DeviceSpec, ...]
-    arguments: tuple[str, ...] = ()
+#: Seconds between two looks whether another program's socket listens; there is no event for that.
+_LOOK = 0.01
 
 
 class BackendProcesses:
@@ -63,6 +49,7 @@ class BackendProcesses:
         self._watcher = watcher
         self._programs: list[ManagedProcess] = []
         self._unready: dict[int, ManagedProcess] = {}
+        self._silent: list[tuple[ProgramSpec, ManagedProcess]] = []
         self._specs = program_specs(plan, directory)
         #: Descriptor of the first NIC's TAP device; set before `start`, and not closed here.
         self.tap_fd: int | None = None
@@ -70,8 +57,14 @@ class BackendProcesses:
     @property
     def sockets(self) -> dict[str, str]:
         """Path of the socket of each device, by the device's name."""
-        names = [device.name for device in self._plan.spec.devices]
-        return {name: str(self._directory.socket(self.side, name)) for name in names}
+        paths = {}
+        for device in self._plan.spec.devices:
+            listening = self._plan.listening.get(device.device_class)
+            path = self._directory.socket(self.side, device.name)
+            paths[device.name] = (
+                str(path) if listening is None else listening[self.side][device.number]
+            )
+        return paths
 
     @property
     def uplinks(self) -> list[str]:
@@ -79,7 +72,7 @@ class BackendProcesses:
         return [
             str(self._directory.uplink(self.side, spec.name))
             for spec in self._specs
-            if KINDS[spec.device_class].has_uplink
+            if KINDS[spec.device_class].has_uplink and spec.command is None
         ]
 
     @property
@@ -103,6 +96,13 @@ class BackendProcesses:
             ProgramError: a program ended (with the last line of its stderr), or is late.
         """
         deadline = time.monotonic() + timeout
+        self._await_ready_bytes(timeout, deadline)
+        for spec, program in self._silent:
+            self._await_listening(spec, program, deadline)
+        self._silent.clear()
+
+    def _await_ready_bytes(self, timeout: float, deadline: float) -> None:
+        """Our programs write a byte when their sockets listen."""
         while self._unready:
             ready = self._watcher.wait(self._unready, deadline - time.monotonic())
             if not ready:
@@ -115,6 +115,60 @@ class BackendProcesses:
                 if not ready_byte:  # the program has closed its end, as it ends
                     raise ProgramError(program.exit_description())
 
+    def _await_listening(self, spec: ProgramSpec, program: ManagedProcess, deadline: float) -> None:
+        """Other programs are ready when all their sockets listen."""
+        assert spec.command is not None  # noqa: S101  the others write a byte
+        if spec.command.daemonizes:
+            program = self._await_daemon(spec, program, deadline)
+        for device in spec.devices:
+            path = self.sockets[device.name]
+            while not is_listening(path):
+                self._watcher.wait((), _LOOK)
+                if time.monotonic() > deadline:
+                    last = program.last_line()
+                    raise ProgramError(
+                        f"{program.title} does not listen on the socket of {device.name}"
+                        + (f": {last}" if last else "")
+                    )
+
+    def _await_daemon(
+        self, spec: ProgramSpec, program: ManagedProcess, deadline: float
+    ) -> ManagedProcess:
+        """Wait until a program has gone to the background; from then on it is the daemon.
+
+        A program that stays in the foreground although it writes its process id is itself.
+        """
+        path = self._pid_file(spec)
+        while not path.exists() or not path.read_text().strip():
+            self._check_running(program, deadline)
+        try:
+            pid = int(path.read_text())
+            if pid == program.pid:
+                self._watcher.watch(program)
+                return program
+            daemon = Daemon(program.title, pid, self._directory.log(self.side, spec.name))
+        except (ValueError, OSError) as error:
+            raise ProgramError(f"{program.title}: its process id file: {error}") from None
+        self._programs.append(daemon)
+        self._watcher.watch(daemon)
+        return daemon
+
+    def _check_running(self, program: ManagedProcess, deadline: float) -> None:
+        self._watcher.wait((), _LOOK)
+        if await_end([program], 0.0) and not program.succeeded:
+            raise ProgramError(program.exit_description())
+        if time.monotonic() > deadline:
+            raise ProgramError(f"{program.title} wrote no process id to its {{pid_file}}")
+
+    @property
+    def counted(self) -> bool:
+        """Whether all programs whose requests the guest's log counts have counters."""
+        return not any(
+            self._plan.others_serve(name)
+            for name, kind in KINDS.items()
+            if "requests" in kind.counters
+        )
+
     def served(self) -> int:
         """Requests that the disks' back-ends have completed since they were started."""
         return served(self.disk_stats)
@@ -123,13 +177,16 @@ class BackendProcesses:
     def disk_stats(self) -> list[str]:
         """Paths of the counters of the programs whose requests the guest's log counts, too."""
         kinds = [name for name, kind in KINDS.items() if "requests" in kind.counters]
-        names = [spec.name for spec in self._specs if spec.device_class in kinds]
+        ours = [spec for spec in self._specs if spec.command is None]
+        names = [spec.name for spec in ours if spec.device_class in kinds]
         return [str(self._directory.stats(self.side, name)) for name in names]
 
     def totals(self) -> dict[str, dict[str, int]]:
         """The counters of all programs, summed up by class of devices."""
         result: dict[str, dict[str, int]] = {}
         for spec in self._specs:
+            if spec.command is not None:
+                continue
             reader = StatsReader(str(self._directory.stats(self.side, spec.name)))
             of_class = result.setdefault(spec.device_class, {})
             for name, value in reader.totals().items():
@@ -146,10 +203,45 @@ class BackendProcesses:
         for fd in self._unready:
             os.close(fd)
         self._unready.clear()
-        for path in (*self.sockets.values(), *self.uplinks):
-            Path(path).unlink(missing_ok=True)
+        self._silent.clear()
+        for uplink in self.uplinks:
+            Path(uplink).unlink(missing_ok=True)
+        for path in self._own_sockets():
+            path.unlink(missing_ok=True)
+
+    def _own_sockets(self) -> Iterable[Path]:
+        """The sockets of the programs that were started here."""
+        for spec in self._specs:
+            for device in spec.devices:
+                yield self._directory.socket(self.side, device.name)
+
+    def _start_other(self, spec: ProgramSpec, command: BackEndCommand) -> None:
+        """Start a program that does not tell when it is ready."""
+        files = device_files(self._plan, self.side, spec.devices, self._directory)
+        argv = command.argv(files, side=self.side, pid_file=str(self._pid_file(spec)))
+        try:
+            program = ManagedProcess(
+                f"back-end {spec.name} of side {self.side} ({command.name})",
+                argv,
+                log=self._directory.log(self.side, spec.name),
+                open_stdin=True,
+            )
+        except OSError as error:
+            raise ProgramError(
+                f"--{spec.device_class}-backend {argv[0]}: {error.strerror}"
+            ) from None
+        self._programs.append(program)
+        self._silent.append((spec, program))
+        if not command.daemonizes:
+            self._watcher.watch(program)
+
+    def _pid_file(self, spec: ProgramSpec) -> Path:
+        return self._directory.path / f"{self.side}-{spec.name}.pid"
 
     def _start_program(self, spec: ProgramSpec) -> None:
+        if spec.command is not None:
+            self._start_other(spec, spec.command)
+            return
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         tap = None if spec.name != "net-0" else self.tap_fd
         try:
@@ -183,42 +275,3 @@ class BackendProcesses:
         if kind.has_uplink:
             argv += ["--uplink", str(self._directory.uplink(self.side, spec.name))]
         return [*argv, *spec.arguments]
-
-
-def program_specs(plan: MachinePlan, directory: RunDirectory) -> list[ProgramSpec]:
-    """The programs that serve the devices of a VM: up to two for each kind.
-
-    A disk that the guest may only read is served by a program of its own, because ``--read-only``
-    holds for a whole program.
-    """
-    specs = []
-    for name, kind in KINDS.items():
-        devices = [device for device in plan.spec.devices if device.device_class == name]
-        if kind.has_image and plan.disk is not None and not plan.disk.writable:
-            first = devices.pop(0)
-            arguments = ("--read-only", "--blk-file", str(plan.disk.path))
-            specs.append(ProgramSpec(f"{name}-ro", name, (first,), arguments))
-        for number, part in enumerate(_split(devices, PROGRAMS)):
-            images = _images(plan, part, directory) if kind.has_image else ()
-            specs.append(ProgramSpec(f"{name}-{number}", name, tuple(part), images))
-    return specs
-
-
-def _images(
-    plan: MachinePlan, disks: Sequence[DeviceSpec], directory: RunDirectory
-) -> tuple[str, ...]:
-    arguments: list[str] = []
-    for device in disks:
-        if plan.disk is not None and device.number == 0:
-            image = plan.disk.path
-        else:
-            image = directory.image(device.name)
-        arguments += ["--blk-file", str(image)]
-    return tuple(arguments)
-
-
-def _split(devices: list[DeviceSpec], parts: int) -> list[list[DeviceSpec]]:
-    """The devices in up to ``parts`` groups of nearly the same size, none of them empty."""
-    count = min(parts, len(devices))
-    bounds = [len(devices) * n // count for n in range(count + 1)] if count else [0]
-    return [devices[first:last] for first, last in itertools.pairwise(bounds)]

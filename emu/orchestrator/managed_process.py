@@ -43,20 +43,27 @@ class ManagedProcess:
         argv: the command.
         log: file for its output.
         pass_fds: descriptors that it inherits under the same numbers.
+        open_stdin: its stdin stays open and empty; some programs end with their stdin.
 
     Raises:
         OSError: the program cannot be started.
     """
 
     def __init__(
-        self, title: str, argv: Sequence[str], *, log: Path, pass_fds: Sequence[int] = ()
+        self,
+        title: str,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        pass_fds: Sequence[int] = (),
+        open_stdin: bool = False,
     ) -> None:
         self.title = title
         self._log = log
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if open_stdin else subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
                 pass_fds=(*pass_fds, *tracing.inherited_fds()),
@@ -72,6 +79,11 @@ class ManagedProcess:
     def running(self) -> bool:
         """Whether the program has not ended yet."""
         return self._process.poll() is None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the program has ended with status 0."""
+        return self._process.poll() == 0
 
     def exit_description(self) -> str:
         """One line with its exit status and the last line of its output."""
@@ -105,7 +117,52 @@ class ManagedProcess:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(TIMEOUT)
         finally:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             os.close(self.pidfd)
+
+
+class Daemon(ManagedProcess):
+    """A program that has gone to the background: it is no child, and its exit status is unknown.
+
+    Args:
+        title: its name in errors.
+        pid: its process id.
+        log: file with the output of the program that started it.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+
+    def __init__(self, title: str, pid: int, log: Path) -> None:
+        self.title = title
+        self._log = log
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+
+    @property
+    def running(self) -> bool:
+        """Whether the program has not ended yet."""
+        return not await_end([self], 0.0)
+
+    @property
+    def succeeded(self) -> bool:
+        """Unknown, so no."""
+        return False
+
+    def exit_description(self) -> str:
+        """One line that says that it has ended."""
+        last = self.last_line()
+        return f"{self.title} ended" + (f": {last}" if last else "")
+
+    def send(self, signum: int) -> None:
+        """Send a signal to the program; no effect if it has ended, or runs as another user."""
+        with suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(self.pidfd, signum)
+
+    def reap(self) -> None:
+        """Close its pidfd."""
+        os.close(self.pidfd)
 
 
 def await_end(programs: Iterable[ManagedProcess], timeout: float) -> bool:

@@ -91,7 +91,10 @@ class OutgoingMigration:
             "strategy": self._plan.strategies[0],
             "options": dict(self._plan.options),
             "tls": endpoint.tls,
-            "between": {"disks": disks, "stats": side.backends.disk_stats},
+            "between": {
+                "disks": disks,
+                "stats": side.backends.disk_stats if side.backends.counted else None,
+            },
         }
         side.execute("migrate", arguments)
         watcher = self._supervisor.watcher

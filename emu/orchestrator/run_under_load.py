@@ -124,14 +124,16 @@ class LoadRun:
         """The time, and the guest's and the back-ends' counters of each class."""
         answer = self._side.execute("x-stats")
         served = self._side.backends.totals()
-        counts = {
-            name: {
-                key: int({**served.get(name, {}), **guest}.get(key, 0))
-                for key in KINDS[name].counters
-            }
-            for name, guest in answer["classes"].items()
-            if name in served
-        }
+        plan = self._supervisor.plan
+        present = {group.device_class for group in plan.spec.groups}
+        counts = {}
+        for name, guest in answer["classes"].items():
+            if name not in present:
+                continue
+            # Only this project's back-ends have counters.
+            known = guest if plan.others_serve(name) else {**served.get(name, {}), **guest}
+            keys = [key for key in KINDS[name].counters if key in known or name in served]
+            counts[name] = {key: int(known.get(key, 0)) for key in keys}
         return int(answer["now_ns"]), counts
 
 

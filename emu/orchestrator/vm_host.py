@@ -225,7 +225,9 @@ class VmHost:
         return {
             str(device.number): str(self._directory.image(device.name))
             for device in self._plan.spec.devices
-            if KINDS[device.device_class].has_image and not (own and device.number == 0)
+            if KINDS[device.device_class].has_image
+            and device.device_class not in self._plan.listening
+            and not (own and device.number == 0)
         }
 
     def _ended(self) -> ProgramError:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from emu.report.cells import size
-from emu.report.tables import console_for, integrity_line, vm_line
+from emu.report.tables import console_for, integrity_line, proof_line, vm_line
 
 if TYPE_CHECKING:
     from typing import Self, TextIO
@@ -109,6 +109,8 @@ def show_report(report: LoadReport, stream: TextIO) -> None:
     for name, counts in report.totals.items():
         lines.append(f"{name}: {', '.join(_total(key, n) for key, n in counts.items())}")
     lines.append(integrity_line(report.integrity))
+    if report.machine.other_back_ends:
+        lines.append(proof_line(report.machine))
     console = console_for(stream)
     for line in lines:
         console.print(line, markup=False, soft_wrap=not console.is_terminal)

@@ -20,7 +20,7 @@ class IncomingReport:
         strategy: of the migration; None if the source disconnected before it sent its report.
         downtime_ms, downtime_error_ms: measured by the source; the error is None on one clock.
         bytes, rounds: of pre-copy.
-        served: requests that the source's back-ends had completed.
+        served: requests that the source's back-ends had completed; None if they have no counters.
     """
 
     strategy: str | None = None
@@ -34,14 +34,14 @@ class IncomingReport:
     def from_json(cls, report: JsonObject) -> IncomingReport:
         """Parse a completion report; a missing or invalid one has no figures."""
         try:
-            error = report["downtime_error_ns"]
+            error, served = report["downtime_error_ns"], report["served"]
             return cls(
                 strategy=str(report["strategy"]),
                 downtime_ms=int(report["downtime_ns"]) / 1e6,
                 downtime_error_ms=None if error is None else int(error) / 1e6,
                 bytes=int(report["precopy"]["bytes"]),
                 rounds=int(report["precopy"]["rounds"]),
-                served=int(report["served"]),
+                served=None if served is None else int(served),
             )
         except (KeyError, TypeError, ValueError):
             return cls()

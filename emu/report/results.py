@@ -394,6 +394,7 @@ def document_head(machine: MachinePlan, accel: str) -> JsonObject:
         "control": machine.control,
         "stop_policy": machine.stop_policy,
         "stop_time_ms": machine.stop_time / 1e6,
+        "back_ends": machine.other_back_ends,
     }
 
 

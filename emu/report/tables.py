@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from backends.durations import format_duration
+from emu.config.device_kinds import KINDS
 from emu.report.cells import (
     PLAIN_WIDTH,
     count,
@@ -37,10 +38,31 @@ def vm_line(plan: MachinePlan, accel: str) -> str:
     devices = ", ".join(f"{g.count} {g.device_class} x {g.rings} rings" for g in spec.groups)
     costs = "native costs" if plan.costs == "native" else f"costs of {plan.costs} injected"
     extra = f", back-ends stop in {format_duration(plan.stop_time)}" if plan.stop_time else ""
+    others = "".join(
+        f"; back-ends of {name}: {text}" for name, text in plan.other_back_ends.items()
+    )
     return (
         f"{spec.vcpus} vCPUs, {size(spec.memory_bytes)}, {devices}; accelerator {accel}, {costs}, "
-        f"load {plan.load}, control {plan.control}, stop policy {plan.stop_policy}{extra}"
+        f"load {plan.load}, control {plan.control}, stop policy {plan.stop_policy}{extra}{others}"
     )
+
+
+def proof_line(plan: MachinePlan) -> str:
+    """One line on what the counters of `integrity_line` are compared with."""
+    disks = [group for group in plan.spec.groups if KINDS[group.device_class].has_image]
+    images = [group for group in disks if group.device_class not in plan.listening]
+    counted = not any(
+        plan.others_serve(group.device_class)
+        for group in plan.spec.groups
+        if "requests" in KINDS[group.device_class].counters
+    )
+    parts = [
+        "the guest's request log",
+        *(["all blocks read back by the guest"] if disks else []),
+        *(["the disk images"] if images else []),
+        *(["the back-ends' counters"] if counted else []),
+    ]
+    return f"proof: {', '.join(parts)}"
 
 
 def integrity_line(integrity: Integrity, when: str = "") -> str:
@@ -162,6 +184,8 @@ def _lines(report: MigrationReport) -> Iterable[str]:
         yield "integrity: the destination checks the guest's request log when its run ends"
     else:
         yield integrity_line(report.integrity, "while the VM was down")
+        if report.machine.other_back_ends:
+            yield proof_line(report.machine)
 
 
 def render(report: MigrationReport, *, plain: bool, width: int | None) -> RenderableType:

@@ -45,6 +45,8 @@ REPLY_TIMEOUT = 2.0
 HEARTBEAT_TIMEOUT = 0.2
 #: Nanoseconds: after a heartbeat that is older than this a later one may have followed.
 HEARTBEAT_FRESH_NS = 300_000
+#: Seconds between two looks at the used indices of rings whose requests are awaited.
+DRAIN_INTERVAL = 0.0001
 #: Attempts to observe a fresh heartbeat.
 HEARTBEAT_TRIES = 5
 
@@ -203,6 +205,42 @@ class Vm:
             VhostUserError: a device cannot be stopped; the others have been.
         """
         self.drive(lifecycle.stop(device) for device in self.devices)
+
+    @property
+    def drains(self) -> bool:
+        """Whether `drain_requests` has to wait for a device."""
+        return any(device.drains for device in self.devices)
+
+    def drain_requests(self, timeout: float) -> None:
+        """Wait until all requests of the devices that need it are completed (`VhostDevice.drains`).
+
+        The vCPUs are paused, so the guest submits none.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            VhostUserError: a back-end has not completed its requests in time.
+        """
+        deadline = time.monotonic() + timeout
+        for device in self.devices:
+            while device.drains and (left := self._not_completed(device)):
+                if time.monotonic() > deadline:
+                    raise VhostUserError(
+                        f"its back-end has not completed {left} requests within {timeout:g} s, and "
+                        "it has no inflight region that would name them to another one",
+                        device=device.name,
+                    )
+                # A driver may have suppressed the calls: there is no event to wait for.
+                time.sleep(DRAIN_INTERVAL)
+
+    def _not_completed(self, device: VhostDevice) -> int:
+        """Requests that were made available in rings that run, and are not used yet."""
+        return sum(
+            (available - completed) & 0xFFFF
+            for ring, available, completed in self._ring_indices(device)
+            if ring.started
+        )
 
     def recover_devices(self) -> None:
         """Start every device again, from any state.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: ``options`` of migrate: those of `StrategyOptions`.
 OPTIONS = Members({}, {"threads": int, "processes": int, "unsafe": str})
 #: ``between`` of migrate.
-BETWEEN = Members({}, {"disks": Maybe(Map(object)), "stats": Each(str)})
+BETWEEN = Members({}, {"disks": Maybe(Map(object)), "stats": Maybe(Each(str))})
 #: ``disk`` of x-create.
 DISK = Members({"path": str, "size": Whole(), "writable": bool})
 

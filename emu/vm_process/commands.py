@@ -102,7 +102,7 @@ class VmControl(Protocol):
             tls: see `incoming`.
             between: for a destination of another run: ``{"disks": identifies the disk images
                 (`orchestrator.disk_identity`), "stats": [path of the counters of each program that
-                serves disks]}``. Both sides then exchange completion reports.
+                serves disks], or None}``. Both sides then exchange completion reports.
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:

@@ -304,7 +304,7 @@ class Control(VmControl):
         strategy: Strategy,
         job: Job,
         open_stream: Callable[[], MigrationStream],
-        stats: Sequence[str],
+        stats: Sequence[str] | None,
     ) -> Source:
         return (HandoverSource if strategy.hands_over else Source)(
             self.vm,
@@ -313,7 +313,7 @@ class Control(VmControl):
             observe=job.observe,
             history=self._history,
             connect=open_stream,
-            report_fields=lambda: {"served": served(stats)},
+            report_fields=lambda: {"served": None if stats is None else served(stats)},
         )
 
     def set_parameters(self, parameters: JsonObject) -> None:
@@ -346,6 +346,7 @@ class Control(VmControl):
             return
         vm.reconnect.pause()
         vm.pause_vcpus()
+        vm.drain_requests(vm.timeout)
         vm.stop_devices()
         self._emit("STOP", {})
 

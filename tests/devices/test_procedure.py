@@ -8,8 +8,9 @@ import json
 from devices.procedure import Phase
 
 BLACKOUT = """
-src.pause_vcpus src.get_vring_base src.disable_guest_notify src.disable_host_notify src.final_ram
-src.device_state dst.load_state dst.set_mem_table dst.enable_host_notify dst.enable_guest_notify
+src.pause_vcpus src.drain_requests src.get_vring_base
+src.disable_guest_notify src.disable_host_notify src.final_ram src.device_state
+dst.load_state dst.set_mem_table dst.enable_host_notify dst.enable_guest_notify
 dst.start_vrings dst.resume_vcpus
 """
 

@@ -15,7 +15,7 @@ import psutil
 from emu.config.plan import MachinePlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.guest.request_log import RequestLog
-from emu.orchestrator.backend_processes import BackendProcesses, ProgramSpec
+from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.managed_process import end
 from emu.orchestrator.supervisor import Supervisor
 from emu.orchestrator.vm_host import VmHost
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from emu.orchestrator.backend_programs import ProgramSpec
     from emu.orchestrator.managed_process import ManagedProcess
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import SignalWatcher

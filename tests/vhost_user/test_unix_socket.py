@@ -122,3 +122,20 @@ def test_a_path_that_cannot_be_bound_is_the_systems_error(
     with pytest.raises(OSError, match=text) as caught:
         unix_socket.bind(str(tmp_path / name))
     assert not isinstance(caught.value, unix_socket.PathTakenError)
+
+
+def test_a_socket_listens_only_once_it_does(tmp_path: Path) -> None:
+    """A path that is missing, a file, bound, or bound by a datagram socket does not."""
+    path = str(tmp_path / "s p")
+    assert not unix_socket.is_listening(path)
+    with unix_socket.bind(path) as sock:
+        assert not unix_socket.is_listening(path)
+        sock.listen()
+        assert unix_socket.is_listening(path)
+        assert not unix_socket.is_listening(path[1:])
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            assert unix_socket.is_listening(path)
+    assert not unix_socket.is_listening(path)
+    with unix_socket.bind(path, socket.SOCK_DGRAM):
+        assert not unix_socket.is_listening(path)

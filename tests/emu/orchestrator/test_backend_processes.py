@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from emu.config.plan import MachinePlan
-from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import ProgramError
-from emu.orchestrator.backend_processes import BackendProcesses, program_specs
+from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
-from tests.emu.fake_runs import disk_file, machine_plan, no_leftovers
+from tests.emu.fake_runs import machine_plan, no_leftovers
 from tests.timeouts import TIMEOUT
 
 
@@ -68,32 +66,3 @@ def test_the_next_wait_raises_the_end_of_a_program() -> None:
                 watcher.pause(TIMEOUT)
         finally:
             backends.stop()
-
-
-@pytest.mark.parametrize("kind", ["net", "blk"])
-def test_devices_are_split_between_two_programs(kind: str) -> None:
-    """As evenly as possible; a single device has one program."""
-    with RunDirectory() as directory:
-
-        def programs(devices: int) -> list[list[str]]:
-            spec = VmSpec(1, 1 << 30, (DeviceGroup(kind, devices, 2),))
-            specs = program_specs(MachinePlan(spec), directory)
-            return [[device.name for device in spec.devices] for spec in specs]
-
-        assert programs(1) == [[f"{kind}0"]]
-        assert programs(5) == [[f"{kind}{n}" for n in part] for part in ((0, 1), (2, 3, 4))]
-
-
-def test_a_disk_that_is_only_read_has_a_read_only_program(tmp_path: Path) -> None:
-    """The programs of the other disks are writable, also that of a writable image file."""
-    with RunDirectory() as directory:
-        for writable in (False, True):
-            disk = disk_file(tmp_path / "disk.img", bytes(512), writable=writable)
-            specs = program_specs(machine_plan(disk=disk), directory)
-            disks = [spec for spec in specs if spec.device_class == "blk"]
-            owner = next(spec for spec in disks if str(disk.path) in spec.arguments)
-            assert owner.devices[0].name == "blk0"
-            assert ("--read-only" in owner.arguments) != writable
-            assert [spec.name for spec in disks] == (
-                ["blk-0", "blk-1"] if writable else ["blk-ro", "blk-0"]
-            )

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu.orchestrator.managed_process import ManagedProcess, await_end, end
+from emu.orchestrator.managed_process import Daemon, ManagedProcess, await_end, end
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
     from pathlib import Path
 
 PATIENT = "import time, sys; sys.stderr.write('here\\n'); sys.stderr.flush(); time.sleep(1000)"
@@ -141,3 +142,35 @@ def test_a_program_ends_when_its_run_is_killed(tmp_path: Path) -> None:
 def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ManagedProcess("nothing", [str(tmp_path / "nothing")], log=tmp_path / "log")
+
+
+def test_a_program_with_an_open_stdin_waits_for_it_to_end(tmp_path: Path) -> None:
+    code = "import sys; print('reads', flush=True); sys.stdin.read(); print('over', flush=True)"
+    argv = [sys.executable, "-c", code]
+    closed = ManagedProcess("a program", argv, log=tmp_path / "closed")
+    assert await_end([closed], TIMEOUT)
+    end([closed])
+    program = ManagedProcess("a program", argv, log=tmp_path / "open", open_stdin=True)
+    wait_until(lambda: program.last_line() == "reads", "it reads")
+    assert program.running
+    end([program])
+    assert program.last_line() == "reads"
+
+
+def test_a_daemon_is_watched_and_ended_like_a_child(tmp_path: Path, owned: ExitStack) -> None:
+    log = tmp_path / "log"
+    child = owned.enter_context(subprocess.Popen(["sleep", "1000"]))
+    owned.callback(child.kill)
+    daemon = Daemon("a daemon", child.pid, log)
+    assert daemon.running
+    assert not daemon.succeeded
+    end([daemon])
+    assert child.wait(TIMEOUT) == -signal.SIGTERM
+    assert daemon.exit_description() == "a daemon ended"
+
+
+def test_a_daemon_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    with pytest.raises(ProcessLookupError):
+        Daemon("a daemon", ended.pid, tmp_path / "log")

@@ -1,0 +1,196 @@
+"""Back-end programs of others: the commands that start them, with placeholders.
+
+A command with ``{socket}`` is started once for each device. A command with ``{sockets}`` is started
+once for all devices of a class: each of its words that has ``{sockets}``, ``{image}`` or
+``{index}`` is repeated for each device, with that device's values.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.config.device_kinds import KINDS
+from emu.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+#: The placeholders of a command, and what stands for each.
+PLACEHOLDERS = {
+    "socket": "socket of the device: one program for each device",
+    "sockets": "the same in a program that serves all devices of its class; words with {sockets}, "
+    "{image} or {index} are repeated for each device",
+    "image": "path of the device's disk image",
+    "queues": "number of the device's rings; of a NIC, of its pairs of rings",
+    "side": "A at the source of the first migration, B at its destination",
+    "index": "number of the device within its class, from 0",
+    "pid_file": "path where a program that goes to the background writes its process id",
+}
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+#: Words with one of these are repeated for each device of a command with ``{sockets}``.
+_REPEATED = {"sockets", "image", "index"}
+
+
+class Ready(NamedTuple):
+    """A command that has a name.
+
+    Attributes:
+        device_class: of the devices that it serves.
+        command: with placeholders.
+        note: what its user should know, for documents.
+    """
+
+    device_class: str
+    command: str
+    note: str
+
+
+#: Commands for the programs that Debian has, by their names in the options.
+READY_MADE: Mapping[str, Ready] = {
+    "qemu-storage-daemon": Ready(
+        "blk",
+        "qemu-storage-daemon "
+        "--blockdev=driver=file,node-name=disk{index},filename={image},locking=off "
+        "--export=type=vhost-user-blk,id=export{index},node-name=disk{index},writable=on,"
+        "num-queues={queues},addr.type=unix,addr.path={sockets}",
+        "One program for all disks of a side. locking=off: both sides open the images.",
+    ),
+    "testpmd": Ready(
+        "net",
+        "dpdk-testpmd --lcores=0@(0,1),1@(0,1) --no-huge --no-shconf -m 512 --no-pci "
+        "--no-telemetry --file-prefix=emu-{side} "
+        "--vdev=net_vhost{index},iface={sockets},queues={queues} -- --auto-start "
+        "--port-topology=loop --rxq={queues} --txq={queues} --nb-cores=1 "
+        "--total-num-mbufs=32768 --no-mlockall",
+        "One program for all NICs of a side, which sends each frame back on the NIC that it came "
+        "from. It polls, so that it uses a CPU.",
+    ),
+}
+
+
+class DeviceFiles(NamedTuple):
+    """What a command serves a device with.
+
+    Attributes:
+        number: of the device within its class, from 0.
+        rings: number of the device's rings.
+        socket: path of the socket to listen on.
+        image: path of the disk image; empty for a device without one.
+    """
+
+    number: int
+    rings: int
+    socket: str
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackEndCommand:
+    """The command that serves the devices of one class.
+
+    Attributes:
+        device_class: of the devices, a name of `KINDS`.
+        name: of `READY_MADE`, or the command's first word.
+        words: of the command, with placeholders.
+    """
+
+    device_class: str
+    name: str
+    words: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, device_class: str, text: str) -> BackEndCommand:
+        """The command of an option's value: a name of `READY_MADE`, or a command.
+
+        Raises:
+            OptionError: it is no command, has an unknown placeholder, or no place for a socket.
+        """
+        option = f"--{device_class}-backend"
+        ready = READY_MADE.get(text.strip())
+        if ready is not None and ready.device_class != device_class:
+            title = KINDS[ready.device_class].plural
+            raise OptionError(
+                f"{option} {text}: it serves {title}, see --{ready.device_class}-backend"
+            )
+        try:
+            words = tuple(shlex.split(text if ready is None else ready.command))
+        except ValueError as error:
+            raise OptionError(f"{option} {text!r} is not a command: {error}") from None
+        if not words:
+            raise OptionError(
+                f"{option} needs a command, or one of {', '.join(names(device_class))}"
+            )
+        command = cls(device_class, text.strip() if ready else words[0], words)
+        command._check(option)
+        return command
+
+    def _check(self, option: str) -> None:
+        used = self._used(self.words)
+        for name in sorted(used - PLACEHOLDERS.keys()):
+            known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
+            raise OptionError(f"{option}: {{{name}}} is not a placeholder: use {known}")
+        if "image" in used and not KINDS[self.device_class].has_image:
+            raise OptionError(f"{option}: {KINDS[self.device_class].plural} have no {{image}}")
+        if {"socket", "sockets"} <= used:
+            raise OptionError(f"{option}: use either {{socket}} or {{sockets}}")
+        if not used & {"socket", "sockets"}:
+            raise OptionError(
+                f"{option} {self.name}: the command has to say where its socket is: {{socket}} in "
+                "a program for each device, {sockets} in one that serves all"
+            )
+
+    @staticmethod
+    def _used(words: Iterable[str]) -> set[str]:
+        return {name for word in words for name in _PLACEHOLDER.findall(word)}
+
+    @property
+    def shared(self) -> bool:
+        """Whether one program serves all devices of the class."""
+        return "sockets" in self._used(self.words)
+
+    @property
+    def daemonizes(self) -> bool:
+        """Whether the program writes its process id to a file."""
+        return "pid_file" in self._used(self.words)
+
+    @property
+    def text(self) -> str:
+        """The command, with placeholders, as a shell takes it."""
+        return " ".join(
+            word if _PLACEHOLDER.search(word) else shlex.quote(word) for word in self.words
+        )
+
+    def argv(self, devices: Sequence[DeviceFiles], *, side: str, pid_file: str) -> list[str]:
+        """The words to run.
+
+        Args:
+            devices: that the program serves: one, unless it is `shared`.
+            side: ``A`` or ``B``.
+            pid_file: path for the program's process id.
+        """
+        argv: list[str] = []
+        for word in self.words:
+            repeated = self.shared and self._used([word]) & _REPEATED
+            served = devices if repeated else devices[:1]
+            argv += [self._filled(word, device, side, pid_file) for device in served]
+        return argv
+
+    def _filled(self, word: str, device: DeviceFiles, side: str, pid_file: str) -> str:
+        values = {
+            "socket": device.socket,
+            "sockets": device.socket,
+            "image": device.image,
+            "queues": str(device.rings // KINDS[self.device_class].rings_per_unit),
+            "side": side,
+            "index": str(device.number),
+            "pid_file": pid_file,
+        }
+        return _PLACEHOLDER.sub(lambda found: values[found[1]], word)
+
+
+def names(device_class: str) -> list[str]:
+    """The names of `READY_MADE` for devices of this class."""
+    return [name for name, ready in READY_MADE.items() if ready.device_class == device_class]

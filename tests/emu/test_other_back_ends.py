@@ -1,0 +1,186 @@
+"""`emu` on back-ends that the user names: commands that start them, and sockets that listen."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.config.backend_commands import BackEndCommand
+from emu.config.vm_spec import DeviceGroup, VmSpec
+from emu.errors import ProgramError
+from emu.orchestrator.backend_processes import BackendProcesses
+from emu.orchestrator.run_directory import RunDirectory
+from emu.orchestrator.signals import SignalWatcher
+from tests.emu.fake_runs import machine_plan, no_leftovers
+from tests.emu.test_cli import emu
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.waiting import wait_until
+from vhost_user.unix_socket import is_listening
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+SHAPE = ("--net", "0", "--blk", "2x2", "--vcpus", "2", "--memory", "256M", "--accel", "soft")
+MIGRATE = ("migrate", *SHAPE, "--strategy", "qemu-2021,prewired")
+PYTHON = shlex.quote(sys.executable)
+PROGRAM = f"{PYTHON} -m backends.blk --num-queues {{queues}}"
+TOO_FEW = f"{PYTHON} -m backends.blk --num-queues 1"
+EACH = f"{PROGRAM} --socket-path {{socket}} --blk-file {{image}}"
+ALL = f"{PROGRAM} --socket-path={{sockets}} --blk-file={{image}}"
+IMAGE_BYTES = 64 << 20
+DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
+
+
+def daemon(command: str) -> str:
+    """The command such that its program goes to the background, as with --daemonize."""
+    code = (
+        "import subprocess, sys; "
+        "p = subprocess.Popen(sys.argv[2:], start_new_session=True); "
+        "open(sys.argv[1], 'w').write(str(p.pid))"
+    )
+    return f"{PYTHON} -c {shlex.quote(code)} {{pid_file}} {command}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(EACH, marks=pytest.mark.slow), ALL, daemon(EACH)],
+    ids=["each", "all", "daemon"],
+)
+def test_a_vm_migrates_between_programs_of_the_users_commands(command: str, tmp_path: Path) -> None:
+    """Back and forth; the report has the commands, and says what proves that nothing was lost."""
+    out = tmp_path / "out.json"
+    with no_leftovers():
+        done = emu(*MIGRATE, "--blk-backend", command, "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "lost 0, duplicated 0, corrupted 0" in done.stdout
+    proof = "proof: the guest's request log, all blocks read back by the guest, the disk images"
+    assert proof in done.stdout
+    document = json.loads(out.read_text())
+    assert list(document["back_ends"]) == ["blk"]
+    assert document["back_ends"]["blk"].startswith(PYTHON)
+    assert [run["outcome"] for run in document["runs"]] == ["completed", "completed"]
+    assert all(run["integrity"]["requests"] > 0 for run in document["runs"])
+
+
+def test_a_vm_migrates_between_sockets_that_listen(tmp_path: Path, owned: ExitStack) -> None:
+    """The programs serve the next front-end afterwards; the disks are the user's."""
+    sockets: dict[str, list[str]] = {"src": [], "dst": []}
+    programs = []
+    for number in range(2):
+        image = tmp_path / f"{number}.img"
+        with image.open("wb") as file:
+            file.truncate(IMAGE_BYTES)
+        for side, paths in sockets.items():
+            path = tmp_path / f"{side}{number}"
+            argv = [sys.executable, "-m", "backends.blk", "--num-queues", "2"]
+            program = owned.enter_context(
+                subprocess.Popen([*argv, "--socket-path", str(path), "--blk-file", str(image)])
+            )
+            owned.callback(program.terminate)
+            programs.append(program)
+            paths.append(str(path))
+    for path in (*sockets["src"], *sockets["dst"]):
+        wait_until(lambda path=path: is_listening(path), "it listens")  # type: ignore[misc]
+    options = [
+        word
+        for side, paths in sockets.items()
+        for path in paths
+        for word in (f"--{side}-blk", path)
+    ]
+    for _ in range(2):
+        done = emu(*MIGRATE, *options, "--scratch")
+        assert done.returncode == 0, done.stderr
+        assert "proof: the guest's request log, all blocks read back by the guest\n" in done.stdout
+    assert all(program.poll() is None for program in programs)
+
+
+def test_a_run_has_the_guests_counters_only(tmp_path: Path) -> None:
+    """Another program has none that could be read."""
+    out = tmp_path / "out.json"
+    done = emu("run", *SHAPE, "--for", "1s", "--blk-backend", EACH, "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "proof: the guest's request log" in done.stdout
+    totals = json.loads(out.read_text())["totals"]["blk"]
+    assert totals["requests"] > 0
+    assert "kicks" not in totals
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("/none/serve {socket}", "--blk-backend /none/serve: No such file or directory"),
+        (
+            f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{socket}}",
+            "ended with status 1: no disk here",
+        ),
+        (f"{TOO_FEW} --socket-path {{socket}} --blk-file {{image}}", "has too few rings: 1"),
+        (f"{PYTHON} -m backends.rng --socket-path {{socket}}", "blk0"),
+    ],
+    ids=["missing", "fails", "too few rings", "another device"],
+)
+def test_a_back_end_that_does_not_do_is_one_line(command: str, expected: str) -> None:
+    """With the program's own words, where it has any."""
+    with no_leftovers():
+        done = emu(*MIGRATE, "--blk-backend", command)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("emu: ")]
+    assert len(errors) == 1, done.stderr
+    assert expected in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_that_never_listens_is_named() -> None:
+    """With the last line of its output; it is ended."""
+    code = "import time; print('warming up', flush=True); time.sleep(600)"
+    text = f"{PYTHON} -c {shlex.quote(code)} {{sockets}}"
+    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", text)})
+    with no_leftovers() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", plan, directory, watcher)
+        try:
+            backends.start()
+            pids.extend(backends.pids)
+            log = directory.log("A", "blk")
+            wait_until(lambda: "warming" in log.read_text(), "it prints")
+            with pytest.raises(ProgramError) as late:
+                backends.await_ready(timeout=0.5)
+        finally:
+            backends.stop()
+    assert f"({sys.executable}) does not listen on the socket of blk0: warming up" in str(
+        late.value
+    )
+
+
+def test_a_daemon_that_ends_during_the_run_fails_it() -> None:
+    """Although it is no child."""
+    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", daemon(ALL))})
+    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", plan, directory, watcher)
+        try:
+            backends.start()
+            backends.await_ready()
+            pid = int(Path(directory.path / "A-blk.pid").read_text())
+            subprocess.run(["kill", "-KILL", str(pid)], check=True, timeout=PROGRAM_TIMEOUT)
+            with pytest.raises(ProgramError, match=r"back-end blk of side A .* ended"):
+                watcher.pause(TIMEOUT)
+        finally:
+            backends.stop()
+
+
+def test_a_daemon_that_fails_at_its_start_is_one_error() -> None:
+    """Before it has written its process id."""
+    text = f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{sockets}} {{pid_file}}"
+    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", text)})
+    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", plan, directory, watcher)
+        try:
+            backends.start()
+            with pytest.raises(ProgramError, match="ended with status 1: no disk here"):
+                backends.await_ready(10 * TIMEOUT)
+        finally:
+            backends.stop()
