@@ -181,11 +181,15 @@ class Loop:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> bool:
-        """From any thread: end the thread and wait for it; False if it has not ended in time."""
+    def stop(self, timeout: float = JOIN_TIMEOUT) -> bool:
+        """From any thread: end the thread and wait for it; False if it has not ended in time.
+
+        Args:
+            timeout: seconds.
+        """
         if self._thread.is_alive():
             self.post(self._on_stop)
-            self._thread.join(JOIN_TIMEOUT)
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def close(self) -> None:

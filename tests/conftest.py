@@ -8,11 +8,17 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import leftovers, scheduling, timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+# The time of an example, and of what makes it, depends on the load of the machine; pytest-timeout
+# ends one that hangs.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 _DIRECTORY = pytest.StashKey[leftovers.TemporaryDirectory]()
 _LIMIT = pytest.StashKey[Any]()

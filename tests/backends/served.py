@@ -244,7 +244,7 @@ class Served:
         assert done.wait(TIMEOUT)
 
     def close(self) -> None:
-        assert self.loop.stop()
+        assert self.loop.stop(TIMEOUT)
         self._server.close()
         self.loop.close()
 

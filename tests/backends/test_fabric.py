@@ -147,7 +147,7 @@ def test_nic_without_a_front_end_drops(loop: Loop, attach: Attach, tmp_path: Pat
     present.send(frame(BROADCAST, mac(1)))
     wait_until(lambda: absent.counters[stats.PACKETS_DROPPED], "the frame is dropped")
     assert absent.counters[stats.PACKETS_DROPPED] == 1
-    assert loop.stop()
+    assert loop.stop(TIMEOUT)
     server.close()
 
 

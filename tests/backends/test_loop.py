@@ -168,7 +168,7 @@ def test_stop_ends_the_thread_and_closes(loop: Loop) -> None:
     before = open_fds()
     other = Loop("other")
     other.start()
-    assert other.stop()
+    assert other.stop(TIMEOUT)
     other.close()
     other.close()
     assert open_fds() <= before

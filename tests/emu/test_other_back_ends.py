@@ -85,8 +85,8 @@ def test_a_vm_migrates_between_sockets_that_listen(tmp_path: Path, owned: ExitSt
             owned.callback(program.terminate)
             programs.append(program)
             paths.append(str(path))
-    for path in (*sockets["src"], *sockets["dst"]):
-        wait_until(lambda path=path: is_listening(path), "it listens")  # type: ignore[misc]
+    listening = [*sockets["src"], *sockets["dst"]]
+    wait_until(lambda: all(map(is_listening, listening)), "they listen")
     options = [
         word
         for side, paths in sockets.items()

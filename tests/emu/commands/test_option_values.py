@@ -38,6 +38,9 @@ def test_values_come_from_the_options(name: str) -> None:
     """Every option is in a group."""
     given = parameters(name)
     known = {field.name for group in GROUPS[name] for field in fields(group)} | {*KINDS}
+    # The fields of `BackEndOptions` have the options of all kinds.
+    known |= {f"{kind}_backend" for kind in KINDS} | {"scratch"}
+    known |= {f"{side}_{kind}" for side in ("src", "dst") for kind in KINDS}
     assert given.keys() - ELSEWHERE <= known
     for group in GROUPS[name]:
         value = MachineOptions.of(given) if group is MachineOptions else values_of(group, given)

@@ -110,7 +110,7 @@ class Host:
 
     def kill(self, device: str) -> None:
         """End the device's back-end at an arbitrary moment, with requests in flight."""
-        assert self.loops[device].stop()
+        assert self.loops[device].stop(TIMEOUT)
         drained = threading.Event()
         self._pool.submit(drained.set, print)
         assert drained.wait(TIMEOUT)
@@ -118,7 +118,7 @@ class Host:
 
     def close(self) -> None:
         for name in self._servers:
-            assert self.loops[name].stop()
+            assert self.loops[name].stop(TIMEOUT)
         self._pool.close()
         for server in self._servers.values():
             server.close()

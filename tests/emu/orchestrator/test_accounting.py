@@ -19,6 +19,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.backends = self
+        self.counted = True
         self.logs: list[RequestLog] = []
         self.counters: list[int] = []
         self.wrong = 0
@@ -89,3 +90,13 @@ def test_failed_requests_on_a_full_file_system_have_a_reason() -> None:
     side.lacking = "no space left on device in /tmp/x"
     with pytest.raises(EmuError, match="7 requests failed: no space left on device in /tmp/x"):
         RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
+
+
+def test_without_counters_the_guests_log_alone_counts() -> None:
+    """Other programs serve the disks: only what the guest has not seen completed is lost."""
+    side = Counted()
+    side.counted = False
+    side.logs = [RequestLog(requests=10, completed=9, outstanding=1), totals(10, 9)]
+    side.counters = [0, 0]
+    integrity = RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
+    assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, 1, 0)

@@ -177,9 +177,18 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
     )
     asked = machine_plan(control="shared", stop_time=1_500_000)
     document = json.loads(json.dumps(MigrationReport(asked, "soft", [run]).to_json()))
-    plan = ("load", "dirty_rate", "control", "stop_policy", "stop_time_ms", "via", "network")
+    plan = (
+        "load",
+        "dirty_rate",
+        "control",
+        "stop_policy",
+        "stop_time_ms",
+        "back_ends",
+        "via",
+        "network",
+    )
     assert set(document) == {"schema", "host", "vm", "accel", "costs", "runs", *plan}
-    values = ["heavy", 0, "shared", "immediate", 1.5, "unix", "loopback"]
+    values = ["heavy", 0, "shared", "immediate", 1.5, {}, "unix", "loopback"]
     assert [document[key] for key in plan] == values
     assert document["schema"] == 1
     assert document["vm"]["devices"][0] == {"class": "net", "count": 2, "rings": 4}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,9 @@ from emu.config.costs import NATIVE
 from emu.vm.vm import Vm
 from tests.emu.migration.hosts import SPEC, Host, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.errors import VhostUserError
+from vhost_user.features import ProtocolFeature
 from vhost_user.frontend import FrontendConnection
 
 if TYPE_CHECKING:
@@ -107,3 +110,66 @@ def test_power_off_is_idempotent(hosts: tuple[Host, Host]) -> None:
     vm.close()
     vm.close()
     assert not any(device.connected for device in vm.devices)
+
+
+def without_inflight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-ends seem to lack the inflight region from now on."""
+    wanted = VhostUserBlk.wanted_protocol_features & ~ProtocolFeature.INFLIGHT_SHMFD
+    monkeypatch.setattr(VhostUserBlk, "wanted_protocol_features", wanted)
+
+
+def test_a_disk_without_an_inflight_region_is_drained(
+    hosts: tuple[Host, Host], owned: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When `drain_requests` returns, no request is in flight; the others need none of it."""
+    without_inflight(monkeypatch)
+    vm = hosts[0].vm()
+    owned.callback(vm.close)
+    vm.boot()
+    vm.guest.start_load("heavy")
+    await_requests(vm)
+    assert vm.drains
+    assert [device.drains for device in vm.devices] == [False, True, True]
+    vm.pause_vcpus()
+    vm.drain_requests(TIMEOUT)
+    for device in vm.devices:
+        if device.drains:
+            assert all(available == used for _, available, used in vm._ring_indices(device))
+    vm.resume_vcpus()
+    await_requests(vm)
+    check_request_log(vm)
+
+
+def test_a_disk_that_does_not_complete_its_requests_is_named(
+    hosts: tuple[Host, Host], owned: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the time-out; the VM can run on."""
+    without_inflight(monkeypatch)
+    vm = hosts[0].vm()
+    owned.callback(vm.close)
+    vm.boot()
+    vm.guest.start_load("heavy")
+    await_requests(vm)
+    held, release = threading.Event(), threading.Event()
+    owned.callback(release.set)
+
+    def hold() -> None:
+        held.set()
+        release.wait(TIMEOUT)
+
+    hosts[0].loops["blk1"].post(hold)
+    assert held.wait(TIMEOUT)
+    wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")
+    vm.pause_vcpus()
+    with pytest.raises(VhostUserError, match=r"blk1: its back-end has not completed \d+ requests"):
+        vm.drain_requests(0.05)
+    release.set()
+    vm.drain_requests(TIMEOUT)
+    vm.resume_vcpus()
+    await_requests(vm)
+    check_request_log(vm)
+
+
+def test_devices_with_an_inflight_region_are_not_drained(vm: Vm) -> None:
+    assert not vm.drains
+    vm.drain_requests(0)
