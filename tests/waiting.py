@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,20 @@ def wait_until(condition: Callable[[], object], what: str = "the condition holds
         time.sleep(_INTERVAL)
 
 
-def open_fds() -> set[str]:
-    """The descriptors of this process, after garbage was collected."""
+def open_fds() -> set[int]:
+    """The descriptors of this process, after garbage was collected.
+
+    Two of them are compared as sets, with ``<=``: what earlier tests have left to other threads may
+    be closed in between.
+    """
     gc.collect()
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+    listed = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    return {fd for fd in listed if _is_open(fd)}  # without that of the listing
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

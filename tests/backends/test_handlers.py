@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from backends.limits import MAX_MEM_SLOTS
 from backends.virtio_device import VirtioDevice
 from tests.backends.rig import MIB, RamRegion, no_fd
-from tests.waiting import wait_until
+from tests.waiting import open_fds, wait_until
 from vhost_user.errors import Disconnected, Refused, VhostUserError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
@@ -114,10 +113,10 @@ def test_there_are_so_many_slots(rig: Rig) -> None:
     slots = [RamRegion(MIB + 4096 * n, 4096, 0x7F00_0000 + 4096 * n) for n in range(MAX_MEM_SLOTS)]
     for slot in slots:
         rig.add_mem_reg(slot)
-    before = psutil.Process().num_fds()
+    before = open_fds()
     with pytest.raises(Refused):
         rig.add_mem_reg(rig.high)
-    wait_until(lambda: psutil.Process().num_fds() <= before, "it is closed")
+    wait_until(lambda: open_fds() <= before, "it is closed")
     assert len(rig.backend.memory.regions) == MAX_MEM_SLOTS
     for slot in slots:
         slot.close()
@@ -146,10 +145,10 @@ def test_an_inflight_region_is_sent_and_taken_back(rig: Rig) -> None:
 
     region = exchange()
     assert rig.backend.guest.inflight_of(RINGS - 1) is not None
-    first = psutil.Process().num_fds()
+    first = len(open_fds())
     for _ in range(10):
         exchange()
-    wait_until(lambda: psutil.Process().num_fds() <= first, "descriptors are closed")
+    wait_until(lambda: len(open_fds()) <= first, "descriptors are closed")
     with pytest.raises(Refused):
         rig.ack(F.SET_INFLIGHT_FD, region._replace(queue_size=3), (rig.low.fd,))
 
@@ -163,11 +162,11 @@ def test_a_log_needs_its_file(rig: Rig) -> None:
 
 def test_notifiers_are_replaced_and_removed(rig: Rig) -> None:
     """The descriptors of before are closed."""
-    before = psutil.Process().num_fds()
+    before = open_fds()
     ring = rig.rings[0]
     for _ in range(3):
         rig.ack(F.SET_VRING_CALL, U64(0), (ring.call_fd,))
         rig.ack(F.SET_VRING_ERR, U64(0), (ring.err_fd,))
     for number in (F.SET_VRING_CALL, F.SET_VRING_ERR):
         rig.call(no_fd(number, 0))
-    wait_until(lambda: psutil.Process().num_fds() <= before, "they are closed")
+    wait_until(lambda: open_fds() <= before, "they are closed")

@@ -7,7 +7,6 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from backends.control import ControlOptions
@@ -17,6 +16,7 @@ from devices.net import VhostUserNet
 from devices.rng import VhostUserRng
 from tests.backends.served import KINDS, Served
 from tests.timeouts import TIMEOUT
+from tests.waiting import open_fds, wait_until
 from vhost_user.errors import BackendError, DeadlineError, Disconnected
 from vhost_user.frontend import FrontendConnection
 
@@ -116,14 +116,13 @@ def test_without_a_listener(tmp_path: Path) -> None:
 def test_closing_gives_everything_back(kind: str, served: Served) -> None:
     """Eventfds and the socket, also when it is closed twice."""
     make(kind, 2).close()
-    before = psutil.Process().num_fds()
+    before = open_fds()
     device = make(kind, KINDS[kind].rings)
     device.connect(served.path)
-    assert psutil.Process().num_fds() > before
+    assert open_fds() - before
     device.close()
     device.close()
-    served.on_loop(lambda: None)
-    assert psutil.Process().num_fds() <= before + 1
+    wait_until(lambda: open_fds() <= before, "the back-end has closed its descriptors, too")
 
 
 def test_edits_name_ring_and_descriptor(kind: str) -> None:

@@ -14,6 +14,7 @@ from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import LineProgress
+from tests.waiting import open_fds
 
 if TYPE_CHECKING:
     import io
@@ -43,14 +44,14 @@ def no_leftovers() -> Iterator[list[int]]:
     This process must not have more descriptors or children than before either.
     """
     me = psutil.Process()
-    before = me.num_fds()
+    before = open_fds()
     # Fixtures of other tests in this process may have programs of their own.
     others = me.children()
     pids: list[int] = []
     yield pids
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
     assert [child for child in me.children() if child not in others] == []
-    assert me.num_fds() <= before
+    assert open_fds() <= before
 
 
 def run_series(plan: MigrationPlan, out: io.StringIO) -> MigrationReport:

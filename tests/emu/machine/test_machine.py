@@ -21,7 +21,7 @@ from emu.machine.machine import Machine
 from emu.machine.vcpu_state import VcpuStateError
 from tests.emu.guests import Holding, Recorder
 from tests.timeouts import TIMEOUT
-from tests.waiting import wait_until
+from tests.waiting import open_fds, wait_until
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def test_crashes_are_listed(kit: Kit) -> None:
 
 def test_close_releases_everything() -> None:
     process = psutil.Process()
-    fds, threads = process.num_fds(), process.num_threads()
+    fds, threads = open_fds(), process.num_threads()
     for _ in range(3):
         kit = Kit()
         kit.machine.apply(kit.both)
@@ -254,14 +254,14 @@ def test_close_releases_everything() -> None:
         kit.machine.resume()
         kit.close()
         kit.machine.close()
-        wait_until(lambda: process.num_fds() <= fds and process.num_threads() <= threads)
+        wait_until(lambda: open_fds() <= fds and process.num_threads() <= threads)
 
 
 def test_a_machine_that_cannot_be_made_releases_everything() -> None:
-    before = psutil.Process().num_fds()
+    before = open_fds()
     with pytest.raises(EmuError):
         Machine(SPEC, pacer=Pacer(), accel="xen")
-    assert psutil.Process().num_fds() <= before
+    assert open_fds() <= before
 
 
 class SummingPacer:

@@ -16,7 +16,7 @@ from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from tests.emu.guests import Holding, Recorder
 from tests.emu.machine.soft_vcpus import SoftVcpus
 from tests.timeouts import TIMEOUT
-from tests.waiting import wait_until
+from tests.waiting import open_fds, wait_until
 from vhost_user.errors import DeadlineError
 
 MS = 1_000_000
@@ -213,7 +213,7 @@ def test_starting_twice_and_resuming_before_start_are_errors(rig: SoftVcpus) -> 
 
 def test_stop_ends_threads_in_any_state_and_releases_everything() -> None:
     process = psutil.Process()
-    threads, fds = process.num_threads(), process.num_fds()
+    threads, fds = process.num_threads(), open_fds()
     for state in ("new", "started", "running", "paused"):
         rig = SoftVcpus(8)
         if state != "new":
@@ -225,7 +225,7 @@ def test_stop_ends_threads_in_any_state_and_releases_everything() -> None:
             rig.vcpus.pause()
         rig.close()
         rig.vcpus.stop()
-        wait_until(lambda: process.num_threads() <= threads and process.num_fds() <= fds)
+        wait_until(lambda: process.num_threads() <= threads and open_fds() <= fds)
 
 
 def test_stop_names_a_thread_that_does_not_end(rig: SoftVcpus) -> None:

@@ -9,7 +9,6 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from emu.errors import MigrationError
 from emu.migration.endpoint import Listener, connect, is_local, parse, probe
 from emu.migration.stream import Kind, MigrationStream
 from tests.timeouts import TIMEOUT
+from tests.waiting import open_fds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_source_connects(transport: str, tmp_path: Path) -> None:
 
 def test_cancel_ends_accept(tmp_path: Path) -> None:
     """No descriptor is left."""
-    before = psutil.Process().num_fds()
+    before = open_fds()
     listener = Listener(f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
     thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=TIMEOUT)))
@@ -53,7 +53,7 @@ def test_cancel_ends_accept(tmp_path: Path) -> None:
     thread.join(TIMEOUT)
     assert accepted == [None]
     listener.close()
-    assert psutil.Process().num_fds() <= before
+    assert open_fds() <= before
 
 
 @pytest.mark.parametrize("uri", ["", "unix:", "tcp:1", "tcp:127.0.0.1:999999", "rdma:x", "tcp::5x"])

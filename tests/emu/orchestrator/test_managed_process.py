@@ -14,7 +14,7 @@ import pytest
 
 from emu.orchestrator.managed_process import Daemon, ManagedProcess, await_end, end
 from tests.timeouts import TIMEOUT
-from tests.waiting import wait_until
+from tests.waiting import open_fds, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +41,11 @@ def test_a_program_has_a_process_group_of_its_own(tmp_path: Path) -> None:
 
 
 def test_end_reaps_programs_and_closes_descriptors(tmp_path: Path) -> None:
-    before = psutil.Process().num_fds()
+    before = open_fds()
     programs = [start(PATIENT, tmp_path / f"log{n}") for n in range(3)]
     end(programs)
     assert not any(psutil.pid_exists(program.pid) for program in programs)
-    assert psutil.Process().num_fds() <= before
+    assert open_fds() <= before
 
 
 def _wait_for_end(program: ManagedProcess) -> None:
@@ -78,7 +78,7 @@ BEHAVIOURS: dict[str, tuple[str, Callable[[ManagedProcess], object]]] = {
 def test_each_program_is_reaped_whatever_one_of_them_does(
     behaviour: str, place: int, tmp_path: Path
 ) -> None:
-    before = psutil.Process().num_fds()
+    before = open_fds()
     code, happens = BEHAVIOURS[behaviour]
     codes = [PATIENT] * 3
     codes[place] = code
@@ -86,7 +86,7 @@ def test_each_program_is_reaped_whatever_one_of_them_does(
     happens(programs[place])
     end(programs, timeout=0.5 if behaviour in ("ignores SIGTERM", "is stopped") else TIMEOUT)
     assert not any(psutil.pid_exists(program.pid) for program in programs)
-    assert psutil.Process().num_fds() <= before
+    assert open_fds() <= before
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -13,6 +13,7 @@ from emu.strategies import socket_worker as wire
 from emu.strategies.processes import Processes, _parts
 from tests.emu.migration.hosts import Host, Migration, await_requests, check_request_log
 from tests.emu.strategies.test_contract import stage_of, stops
+from tests.waiting import open_fds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ def test_a_worker_that_ends_is_named_and_its_devices_are_reconnected(vm: Vm) -> 
 
 def test_close_ends_the_processes_and_closes_the_descriptors(vm: Vm) -> None:
     """A second close has no effect."""
-    before = psutil.Process().num_fds()
+    before = open_fds()
     strategy = Processes(3)
     strategy.open()
     assert len(workers()) == 3
@@ -60,7 +61,7 @@ def test_close_ends_the_processes_and_closes_the_descriptors(vm: Vm) -> None:
     strategy.close()
     assert not workers()
     # The back-ends are in this process as well, and close the descriptors of stopped rings.
-    assert psutil.Process().num_fds() <= before
+    assert open_fds() <= before
 
 
 def test_messages_that_do_not_fit_into_one_packet_are_split(vm: Vm) -> None:

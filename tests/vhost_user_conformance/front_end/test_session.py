@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 
-import psutil
 import pytest
 
 from tests.timeouts import TIMEOUT
+from tests.waiting import open_fds
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import U64, LogArea, VringState
@@ -36,18 +36,18 @@ def take(message: tuple[F, bytes], fd: int) -> Session:
 def test_a_channel_that_is_not_a_socket_is_recorded() -> None:
     """A case fails on it; the session continues."""
     fd = os.eventfd(0)
-    before = psutil.Process().num_fds()
+    before = open_fds()
     session = take((F.SET_BACKEND_REQ_FD, b""), fd)
     assert session.channel is None
     assert session.recording.messages[0].fds == (describe(fd),)
     session.close()
-    assert psutil.Process().num_fds() <= before
+    assert open_fds() <= before
     os.close(fd)
 
 
 def test_a_session_closes_all_its_descriptors() -> None:
     """A descriptor that is closed already is an error, and the others are closed."""
-    before = psutil.Process().num_fds()
+    before = open_fds()
     fd = os.eventfd(0)
     session = take((F.SET_VRING_KICK, U64(0).pack()), fd)
     os.close(fd)
@@ -58,7 +58,7 @@ def test_a_session_closes_all_its_descriptors() -> None:
     os.close(kick)
     with pytest.raises(OSError, match="Bad file descriptor"):
         session.close()
-    assert psutil.Process().num_fds() <= before
+    assert open_fds() <= before
 
 
 def test_a_kick_that_cannot_be_read_is_survived() -> None:

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from devices.notifiers import ANY_VALUE, Ioeventfd, Irqfd
@@ -18,6 +16,7 @@ from emu.machine.accel.base import NotifierError
 from emu.machine.run_gate import RunGate
 from emu.machine.vcpu_state import VcpuState
 from tests.emu.machine.accel.conftest import VCPUS, Bench, make
+from tests.waiting import open_fds
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -270,16 +269,14 @@ def test_masked_interrupts_stay_pending_while_the_machine_is_paused(bench: Bench
 
 @pytest.mark.parametrize("name", registry.ACCELERATORS)
 def test_close_releases_everything(name: str, memory: GuestRam) -> None:
-    process = psutil.Process()
-    gc.collect()  # garbage of other tests
-    before = process.num_fds()
+    before = open_fds()
     made = make(name)
     made.set_memory(memory)
     made.create_vcpus(VCPUS, RunGate())
-    assert process.num_fds() > before
+    assert open_fds() - before
     made.close()
     made.close()
-    assert process.num_fds() <= before
+    assert open_fds() <= before
 
 
 @pytest.mark.parametrize("name", registry.ACCELERATORS)
