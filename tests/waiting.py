@@ -1,4 +1,4 @@
-"""Waiting for what has no event, and counting what a process holds."""
+"""Waiting for what has no event, and looking at processes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 #: Seconds between two looks.
 _INTERVAL = 0.002
@@ -28,6 +30,22 @@ def wait_until(condition: Callable[[], object], what: str = "the condition holds
     while not condition():
         assert time.monotonic() < end, f"not within {TIMEOUT:g} s: {what}"
         time.sleep(_INTERVAL)
+
+
+def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended.
+
+    One that has ended is a zombie until its parent asks for its status: of an orphan that is the
+    first process of the machine, which may take its time.
+    """
+    return [process for process in processes if _runs(process)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def open_fds() -> set[int]:

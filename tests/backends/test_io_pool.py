@@ -50,15 +50,14 @@ def test_a_finished_job_is_released() -> None:
 
 
 def test_close_runs_submitted_jobs_and_ends_the_threads() -> None:
-    before = threading.active_count()
     pool = IoPool(3)
-    assert threading.active_count() == before, "no thread before the first job"
+    assert not pool._threads, "no thread before the first job"
     done: list[int] = []
     for number in range(50):
         pool.submit(partial(done.append, number), failures.append)
     pool.close()
     assert sorted(done) == list(range(50))
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in pool._threads)
 
 
 class Buffer:
@@ -100,18 +99,17 @@ def test_what_a_job_raises_is_reported_and_the_thread_goes_on(
 
 def test_threads_are_started_as_they_are_needed() -> None:
     """One that waits for a job takes the next one."""
-    before = threading.active_count()
     pool = IoPool(4)
     for _ in range(3):
         done = threading.Event()
         pool.submit(done.set, failures.append)
         assert done.wait(TIMEOUT)
         wait_until(lambda: pool._waiting == 1)
-    assert threading.active_count() == before + 1
+    assert len(pool._threads) == 1
     gate = threading.Event()
     for _ in range(8):
         pool.submit(partial(gate.wait, TIMEOUT), failures.append)
-    assert threading.active_count() == before + 4
+    assert len(pool._threads) == 4
     gate.set()
     pool.close()
     assert not failures

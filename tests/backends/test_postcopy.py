@@ -249,7 +249,7 @@ def test_program_ends_while_a_page_is_waited_for(kind: Kind, tmp_path: Path) -> 
         begin(kind, incoming)
         await_fault(incoming.fd)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(3) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
 def test_postcopy_that_is_only_advised(kind: Kind, attach: Callable[[], Incoming]) -> None:

@@ -21,6 +21,7 @@ from tests.backends.programs import BLK, SERVE, fails, rig_at
 from tests.backends.served import KINDS, Blk, Kind, program
 from tests.emu.runs import EMU
 from tests.timeouts import PROGRAM_TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     VIRTIO_BLK_S_OK,
@@ -317,14 +318,17 @@ def test_the_back_ends_of_a_migration_are_in_it(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as run:
-        seen: dict[int, set[tuple[str, str]]] = {}
+        confined: set[int] = set()
         while not _ends_within(run, 0.02):
-            for child in _back_ends(run.pid):
-                # Its last state: it enters the sandbox when its devices are made.
-                seen[child] = confinement(child) or seen.get(child, set())
+            for child in set(_back_ends(run.pid)) - confined:
+                # When its devices are made; the migration begins when its sockets listen.
+                wait_until(
+                    lambda: confinement(child) == CONFINED,  # noqa: B023  it is called at once
+                    "a back-end is in the sandbox",
+                )
+                confined.add(child)
         assert run.returncode == 0, run.stderr and run.stderr.read()
-    assert len(seen) >= 4
-    assert all(each == CONFINED for each in seen.values()), seen
+    assert len(confined) >= 4
     assert [one["outcome"] for one in json.loads(out.read_text())["runs"]] == ["completed"] * 2
 
 

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.docs.documents import ROOT
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.docs.documents import Block
@@ -59,11 +59,11 @@ class Shell:
             assert status == block.status, f"{block.name}: {status}\n{log.read_text()}"
 
     def _await(self, block: Block, process: subprocess.Popen[str], log: Path) -> None:
-        end = time.monotonic() + TIMEOUT
-        while not (self.path / block.awaits).exists():
+        def exists() -> bool:
             assert process.poll() is None, f"{block.name}: it ended\n{log.read_text()}"
-            assert time.monotonic() < end, f"{block.name}: no {block.awaits}\n{log.read_text()}"
-            time.sleep(0.02)  # a name that appears in a directory has no event
+            return (self.path / block.awaits).exists()
+
+        wait_until(exists, f"{block.name} makes {block.awaits}")
 
     def close(self) -> None:
         """End what goes on in the background."""

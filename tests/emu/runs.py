@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.waiting import running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +91,6 @@ class Run:
         """The end that it comes to by itself; nothing of it may be left."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         out, _ = self.process.communicate(timeout=PROGRAM_TIMEOUT)
-        assert not [child for child in family if child.is_running()]
+        assert not running(family)
         self.tmp.rmdir()  # which fails if anything is left in it
         return Ended(self.process.returncode, out, self._log.read_text())

@@ -17,7 +17,7 @@ from emu import cli
 from emu.commands import validate
 from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
-from tests.waiting import wait_until
+from tests.waiting import running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -293,7 +293,7 @@ def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
         process.wait()
     assert errors == "emu: ended by SIGINT\n"
     assert process.returncode == 130
-    assert not any(child.is_running() for child in family)
+    assert not running(family)
     assert list(directory.iterdir()) == []
     assert emu("migrate", *SMALL, "--strategy", "split", "--quiet").returncode == 0
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests import slow
 from tests.emu.runs import Run
-from tests.waiting import wait_until
+from tests.waiting import running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +171,7 @@ def test_the_next_run_removes_what_a_killed_one_has_left(
     family = psutil.Process(killed.process.pid).children(recursive=True)
     killed.process.kill()
     killed.process.wait()
-    wait_until(lambda: not any(_runs(child) for child in family))
+    wait_until(lambda: not running(family))
     left = [path for path in killed.tmp.iterdir() if path.is_dir()]
     assert len(left) == 1
     following = started(runs, argv, tmp_path, before=("env", f"TMPDIR={killed.tmp}"))
@@ -182,13 +182,6 @@ def test_the_next_run_removes_what_a_killed_one_has_left(
     assert ended.status == status, ended.err
     assert list(killed.tmp.iterdir()) == []
     assert not (tmp_path / "stream").exists()
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 #: What a shell does for a job in the background of a script.

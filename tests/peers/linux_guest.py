@@ -258,5 +258,5 @@ class Client:
     def close(self) -> None:
         """End the thread, and close the socket."""
         self._over.set()
-        self._thread.join(5)
+        self._thread.join(TIMEOUT)
         self._sock.close()

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +20,7 @@ from tests.peers.table import (
     PMD_FRONT_END,
     STORAGE_DAEMON,
 )
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tests.peers.table import Peer
 
 END_TIMEOUT = 5.0
-START_TIMEOUT = 20.0
 VERSION_TIMEOUT = 20.0
 IMAGE_BYTES = 64 << 20
 #: The programs of this project are next to the interpreter.
@@ -182,11 +181,12 @@ class Running:
 
     def await_socket(self, path: Path) -> None:
         """Return when its socket exists."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while not path.exists():
+
+        def exists() -> bool:
             assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.01)  # no event tells that a socket was created
+            return path.exists()
+
+        wait_until(exists, f"{path} exists")
 
     @property
     def output(self) -> str:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import open_fds
 from vhost_user.dirty_log import DirtyLog, log_size
 from vhost_user.errors import FrontendError, UsageError
@@ -194,7 +195,7 @@ def test_no_mark_is_lost_between_processes() -> None:
             seen += log.harvest()
     finally:
         for process in processes:
-            process.wait(50)
+            process.wait(PROGRAM_TIMEOUT)
     assert [process.returncode for process in processes] == [0] * 4
     seen += log.harvest()
     found = [page for gpa, length in seen for page in pages_of([(gpa, length)])]
@@ -207,7 +208,7 @@ def test_no_mark_is_lost_between_threads() -> None:
     start = threading.Barrier(8)
 
     def mark(bit: int) -> None:
-        start.wait(10)
+        start.wait(TIMEOUT)
         for page in range(2000):
             log.mark((8 * page + bit) * PAGE_SIZE, 1)
 
@@ -215,6 +216,6 @@ def test_no_mark_is_lost_between_threads() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(TIMEOUT)
     assert log.harvest() == [(0, 16_000 * PAGE_SIZE)]
     log.close()

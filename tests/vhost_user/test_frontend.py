@@ -233,14 +233,14 @@ def test_a_back_end_that_dribbles_meets_the_timeout(
         for byte in wire[:-1]:
             theirs.sendall(bytes([byte]))
             sent.append(byte)
-            if stop.wait(0.06):
+            if stop.wait(0.2):
                 return
 
     dribbler = threading.Thread(target=dribble)
     dribbler.start()
     with pytest.raises(DeadlineError, match=r"blk0, GET_VRING_BASE: waited") as caught:
-        front.call(base(0), timeout=0.1)
-    assert caught.value.waited > 0.09
+        front.call(base(0), timeout=0.3)
+    assert caught.value.waited >= 0.3
     stop.set()
     dribbler.join()
     assert len(sent) < len(wire) - 1, "it did not wait for as long as something came"
@@ -279,7 +279,7 @@ def test_lock_step_with_a_back_end_that_goes(
     closer = threading.Timer(0.03, theirs.close)
     closer.start()
     with pytest.raises(Disconnected, match="blk0"):
-        front.call(base(0), timeout=30)
+        front.call(base(0), timeout=TIMEOUT)
     closer.join()
 
 
@@ -388,7 +388,7 @@ def test_connect_by_path(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        with FrontendConnection.connect(path, name="blk0", timeout=2) as front:
+        with FrontendConnection.connect(path, name="blk0", timeout=TIMEOUT) as front:
             accepted, _ = listener.accept()
             assert front.fileno() > 0
         assert accepted.recv(1) == b""

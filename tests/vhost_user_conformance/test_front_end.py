@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -17,6 +16,7 @@ import psutil
 import pytest
 
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.waiting import running, wait_until
 from vhost_user_conformance.model.case import FRONT_END
 from vhost_user_conformance.target import cases_of
 
@@ -291,9 +291,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, signum: int) -> None:
         out, err = suite.communicate(timeout=TIMEOUT)
     assert suite.returncode == 128 + signum
     assert (out, err) == ("", f"emu: ended by {signal.Signals(signum).name}\n")
-    _, alive = psutil.wait_procs(children, TIMEOUT)
-    # The process that an orphan is reparented to may not have reaped it yet.
-    assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
+    wait_until(lambda: not running(children), "its programs have ended")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -303,15 +301,17 @@ def test_the_program_ends_with_a_suite_that_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen([*CONFORM, "--exec", OWN["blk"]], env=environment) as suite:
         children = await_children(suite)
         suite.kill()
-    _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
-    assert not alive
+    wait_until(lambda: not running(children), "its programs have ended")
 
 
 def await_children(suite: subprocess.Popen[Any]) -> list[psutil.Process]:
     """Wait for a program that it has started, and return all of them."""
-    end = time.monotonic() + TIMEOUT
-    while not (children := psutil.Process(suite.pid).children(recursive=True)):
+    children: list[psutil.Process] = []
+
+    def started() -> list[psutil.Process]:
         assert suite.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)  # no event tells of it
+        children[:] = psutil.Process(suite.pid).children(recursive=True)
+        return children
+
+    wait_until(started, "the suite has started a program")
     return children

@@ -8,6 +8,7 @@ import pytest
 from emu.errors import EmuError
 from emu.guest.program import GuestProgram
 from tests.emu.guest.small_machine import SmallMachine, small_spec
+from tests.timeouts import TIMEOUT
 from vhost_user.memory import PAGE_SIZE
 
 TICK = 1_000_000
@@ -51,7 +52,7 @@ def test_writes_nothing_without_a_rate_nor_at_rest() -> None:
     program.tick(0, 2 * TICK)
     assert not written_pages(machine, program)
     program.set_dirty_rate(1 << 30)
-    assert program.quiesce(1.0) == 0
+    assert program.quiesce(TIMEOUT) == 0
     program.tick(0, 3 * TICK)
     assert not written_pages(machine, program)
 

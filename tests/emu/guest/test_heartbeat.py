@@ -124,5 +124,5 @@ def test_awaits_the_next_beat() -> None:
     assert heart.await_beat(0.01) is None
     timer = threading.Timer(0.02, heart.beat, [6])
     timer.start()
-    assert heart.await_beat(5) == 6
+    assert heart.await_beat(TIMEOUT) == 6
     timer.join(TIMEOUT)

@@ -13,6 +13,7 @@ from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.guest.program import GuestProgram
 from emu.guest.rng_driver import REQUEST_BYTES, SLOTS
 from tests.emu.guest.small_machine import Devices, SmallMachine
+from tests.timeouts import TIMEOUT
 
 #: Fills a buffer as a device does; returns how many bytes the device reports.
 Serve = Callable[[memoryview], int]
@@ -137,7 +138,7 @@ def test_a_quiesced_guest_submits_nothing(guest: Guest) -> None:
     guest.serve()
     guest.ticks(5)
     assert guest.program.requests_in_flight() == 0
-    assert guest.program.verify(1.0).finished
+    assert guest.program.verify(TIMEOUT).finished
     assert guest.program.request_log().requests == len(guest.devices.queues) * SLOTS
 
 

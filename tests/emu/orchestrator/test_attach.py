@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,7 @@ from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,11 +85,12 @@ class Programs:
 
     def _listening(self, path: Path, *argv: str) -> subprocess.Popen[str]:
         program = self.start(*argv, "--socket-path", str(path))
-        end = time.monotonic() + TIMEOUT
-        while not path.is_socket():
+
+        def listens() -> bool:
             assert program.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.01)  # there is no event when a socket is bound
+            return path.is_socket()
+
+        wait_until(listens, "it listens")
         return program
 
     def vm(self, *arguments: str) -> subprocess.Popen[str]:
@@ -145,13 +146,12 @@ def counters(client: MonitorClient) -> tuple[int, int]:
 def await_requests(client: MonitorClient) -> None:
     """Return when more requests and packets have been completed."""
     requests, packets = counters(client)
-    end = time.monotonic() + TIMEOUT
-    while True:
+
+    def more() -> bool:
         now = counters(client)
-        if now[0] > requests and now[1] > packets:
-            return
-        assert time.monotonic() < end, f"{now}, as before"
-        time.sleep(0.02)
+        return now[0] > requests and now[1] > packets
+
+    wait_until(more, f"there are more than {requests} requests and {packets} packets")
 
 
 def test_a_run_with_a_duration(programs: Programs) -> None:
@@ -194,10 +194,8 @@ def test_monitor_commands(programs: Programs, tmp_path: Path) -> None:
             execute(client, "calc-dirty-rate", calc_time=1)
         with pytest.raises(CommandError, match="the dirty rate is being measured: wait"):
             execute(client, "migrate", uri="unix:/none", strategy="split", options={})
-        end = time.monotonic() + TIMEOUT
-        while (rate := execute(client, "query-dirty-rate"))["status"] == "measuring":
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_until(lambda: execute(client, "query-dirty-rate")["status"] != "measuring")
+        rate = execute(client, "query-dirty-rate")
         assert rate["status"] == "measured"
         assert rate["calc-time"] == 1
         await_requests(client)

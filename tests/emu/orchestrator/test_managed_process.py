@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 
 from emu.orchestrator.managed_process import Daemon, ManagedProcess, await_end, end
 from tests.timeouts import TIMEOUT
-from tests.waiting import open_fds, wait_until
+from tests.waiting import open_fds, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,10 +134,9 @@ def test_a_program_ends_when_its_run_is_killed(tmp_path: Path) -> None:
     """The kernel sends it SIGTERM."""
     argv = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
     pid = int(subprocess.run(argv, capture_output=True, check=False).stdout)
-    wait_until(
-        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
-        "the program ends",
-    )
+    with suppress(psutil.NoSuchProcess):
+        program = psutil.Process(pid)
+        wait_until(lambda: not running([program]), "the program ends")
 
 
 def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

@@ -66,15 +66,16 @@ def test_a_back_end_that_completes_nothing_for_a_while_is_named(
     detector = StallDetector(vm)
     assert detector.describe() == ""
     serve = silence(monkeypatch, "blk0")
-    index = [spec.name for spec in vm.spec.devices].index("blk0")
-    before = -1
-    while before != (before := vm.guest.progress()[index].completed):
-        threading.Event().wait(0.05)  # what the back-end has taken before is completed
     detector.look()
     assert detector.describe() == ""
     monkeypatch.setattr(stalls, "STALL", 0.0)
-    text = detector.describe()
-    assert "blk0: no request is completed for " in text
+
+    def named() -> bool:
+        """Once what the back-end had taken before is completed."""
+        detector.look()
+        return "blk0: no request is completed for " in detector.describe()
+
+    wait_until(named)
     vm.reconnect.pause()
     vm.pause_vcpus()
     detector.look()

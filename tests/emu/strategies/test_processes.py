@@ -13,6 +13,7 @@ from emu.strategies import socket_worker as wire
 from emu.strategies.processes import Processes, _parts
 from tests.emu.migration.hosts import Host, Migration, await_requests, check_request_log
 from tests.emu.strategies.test_contract import stage_of, stops
+from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def test_a_worker_that_ends_is_named_and_its_devices_are_reconnected(vm: Vm) -> 
     vm.recover_devices()
     vm.resume_vcpus()
     vm.reconnect.resume()
-    vm.reconnect.await_all(5.0)
+    vm.reconnect.await_all(TIMEOUT)
     assert not vm.reconnect.lost
     await_requests(vm)
     check_request_log(vm)

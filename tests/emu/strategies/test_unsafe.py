@@ -20,6 +20,7 @@ from emu.strategies.timeline import Timeline
 from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, EITHER, MODES, DoubleDisableError
 from tests.emu.migration.hosts import SPEC, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -169,12 +170,7 @@ class Sequencer:
 
 def until_awaited(lock: BigLock) -> None:
     """Return when a thread waits for the lock."""
-    tick = threading.Event()
-    for _ in range(500):
-        if "awaited by" in lock.held_by():
-            return
-        tick.wait(0.01)
-    raise AssertionError("no thread waits")
+    wait_until(lambda: "awaited by" in lock.held_by(), "a thread waits")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

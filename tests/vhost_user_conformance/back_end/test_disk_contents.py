@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests import slow
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from vhost_user_conformance.back_end.disk_contents import LARGEST
 from vhost_user_conformance.peer.program import connect
 
@@ -77,7 +78,7 @@ def served(command: str, path: Path) -> Iterator[Path]:
     argv = shlex.split(command.format(socket=sock, image=path))
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
         try:
-            connect(sock, timeout=20, gone=lambda: "").close()
+            connect(sock, timeout=TIMEOUT, gone=lambda: "").close()
             yield sock
         finally:
             program.kill()
@@ -106,7 +107,7 @@ def attach(path: Path, *arguments: str) -> list[str]:
 def run(argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command."""
     return subprocess.run(
-        argv, cwd=folder, capture_output=True, text=True, timeout=100, check=False
+        argv, cwd=folder, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user_conformance.front_end.acts import LOG, STOP
 from vhost_user_conformance.front_end.qmp import COMMANDS, Qmp
 
@@ -26,7 +27,7 @@ class Server:
             listener.listen(1)
             self.client = Qmp(path)
             self.sock, _ = listener.accept()
-        self.sock.settimeout(10)
+        self.sock.settimeout(TIMEOUT)
         self._file = self.sock.makefile("rb")
 
     def command(self) -> dict[str, Any]:

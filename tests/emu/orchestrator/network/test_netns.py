@@ -19,7 +19,7 @@ import pytest
 
 from tests.emu.orchestrator.network.spaces import holders, interfaces
 from tests.timeouts import TIMEOUT
-from tests.waiting import wait_until
+from tests.waiting import running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ def test_a_killed_run_leaves_no_namespace(network: NamespaceNetwork, directory: 
     run.send_signal(signal.SIGKILL)
     run.wait(TIMEOUT)
     run.stderr.close()
-    assert not psutil.wait_procs(started, timeout=TIMEOUT)[1]
+    wait_until(lambda: not running(started), "its programs have ended")
     wait_until(lambda: not made & holders(), "the namespaces are gone")
     assert interfaces() == before
     assert named() == names
