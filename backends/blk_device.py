@@ -254,7 +254,7 @@ class BlkDevice(VirtioDevice):
         self.counters[stats.BYTES_WRITTEN] += length
         if not length:
             return 1
-        ring.check_memory()  # the request, and where it goes to, may be zeroes that nobody wrote
+        ring.check_memory()  # the request, and its addresses, may be zeroes of a lost page
         flags = image.write_flags
         if flags is not None and length <= INLINE_BYTES and len(buffers) <= IOV_MAX:
             try:

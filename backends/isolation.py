@@ -1,11 +1,11 @@
-"""What an exception costs: the part of a program that raised it, and nothing else.
+"""Exceptions: each fails the part of a program that raised it, and the rest goes on.
 
 A program serves many devices on one loop. Whatever a front-end or its guest does, only a *part*
 fails: a ring (its error descriptor is signalled, and it is not served until it is set up again), or
 a connection (it is closed, with one line on stderr). `contain` is the one place that turns an
-exception into that. Control passes to a part by a `GuardedLoop` (events, timers, posted calls), or
-from another part that calls `contain` itself: a connection that polls its rings, a NIC that puts a
-frame into another NIC's ring.
+exception into such a failure. The loop calls a part through a `GuardedLoop` (events, timers, posted
+callbacks). A part that calls another one uses `Contained`: a connection that polls its rings, a NIC
+that puts a frame into another NIC's ring.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ log = logging.getLogger("backends")
 
 
 class Part(Protocol):
-    """What fails as a whole."""
+    """A ring, a device or a connection: it fails as a whole."""
 
     name: str
 
     @property
     def parent(self) -> Part | None:
-        """The part that fails where this one cannot even fail."""
+        """The part to fail if `fail` raises an exception itself."""
 
     def fail(self, error: Exception, /) -> None:
         """An exception was raised while this part was served."""
@@ -47,14 +47,14 @@ class Part(Protocol):
 def contain(part: Part | None, error: Exception) -> None:
     """Have a part fail with an exception; its parent, if that raises another one; and so on.
 
-    Where even the last parent raises, one line on stderr is all that is left.
+    If the last parent raises, too, one line on stderr reports it.
     """
     name = "the program" if part is None else part.name
     while part is not None:
         name = part.name
         try:
             part.fail(error)
-        except Exception as another:  # noqa: BLE001  whatever it is, it is the part's own
+        except Exception as another:  # noqa: BLE001  any exception: the parent fails then
             error, part = another, part.parent
         else:
             return
@@ -81,7 +81,7 @@ def describe(error: BaseException) -> str:
 def _call(part: Part, callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
     try:
         callback(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  whatever it is, only the part fails
+    except Exception as error:  # noqa: BLE001  any exception: only the part fails
         contain(part, error)
 
 

@@ -1,7 +1,7 @@
-"""Landlock: a process gives up the file system, except for removing files in some directories.
+"""Landlock: a process gives up its access to files, except for removing them in some directories.
 
-The interface is three system calls of the kernel (Documentation/userspace-api/landlock.rst). Open
-descriptors keep their rights, and anonymous memory files can still be made.
+The interface is three system calls (the kernel's Documentation/userspace-api/landlock.rst). Open
+descriptors keep their rights, and memfds can still be created.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
 _FS_REMOVE_FILE = 1 << 5
-#: All rights on files, by the version of the interface that has them first.
+#: All rights on files, by the version of the interface that introduced them.
 _FS_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 _NET_RIGHTS = {4: 3}
-_SCOPES = {6: 2}  # signals to processes outside; abstract sockets may be peers of an uplink
+#: Signals to other processes. Abstract unix sockets stay permitted: an uplink's peer may be one.
+_SCOPES = {6: 2}
 _PR_SET_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,8 +50,8 @@ def version() -> int:
 def restrict(removable: Iterable[Path]) -> bool:
     """Restrict this thread, and those that it starts from now on; for good.
 
-    They cannot open, make or execute files, nor use TCP, nor send signals to other processes, as
-    far as the kernel's version knows these rights.
+    They cannot open, create or execute files, use TCP, or send signals to other processes, as far
+    as the kernel's version of the interface has these rights.
 
     Args:
         removable: directories in which files may still be removed.

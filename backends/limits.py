@@ -24,7 +24,8 @@ MAX_MEM_SLOTS = 509
 REPLIES = 64
 #: Nanoseconds of one turn of the loop that a device's messages may take; the rest wait.
 MESSAGES_NS = 5_000_000
-#: Descriptors that wait to be closed; more are closed at the end of the turn.
+#: Descriptors of stopped rings that wait to be closed; if there are more, all are closed at the end
+#: of the turn.
 CLOSING = 1024
 #: Requests that one poll of a ring serves, so that a driver that never stops adding requests
 #: delays neither the other rings nor the control socket.
@@ -60,7 +61,13 @@ def requests_in(chain: Chain) -> int:
 
 
 class Bound(NamedTuple):
-    """One row: what is bounded, by how much, and what happens beyond."""
+    """One row of the table.
+
+    Attributes:
+        what: what is bounded.
+        most: the bound.
+        beyond: what happens when there is more.
+    """
 
     what: str
     most: int
@@ -75,13 +82,13 @@ BOUNDS = (
     Bound("reads of the socket in one turn", MAX_READS, "the rest is read in the next turn"),
     Bound("bytes of one read", READ_SIZE, "the rest is read in the next turn"),
     Bound("descriptors of one read", READ_FDS, "the connection is closed"),
-    Bound("ns of messages in one turn", MESSAGES_NS, "the others wait, and no more are read"),
-    Bound("messages between two sends of replies", REPLIES, "none is read until they are sent"),
-    Bound("descriptors that wait to be closed", CLOSING, "they are closed at once"),
+    Bound("ns for messages in one turn", MESSAGES_NS, "the rest waits for the next turn"),
+    Bound("messages whose replies are not sent yet", REPLIES, "no more are read until they are"),
+    Bound("descriptors that wait to be closed", CLOSING, "they are closed in the same turn"),
     Bound("descriptors of a chain", MAX_SIZE, "the ring fails"),
     Bound("requests of a ring in one poll", BUDGET, "the ring is polled again"),
-    Bound("descriptors of a chain that counts as one", CHAIN_SHARE, "it counts as more requests"),
-    Bound("rings between two checks of the sockets", RINGS_PER_CHECK, "the sockets come first"),
+    Bound("descriptors of a chain that is one of these", CHAIN_SHARE - 1, "it counts as several"),
+    Bound("polls between two looks at the sockets", RINGS_PER_CHECK, "messages are read first"),
     Bound("bytes of a disk request", DISK_REQUEST_BYTES, "its status is IOERR"),
     Bound("bytes of a disk request in the loop", INLINE_BYTES, "another thread serves it"),
     Bound("ranges of a discard or write-zeroes", MAX_SEGMENTS, "its status is IOERR"),
@@ -97,4 +104,4 @@ BOUNDS = (
 def table() -> str:
     """The bounds, as a table of Markdown."""
     rows = [f"| {bound.what} | {bound.most:,} | {bound.beyond} |" for bound in BOUNDS]
-    return "\n".join(["| a device has at most | | beyond that |", "|---|---|---|", *rows])
+    return "\n".join(["| of each device | at most | if there are more |", "|---|---|---|", *rows])

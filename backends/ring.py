@@ -369,7 +369,7 @@ class Ring:
         try:
             self.check_memory()
         except LostMemoryError:
-            return  # nobody's mistake: the device fails at the end of this turn (`Loop.on_loss`)
+            return  # not the driver's mistake: `Loop.on_loss` fails the device after this turn
         if first:
             self._observer.ring_failed(self.index, error)
             self.signal_error()

@@ -1,18 +1,18 @@
-"""The sandbox of a back-end program: what it may still do once its devices are made.
+"""The sandbox of a back-end program, which it enters when its devices are made.
 
-A seccomp filter (libseccomp) permits the system calls that serving takes, and no others. A program
-in it opens, makes and executes no file, makes no socket, starts no process, and maps no memory as
-code. Landlock, where the kernel has it, denies files a second time, and limits the one call that
-the end of the program takes, removing its sockets, to their directories.
+A seccomp filter (libseccomp) permits the system calls that serving needs, and no others. A program
+in the sandbox cannot open, create or execute files, create sockets, start processes, or map memory
+as executable. Landlock, where the kernel has it, denies the access to files a second time. At its
+end the program removes its sockets, which Landlock permits in their directories only.
 
-docs/security.md describes what that leaves to a program that has been taken over.
+docs/security.md describes what a compromised program can still do.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
-import linecache  # noqa: F401  it and the next two: a traceback in the sandbox imports no more
+import linecache  # noqa: F401  this, tokenize and traceback: to print a traceback in the sandbox
 import mmap
 import os
 import socket
@@ -54,19 +54,19 @@ dup dup2 dup3
 _METADATA = """
 fstat fstat64 newfstatat fstatat64 statx lstat lstat64 stat stat64 fstatfs fstatfs64
 """
-#: Waiting, and waking others.
+#: Waiting, and waking other threads.
 _EVENTS = """
 pipe pipe2 eventfd eventfd2 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait
 epoll_pwait2 poll ppoll ppoll_time64 select _newselect pselect6 pselect6_time64 timerfd_create
 timerfd_settime timerfd_gettime io_setup io_destroy io_submit io_getevents io_cancel
 io_pgetevents
 """
-#: Sockets that exist.
+#: Open sockets.
 _SOCKETS = """
 accept accept4 recvmsg recvfrom recv sendmsg sendto send shutdown getsockopt getsockname
 getpeername
 """
-#: Memory of its own.
+#: The program's own memory.
 _MEMORY = """
 brk munmap mremap madvise mincore mlock munlock membarrier memfd_create userfaultfd
 """
@@ -76,7 +76,7 @@ futex futex_time64 set_robust_list get_robust_list rseq sched_yield sched_getaff
 rt_sigaction rt_sigprocmask rt_sigreturn sigreturn rt_sigtimedwait sigaltstack restart_syscall
 exit exit_group
 """
-#: Clocks, and what it is.
+#: Clocks, random numbers, and the ids of the process and its user.
 _INFORMATION = """
 clock_gettime clock_gettime64 clock_getres clock_nanosleep clock_nanosleep_time64 nanosleep
 gettimeofday time times getrusage sysinfo getrandom getpid gettid getppid getuid geteuid getgid
@@ -108,9 +108,9 @@ _CONDITIONAL: dict[str, tuple[_If, ...]] = {
         _If(2, _LOW, option) for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
     ),
 }
-#: Calls that take a process: permitted for this one (a thread that ends it by abort(3)).
+#: Calls that have a process as an argument: permitted for this process. abort(3) needs tgkill.
 _ON_ITSELF = ("tgkill", "process_vm_readv", "process_vm_writev")
-#: Calls that the end of the program takes, where Landlock limits them.
+#: Calls that the program needs at its end; permitted only where Landlock restricts them.
 _REMOVALS = "unlink unlinkat"
 
 
@@ -118,8 +118,8 @@ def confine(directories: Iterable[Path]) -> None:
     """Put this process into the sandbox: all its threads, for good.
 
     Args:
-        directories: those of the program's sockets, which it removes at its end. Without Landlock
-            it cannot.
+        directories: those of the program's sockets, which it can then remove at its end. Without
+            Landlock it cannot remove them.
 
     Raises:
         SandboxError: there is no seccomp filter. Landlock is in force if the kernel has it.
@@ -149,7 +149,7 @@ def _library() -> ModuleType:
 def _filter(library: ModuleType, *, removals: bool) -> Any:
     """A filter that is not in force yet; a call without a rule in it fails with EPERM."""
     made = library.SyscallFilter(library.ERRNO(errno.EPERM))
-    # Calls by the numbers of another architecture: no library makes them.
+    # System calls of another architecture, such as those of 32-bit code: no library uses them.
     made.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
     # Threads that a plugin has started may exist already.
     made.set_attr(library.Attr.CTL_TSYNC, 1)

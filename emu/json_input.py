@@ -1,8 +1,8 @@
 """JSON of another program: migration streams, QMP, and reports. All of it is read here.
 
-`parse` accepts what a value of this program can hold: no number that is infinite or needs more than
-64 bits, no text that cannot be encoded, no nesting without end. `read` also checks the value
-against a *shape*, so that its user needs no checks of its own:
+`parse` rejects numbers that are infinite or need more than 64 bits, strings that cannot be encoded,
+and nesting that is too deep. `read` also checks the value against a *shape*, so that its caller
+needs no checks of its own:
 
     read(data, Members({"marks": Map(int), "error": Maybe(int), "rows": Each(Row(str, float))}))
 
@@ -241,14 +241,14 @@ def _constant(text: str) -> float:
 
 
 def _encodable(value: Any) -> None:
-    """Check that all texts can be printed and sent: JSON can escape half a surrogate pair.
+    """Check that all strings can be printed and sent: JSON can escape half a surrogate pair.
 
     Raises:
         JsonInputError: one cannot.
     """
     if isinstance(value, str):
         try:
-            value.encode(errors="surrogateescape")  # names of files keep their bytes so
+            value.encode(errors="surrogateescape")  # for names of files that are not UTF-8
         except UnicodeEncodeError:
             raise JsonInputError(f"{value[:20]!r} is not text") from None
     elif isinstance(value, list):

@@ -1,6 +1,6 @@
-"""Signals that end a program wait while it does what they must not interrupt.
+"""Operations that the signals that end a program must not interrupt.
 
-Python raises KeyboardInterrupt between any two instructions: a file that was just made is then
+Python raises KeyboardInterrupt between any two instructions: a file that was just created is then
 never removed, and in a callback of the import system the exception is printed and lost.
 """
 

@@ -1,10 +1,10 @@
-"""Memory of other processes: a part of a file that a peer gave us, mapped for reading and writing.
+"""Memory that a peer shares: a part of the file that it sent, mapped for reading and writing.
 
-A peer's file is not trusted. Each mapping is made with the descriptor that came with it, so it can
-do what that descriptor allows, and nothing that another one for the same file allows. And the file
-may shrink while it is mapped: the access then ends neither the process nor the thread, but is
-counted, and what was accessed reads as zeroes (docs/explanation/peers-descriptors.md). Who uses a
-mapping looks at `losses` and `Mapping.lost`, and fails its device.
+A peer's file is not trusted. Each mapping is made with the descriptor that the peer sent, and has
+the rights of that descriptor; a mapping of the same file by another descriptor is never reused. The
+file may shrink while it is mapped. An access to a page that is gone does not end the process: it is
+counted in `losses`, the mapping is marked (`Mapping.lost`), and the page reads as zeroes. The
+user of a mapping compares the count, and fails its device (docs/explanation/peers-descriptors.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ O_PATH = 0o10000000
 
 
 class MappingError(ValueError):
-    """The part of the file cannot be mapped; the text says why, without a subject."""
+    """The part of the file cannot be mapped; the text begins with a verb, to follow its name."""
 
 
 class LostMemoryError(FrontendError):
@@ -45,8 +45,8 @@ class Mapping:
 
     Args:
         fd: the file; it stays the caller's, and may be closed.
-        offset: where they begin.
-        size: how many they are.
+        offset: that of the first byte.
+        size: the number of bytes.
 
     Attributes:
         view: the bytes. The mapping lives as long as a view of it.
@@ -54,7 +54,7 @@ class Mapping:
         length: bytes of the pages that are mapped.
 
     Raises:
-        MappingError: they are not in the file, or the descriptor does not allow it.
+        MappingError: the file is shorter, or the descriptor does not permit reading and writing.
     """
 
     __slots__ = ("_entry", "length", "start", "view")
@@ -88,8 +88,10 @@ class Mapping:
         self.view = memoryview(native.ffi.buffer(memory, size))
 
     def _map_unguarded(self, fd: int, offset: int, size: int) -> None:
-        """Without the compiled extension a file that shrinks does end the process."""
-        # a file of huge pages can only be mapped from the start of one
+        """Without the compiled extension there is no handler: a file that shrinks ends the process.
+
+        A file of huge pages can only be mapped from the start of such a page.
+        """
         granule = max(mmap.ALLOCATIONGRANULARITY, os.fstat(fd).st_blksize)
         skipped = offset % granule
         try:
@@ -113,7 +115,7 @@ def _counter() -> Sequence[int]:
     return memoryview(counter).cast("Q")
 
 
-#: How often an access has found pages gone, in all mappings of the process: one number.
+#: One number: how many accesses have met a page that was gone, in all mappings of the process.
 losses = _counter()
 
 #: The errno of a system call that was given a buffer whose pages are gone.
@@ -121,7 +123,7 @@ GONE = errno.EFAULT
 
 
 def look(views: Sequence[memoryview]) -> None:
-    """Count the loss that a system call has reported by `GONE`, in whichever view it is."""
+    """After a system call has failed with `GONE`: count a loss if pages of the views are gone."""
     if native.available:
         for view in views:
             if len(view):

@@ -1,8 +1,9 @@
-"""The files that programs write for their users, by names that the users give.
+"""Output files whose names the user gives: reports, traces, statistics.
 
-The directory may be one where others can make files, such as ``/tmp``: no symbolic link at the name
-is followed, and a temporary name is never one that exists. Only a FIFO or a character device may be
-behind a link, as with ``/dev/stdout`` and ``/dev/fd/63``: nothing of it can be overwritten.
+Other users may be able to create files in the directory, as in ``/tmp``: no symbolic link at the
+name is followed, and a temporary file never has the name of one that exists. Only FIFOs and
+character devices are written to through a link, as with ``/dev/stdout`` and ``/dev/fd/63``: they
+hold nothing that could be overwritten.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ MODE = 0o666
 def replaced(path: Path, *, mode: int = MODE) -> Iterator[int]:
     """A descriptor for reading and writing, of a new file that gets the name when the block ends.
 
-    Who has opened the file of that name before keeps the old one. A link at the name is replaced
-    by the file. If the block raises, nothing has changed.
+    A process that has the old file of that name open keeps it. A link at the name is replaced by
+    the file. If the block raises, nothing has changed.
 
     Args:
         path: the name; a regular file there keeps its permissions.
         mode: permissions of a file that is not there yet, less the umask.
 
     Raises:
-        OSError: it cannot be made, or the name is that of something else than a file.
+        OSError: it cannot be created, or the name is not that of a regular file or a link.
     """
     permissions = _permissions(path)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
@@ -60,7 +61,7 @@ def replaced(path: Path, *, mode: int = MODE) -> Iterator[int]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a whole document: into a stream, or in place of what the file has held.
+    """Write a whole document: into a stream, or as the new contents of a file.
 
     Raises:
         OSError: it cannot be written; a file is unchanged then.
@@ -108,7 +109,9 @@ def open_stream(path: Path) -> Iterator[int]:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether it cannot be replaced by a new file: a FIFO, ``/dev/null`` or ``>(command)``.
+    """Whether it is a FIFO or a character device, perhaps behind a link: ``/dev/null``, ``>(cat)``.
+
+    Such a file is written to; any other one is replaced by a new file.
 
     Raises:
         OSError: the name cannot be looked up, for another reason than that it does not exist.

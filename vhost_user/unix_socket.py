@@ -1,8 +1,8 @@
 """Unix sockets with a path: who may connect, and which path may be removed.
 
 Every socket with a path is made here. Its file has mode 0600 from the moment at which it exists,
-whatever the umask is. A path in use is never taken from its process, and a path is removed only
-while it is the file of the socket that was bound here.
+whatever the umask is. The socket of a process that exists is never replaced, and a path is removed
+only while it is the file of the socket that was bound here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class BoundSocket(socket.socket):
             if not stat.S_ISSOCK(status.st_mode):
                 raise _taken(errno.EADDRINUSE, "has been replaced by another program", path)
             self._path, self._identity = path, _identity(status)
-            if stat.S_IMODE(status.st_mode) != MODE:  # the umask takes permissions from the owner
+            if stat.S_IMODE(status.st_mode) != MODE:  # the umask denies them to the owner, too
                 Path(f"/proc/self/fd/{fd}").chmod(MODE)
         finally:
             os.close(fd)
@@ -115,8 +115,8 @@ def _clear(path: str) -> None:
         return  # not there; bind reports any other error
     if not stat.S_ISSOCK(status.st_mode):
         raise _taken(errno.EEXIST, "exists and is not a socket", path)
-    # A datagram socket cannot disturb a listening one: the kernel refuses the type, and that it
-    # knows the type shows that a process has bound the path, even if it does not listen yet.
+    # By a datagram socket: a program that listens does not notice. EPROTOTYPE shows that a process
+    # has bound the path, even if it does not listen yet.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         code = probe.connect_ex(path)
     if code == errno.ENOENT:

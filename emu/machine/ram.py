@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: The most bytes below the hole; the rest is above it.
 LOW_BYTES = 3 << 30
 HIGH_START = 4 << 30
-#: What nobody may do to a region from its first moment on.
+#: Seals: what no process can do to a region.
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 

@@ -1,6 +1,6 @@
 """The back-end of a disk that tries to cut off the guest memory that it has received.
 
-It serves the disk all the same. What became of each attempt is appended to the file of ``CUT_LOG``.
+It serves the disk all the same. The result of each attempt is appended to the file of ``CUT_LOG``.
 """
 
 from __future__ import annotations

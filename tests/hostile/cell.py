@@ -47,7 +47,7 @@ class Cell(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a cell.
+    """The result of a cell.
 
     Attributes:
         cell: the cell.

@@ -99,7 +99,7 @@ def _prints_much(on: Attack) -> None:
 
 
 def _keeps_descriptors(on: Attack) -> None:
-    """A connection to the neighbour, which nobody closes."""
+    """A connection to the neighbour that is never closed."""
     peer = on.connect()
     os.dup2(peer.sock.fileno(), _KEPT)
 

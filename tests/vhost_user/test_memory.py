@@ -229,7 +229,7 @@ def test_each_table_has_a_mapping_of_its_own_and_no_descriptor() -> None:
 def test_a_descriptor_gives_what_it_allows_and_nothing_more(
     table: MemoryTable, ram: int, flags: int, kind: str, change: str
 ) -> None:
-    """Whoever has mapped the same file before: here `table` has it, for reading and writing."""
+    """Even if the file is mapped already: here `table` has it, for reading and writing."""
     weak = os.open(f"/proc/self/fd/{ram}", flags)
     other = MemoryTable()
 

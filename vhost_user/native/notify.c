@@ -77,7 +77,7 @@ static int add(const int *fds, int count, int *error) {
                                 .aio_resfd = (uint32_t)fds[i]};
         list[i] = &work[i];
     }
-    /* all slots hold completions that nobody has reaped yet: EAGAIN */
+    /* all slots hold completions that no thread has reaped yet: EAGAIN */
     for (int tries = 0; tries < 1000; tries++) {
         long done = syscall(SYS_io_submit, context, (long)count, list);
         if (done > 0)

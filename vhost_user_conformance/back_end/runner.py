@@ -292,7 +292,7 @@ class BackEndRunner(CaseRunner):
             wires: the connections of the case.
 
         Some programs end with their front-end, with any status. A back-end may also close the
-        connection on an error, and a program that serves one front-end may end then: nobody else
+        connection on an error, and a program that serves one front-end may end then: no other one
         loses anything. One that has served several in turn ends with an error status by mistake
         if its front-end did nothing but disconnect, or if it serves others at the same time.
         """

@@ -1,4 +1,4 @@
-"""Descriptors that a front-end sends and keeps: what they allow, and that nobody waits for them."""
+"""Descriptors that a front-end sends and keeps: what they permit; no device waits for them."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def skip_if_missing(rig: Rig, kind: Kind, file: str) -> None:
 
 
 def give_log(rig: Rig, kept: int | None = None) -> int:
-    """A log that nobody has sealed, cut before it is sent if ``kept`` is less than its size."""
+    """A log without seals, cut before it is sent if ``kept`` is less than its size."""
     fd = os.memfd_create("log")
     size = (rig.high.region.gpa + rig.high.region.size) // 4096 // 8
     os.ftruncate(fd, size if kept is None else kept)
@@ -64,7 +64,7 @@ def give_log(rig: Rig, kept: int | None = None) -> int:
 
 
 def give_inflight(rig: Rig, kept: int | None = None) -> int:
-    """An inflight region that nobody has sealed; as `give_log`."""
+    """An inflight region without seals; as `give_log`."""
     size = len(rig.rings) * inflight.ring_bytes(64)
     fd = os.memfd_create("inflight")
     os.ftruncate(fd, size if kept is None else kept)

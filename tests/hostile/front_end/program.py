@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WATCH = 0.05
 #: The share of that time that it may compute.
 BUSY = 0.6
-#: Lines for each connection of a cell: how it ended, and what became of its ring.
+#: Lines for each connection of a cell: how it ended, and the state of its ring.
 LINES = 2
 #: Lines at most: the program leaves out the rest, and prints that it does.
 MOST_LINES = BURST + 2
@@ -153,7 +153,7 @@ class BackEndProgram:
             return  # it has ended
         finally:
             self._neighbour.rest(False)
-        raise NotOk("computes all the time while nobody asks it for anything")
+        raise NotOk("computes all the time although no front-end asks it for anything")
 
     def _serve_again(self) -> None:
         """The attacked device serves its next front-end."""

@@ -344,7 +344,7 @@ def fewer_queues(fe: FrontEnd) -> None:
 def _leave_waiting(session: ScriptedSession) -> None:
     """The back-end ends when requests wait in all rings that were kicked, and has taken none.
 
-    The driver has had time to kick for them: a kick that nobody has read would reach the next
+    The driver has had time to kick for them: a kick that was not read would reach the next
     back-end.
     """
     rings = session.recording.kicked()
