@@ -325,7 +325,7 @@ class BlkDevice(VirtioDevice):
         lost = partial(self._lost, ring)
         try:
             self._pool.submit(partial(self._work, ring, chain, work, written), lost)
-        except Exception as error:  # noqa: BLE001  the request has to end, whatever it is
+        except Exception as error:  # noqa: BLE001  whatever is raised, the request has to end
             ring.abort(error)
 
     def _work(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
@@ -348,7 +348,7 @@ class BlkDevice(VirtioDevice):
     def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
         try:
             self._set_status(ring, chain, status)
-        except Exception as error:  # noqa: BLE001  the request has to end, whatever it is
+        except Exception as error:  # noqa: BLE001  whatever is raised, the request has to end
             ring.abort(error)
         else:
             ring.complete(chain.head, written)

@@ -436,7 +436,7 @@ class Ring:
 
     def _halt(self) -> None:
         """Take no more requests; those in flight may still complete."""
-        with self.contained:  # the ring has to stop, whatever it is
+        with self.contained:  # the ring stops, whatever the device raises
             self._device.stopping(self)
         if self.started:
             self.started = self._polled = False
@@ -514,7 +514,7 @@ class Ring:
         self.in_flight -= 1
         if self.in_flight:
             return
-        with Contained(self._device):  # the request has ended, whatever it is
+        with Contained(self._device):  # the request has ended, whatever this raises
             if self.unmapped:
                 self.unmapped = False
                 self._deactivate()
