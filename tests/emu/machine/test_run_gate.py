@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from emu.machine.run_gate import RunGate
+from tests.timeouts import TIMEOUT
 from vhost_user.errors import DeadlineError
 
 
@@ -39,7 +40,7 @@ def test_wait_empty_ends_when_the_last_one_leaves(gate: RunGate) -> None:
     gate.leave(0)
     leaving = threading.Timer(0.02, gate.leave, [1])
     leaving.start()
-    gate.wait_empty(5)
+    gate.wait_empty(TIMEOUT)
     assert not gate.inside
     leaving.join()
 
@@ -76,7 +77,7 @@ def test_wait_ran_waits_for_awaited_vcpus_only(gate: RunGate) -> None:
     gate.open(awaited=[4])
     running = threading.Timer(0.02, gate.ran, [4])
     running.start()
-    gate.wait_ran(5)
+    gate.wait_ran(TIMEOUT)
     running.join()
 
 

@@ -116,7 +116,7 @@ def test_it_serves_the_client_of_qemu(tmp_path: Path) -> None:
         assert caught.value.error_class == "CommandNotFound"
         with client.listener("STOP") as events:
             served[0].server.emit("STOP", {"why": "test"})
-            event = await asyncio.wait_for(events.get(), 5)
+            event = await asyncio.wait_for(events.get(), TIMEOUT)
             assert event["data"] == {"why": "test"}
         await client.execute("quit")
         with contextlib.suppress(EOFError):  # the server hung up first, as QEMU does
