@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What `make test` leaves to `make test-all` and, the documents' commands, to `make check`.
 QUICK   := not slow and not peer and not document
-C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c tests/peers/*.c)
+C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c tests/peers/*.c tests/emu/machine/accel/*.c)
 
 .PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds
 from vhost_user import mapping, native
 from vhost_user.mapping import Mapping, MappingError
@@ -203,6 +205,62 @@ def test_without_the_extension_it_is_mapped_all_the_same(
     made = Mapping(file, 5, 100)
     assert bytes(made.view) == b"\x07" * 100
     assert not lost(made)
+
+
+def test_a_child_process_maps_as_well(file: int) -> None:
+    """Also if another thread was mapping at the moment of the fork."""
+    ended = threading.Event()
+
+    def make_mappings() -> None:
+        while not ended.is_set():
+            Mapping(file, 0, PAGE_SIZE)
+
+    thread = threading.Thread(target=make_mappings)
+    thread.start()
+    try:
+        for _ in range(50):
+            child = os.fork()
+            if not child:
+                status = 1
+                try:
+                    status = int(Mapping(file, 0, SIZE).view[0] != 7)
+                finally:
+                    os._exit(status)
+            assert status_of(child) == 0
+    finally:
+        ended.set()
+        thread.join()
+
+
+def status_of(child: int) -> int:
+    """Its status when it has ended; a child that does not is killed, and the test fails."""
+    ended = os.pidfd_open(child)
+    try:
+        if not select.select([ended], [], [], TIMEOUT)[0]:
+            os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(ended)
+    return os.waitpid(child, 0)[1]
+
+
+#: A queued signal with the code and the address of a fault; the kernel permits it to the process.
+MISALIGNED = """
+import ctypes, struct
+BUS_ADRALN, SYS_rt_sigqueueinfo = 1, {"x86_64": 129}.get(os.uname().machine, 138)
+code = struct.pack("=iii4xQ104x", signal.SIGBUS, 0, BUS_ADRALN, made.start)
+assert ctypes.CDLL(None).syscall(SYS_rt_sigqueueinfo, os.getpid(), signal.SIGBUS, code) == 0
+assert made.view[0] == 7 and not made.lost
+"""
+
+
+def test_a_misaligned_access_is_no_loss() -> None:
+    program = (
+        "import os, signal\n"
+        "from vhost_user.mapping import Mapping\n"
+        "fd = os.memfd_create('x'); os.write(fd, b'\\x07' * 4096)\n"
+        f"made = Mapping(fd, 0, 4096)\n{MISALIGNED}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 OTHERS = {

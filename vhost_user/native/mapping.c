@@ -68,7 +68,8 @@ static int replace(uintptr_t start, uintptr_t end) {
 static void on_sigbus(int number, siginfo_t *info, void *unused_context) {
     int saved = errno;
     (void)unused_context;
-    if (info->si_code > 0) { /* by the kernel, not by kill() */
+    /* by the kernel, not by kill(), and for want of a page: a misaligned access would repeat itself */
+    if (info->si_code > 0 && info->si_code != BUS_ADRALN) {
         uintptr_t address = (uintptr_t)info->si_addr;
         vu_mapping *found = find(address);
         if (found) {
@@ -88,12 +89,19 @@ static void on_sigbus(int number, siginfo_t *info, void *unused_context) {
     errno = saved;
 }
 
+/* A fork() waits until no other thread holds the lock, which in the child nobody would give back. */
+static void lock(void) { pthread_mutex_lock(&changing); }
+static void unlock(void) { pthread_mutex_unlock(&changing); }
+
 static int install(void) {
     static int installed;
     if (installed)
         return 0;
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&action.sa_mask);
+    int error = pthread_atfork(lock, unlock, unlock);
+    if (error)
+        return error;
     if (sigaction(SIGBUS, &action, &before))
         return errno;
     installed = 1;

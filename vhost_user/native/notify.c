@@ -28,13 +28,17 @@ static aio_context_t context;
 static int source = -1;
 static int started; /* 1: there is a context; -1: there will be none */
 
-/* A context belongs to the address space: the child of a fork() has none. */
+/* A context belongs to the address space: the child of a fork() has none. A fork() waits until no
+   other thread makes one, so that the child knows what there is. */
+static void lock(void) { pthread_mutex_lock(&starting); }
+static void unlock(void) { pthread_mutex_unlock(&starting); }
+
 static void forget(void) {
     if (started > 0)
         close(source);
     started = 0;
     context = 0;
-    pthread_mutex_init(&starting, NULL);
+    unlock();
 }
 
 static int start(void) {
@@ -46,7 +50,7 @@ static int start(void) {
     if (!state) {
         static int once;
         if (!once++)
-            pthread_atfork(NULL, NULL, forget);
+            pthread_atfork(lock, unlock, forget);
         source = memfd_create("vhost-nothing", MFD_CLOEXEC);
         state = source >= 0 && !syscall(SYS_io_setup, SLOTS, &context) ? 1 : -1;
         if (state < 0 && source >= 0)

@@ -64,8 +64,9 @@ struct vk_machine {
     uint32_t count;
     vcpu *vcpus;
     int sync; /* KVM leaves the registers in the run page at each exit */
-    _Atomic int paused; /* a futex: vCPUs wait here */
+    _Atomic int paused;
     _Atomic int stopping;
+    _Atomic unsigned changes; /* a futex: vCPUs wait here for the end of a pause, or their own */
     _Atomic unsigned running; /* a futex: number of vCPUs that are inside */
     _Atomic unsigned round; /* number of resumes */
     _Atomic unsigned entered; /* a futex: number of vCPUs that entered since the last resume */
@@ -73,6 +74,18 @@ struct vk_machine {
 };
 
 static int failed(void) { return errno ? -errno : -EIO; }
+
+/* NULL: the machine is closed, or has no such vCPU. */
+static vcpu *vcpu_of(const vk_machine *m, uint32_t index) {
+    return m != NULL && index < m->count ? &m->vcpus[index] : NULL;
+}
+
+static int no_vcpu(const vk_machine *m) { return m == NULL ? -EBADF : -EINVAL; }
+
+/* Whether KVM_RUN returns at once. Two threads write this, in an order that matters. */
+static void exit_at_once(vcpu *v, int on) {
+    __atomic_store_n(&v->run->immediate_exit, (uint8_t)on, __ATOMIC_SEQ_CST);
+}
 
 static long futex(void *word, int op, unsigned value, const struct timespec *timeout) {
     return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
@@ -164,10 +177,8 @@ void vk_close(vk_machine *m) {
     if (m == NULL)
         return;
     for (i = 0; i < m->count; i++) {
-        if (m->vcpus[i].run != NULL)
-            munmap(m->vcpus[i].run, m->run_size);
-        if (m->vcpus[i].fd >= 0)
-            close(m->vcpus[i].fd);
+        munmap(m->vcpus[i].run, m->run_size);
+        close(m->vcpus[i].fd);
     }
     free(m->vcpus);
     if (m->fd >= 0)
@@ -313,16 +324,17 @@ int vk_vcpus(vk_machine *m, uint32_t count) {
         .cap = KVM_CAP_X2APIC_API,
         .args = {KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK},
     };
+    int synced, error;
     uint32_t i;
+    if (m->vcpus != NULL || !count)
+        return -EINVAL;
     if (ioctl(m->fd, KVM_ENABLE_CAP, &x2apic) < 0)
         return failed();
     m->vcpus = calloc(count, sizeof *m->vcpus);
     if (m->vcpus == NULL)
         return -ENOMEM;
-    for (i = 0; i < count; i++)
-        m->vcpus[i].fd = -1;
-    m->count = count;
-    m->sync = (ioctl(m->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) & SYNCED) == SYNCED;
+    synced = ioctl(m->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
+    m->sync = synced > 0 && (synced & SYNCED) == SYNCED;
     for (i = 0; i < count; i++) {
         vcpu *v = &m->vcpus[i];
         void *run;
@@ -330,18 +342,23 @@ int vk_vcpus(vk_machine *m, uint32_t count) {
         if (v->fd < 0)
             return failed();
         run = mmap(NULL, m->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
-        if (run == MAP_FAILED)
-            return failed();
+        if (run == MAP_FAILED) {
+            error = failed();
+            close(v->fd);
+            return error;
+        }
         v->run = run;
         if (m->sync)
             v->run->kvm_valid_regs = SYNCED;
+        m->count = i + 1; /* the others do not exist, whatever fails */
     }
     return set_cpuid(m);
 }
 
 int vk_begin(vk_machine *m, uint32_t index, const vk_start *start) {
-    if (m == NULL)
-        return -EBADF;
+    vcpu *v = vcpu_of(m, index);
+    if (v == NULL)
+        return no_vcpu(m);
     struct kvm_segment code = {
         .limit = ~0u, .selector = start->code, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
     struct kvm_segment data = {
@@ -349,7 +366,6 @@ int vk_begin(vk_machine *m, uint32_t index, const vk_start *start) {
     struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_RUNNABLE};
     struct kvm_regs regs = {.rip = start->rip, .rsp = start->rsp, .rdi = start->rdi, .rflags = 2};
     struct kvm_sregs sregs;
-    vcpu *v = &m->vcpus[index];
     v->known = v->synced = 0;
     if (ioctl(v->fd, KVM_GET_SREGS, &sregs) < 0)
         return failed();
@@ -386,22 +402,35 @@ static void count_entry(vk_machine *m, vcpu *v) {
         futex(&m->entered, FUTEX_WAKE, INT_MAX, NULL);
 }
 
+static int ends(vk_machine *m, vcpu *v) {
+    return atomic_load(&m->stopping) || atomic_load(&v->ended);
+}
+
 /* Enter guest code; 0 when the vCPU's thread is to end. */
 static int enter(vk_machine *m, vcpu *v) {
     for (;;) {
-        if (atomic_load(&m->stopping) || atomic_load(&v->ended))
+        /* Read first, so that a change after any of the reads below ends the wait. */
+        unsigned seen = atomic_load(&m->changes);
+        if (ends(m, v))
             return 0;
-        v->run->immediate_exit = 0;
+        exit_at_once(v, 0);
         atomic_fetch_add(&m->running, 1);
         atomic_store(&v->inside, 1);
-        /* A pause writes `paused` before it reads `inside`: one of the two sees the other. */
-        if (!atomic_load(&m->paused)) {
+        /* A pause, a stop or an end writes its flag before it reads `inside`: one of the two
+         * threads sees the other. */
+        if (!atomic_load(&m->paused) && !ends(m, v)) {
             count_entry(m, v);
             return 1;
         }
         leave(m, v);
-        futex(&m->paused, FUTEX_WAIT, 1, NULL);
+        futex(&m->changes, FUTEX_WAIT, seen, NULL);
     }
+}
+
+/* Have the vCPUs that wait in `enter` look again. */
+static void announce_change(vk_machine *m) {
+    atomic_fetch_add(&m->changes, 1);
+    futex(&m->changes, FUTEX_WAKE, INT_MAX, NULL);
 }
 
 static void describe_failure(vcpu *v, int error, vk_exit *out) {
@@ -445,9 +474,9 @@ static void ask_for_short_slices(void) {
 }
 
 int vk_run(vk_machine *m, uint32_t index, vk_exit *out) {
-    if (m == NULL)
-        return -EBADF;
-    vcpu *v = &m->vcpus[index];
+    vcpu *v = vcpu_of(m, index);
+    if (v == NULL)
+        return no_vcpu(m);
     memset(out, 0, sizeof *out);
     if (!atomic_load(&v->thread))
         ask_for_short_slices();
@@ -470,9 +499,9 @@ int vk_run(vk_machine *m, uint32_t index, vk_exit *out) {
 }
 
 void vk_thread_ends(vk_machine *m, uint32_t index) {
-    if (m == NULL)
+    vcpu *v = vcpu_of(m, index);
+    if (v == NULL)
         return;
-    vcpu *v = &m->vcpus[index];
     atomic_store(&v->ended, 1);
     if (atomic_load(&v->inside))
         leave(m, v);
@@ -484,21 +513,21 @@ void vk_thread_ends(vk_machine *m, uint32_t index) {
 }
 
 void vk_end(vk_machine *m, uint32_t index) {
-    if (m == NULL)
+    vcpu *v = vcpu_of(m, index);
+    if (v == NULL)
         return;
-    vcpu *v = &m->vcpus[index];
     atomic_store(&v->ended, 1);
-    v->run->immediate_exit = 1;
+    exit_at_once(v, 1);
     if (atomic_load(&v->inside))
         syscall(SYS_tgkill, getpid(), atomic_load(&v->thread), KICK_SIGNAL);
-    futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
+    announce_change(m);
 }
 
 static void kick_inside(vk_machine *m) {
     pid_t process = getpid();
     uint32_t i;
     for (i = 0; i < m->count; i++)
-        m->vcpus[i].run->immediate_exit = 1;
+        exit_at_once(&m->vcpus[i], 1);
     for (i = 0; i < m->count; i++)
         if (atomic_load(&m->vcpus[i].inside))
             syscall(SYS_tgkill, process, atomic_load(&m->vcpus[i].thread), KICK_SIGNAL);
@@ -520,7 +549,7 @@ int vk_resume(vk_machine *m, uint64_t timeout_ns) {
     atomic_store(&m->entered, atomic_load(&m->ended_threads));
     atomic_fetch_add(&m->round, 1);
     atomic_store(&m->paused, 0);
-    futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
+    announce_change(m);
     return await(&m->entered, m->count, 1, now_ns() + timeout_ns);
 }
 
@@ -530,7 +559,7 @@ void vk_stop(vk_machine *m) {
     atomic_store(&m->stopping, 1);
     kick_inside(m);
     atomic_store(&m->paused, 0);
-    futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
+    announce_change(m);
 }
 
 /* -- state. The vCPUs are paused. */
@@ -551,9 +580,9 @@ static int read_registers(vcpu *v, vcpu_state *s) {
 
 /* An interrupt may change the local APIC and the halted state at any time: they are always read. */
 int vk_save(vk_machine *m, uint32_t index, void *state) {
-    if (m == NULL)
-        return -EBADF;
-    vcpu *v = &m->vcpus[index];
+    vcpu *v = vcpu_of(m, index);
+    if (v == NULL)
+        return no_vcpu(m);
     vcpu_state *s = &v->state;
     v->known = 0;
     memset(s, 0, sizeof *s);
@@ -586,13 +615,14 @@ static int write_state(vcpu *v, vcpu_state *s, uint32_t *set) {
 }
 
 int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set) {
-    if (m == NULL)
-        return -EBADF;
+    vcpu *v = vcpu_of(m, index);
+    if (v == NULL)
+        return no_vcpu(m);
     vcpu_state s;
     int error;
     memcpy(&s, state, sizeof s);
-    error = write_state(&m->vcpus[index], &s, set);
+    error = write_state(v, &s, set);
     if (error)
-        m->vcpus[index].known = 0;
+        v->known = 0;
     return error;
 }
