@@ -32,7 +32,7 @@ help:
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make hostile  hostile peers at every socket of every program: nothing but their own connection fails"
-	@echo "make fuzz     coverage-guided fuzzing of nine parts, SECONDS=60 each"
+	@echo "make fuzz     coverage-guided fuzzing of ten parts, SECONDS=60 each"
 	@echo "make sanitize  tests and the fuzzing corpus with the C parts under ASan and UBSan"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
 	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"

@@ -1,7 +1,8 @@
 """A disk, asked for anything.
 
 Invariant: whatever a guest asks of a disk, nothing but `FrontendError` is raised, the device is
-idle afterwards, the image keeps its size, and a request changes no more of it than it may.
+idle afterwards, the image keeps its size, a request changes no more of it than it may, and each
+page of guest memory that changes is in the dirty log.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ _disk = DeviceUnderFuzz(_make, [0])
 
 
 def one_input(data: bytes) -> None:
-    """A request: how (1 byte), type (1), sector (1 or 8), its chain, then guest memory at DATA."""
+    """How (1 byte), heads, type (1), sector (1 or 8), a chain, then guest memory at DATA."""
     reader = Reader(data)
-    how, kind = reader.number(1), reader.number(1)
+    how = reader.number(1)
+    # the same request several times, or descriptors of its middle as requests
+    heads = [0, *(reader.number(1) for _ in range(how >> 3 & 3))]
+    kind = reader.number(1)
     sector = reader.number(8) if how & 2 else reader.number(1)
     chain = chain_of(reader)
     if not how & 4:
@@ -45,7 +49,7 @@ def one_input(data: bytes) -> None:
     contents = REQUEST_HEADER.pack(kind, 0, sector) + reader.take(_SAFE)
     _disk.memory[DATA : DATA + len(contents)] = contents
     before = os.pread(_image.fileno(), SECTORS * 512, 0)
-    _disk.offer(0, chain, indirect=bool(how & 1))
+    _disk.offer(0, chain, indirect=bool(how & 1), heads=heads)
     assert os.fstat(_image.fileno()).st_size == SECTORS * 512, "the image has another size"
     if not how & 4 and kind in _READ_ONLY:
         assert os.pread(_image.fileno(), SECTORS * 512, 0) == before, "a read has written"

@@ -1,11 +1,13 @@
 """A NIC, given any frames and buffers.
 
 Invariant: whatever frames a guest sends and whatever buffers it provides, nothing but
-`FrontendError` is raised, the device is idle afterwards, and memory that is no buffer is unchanged.
+`FrontendError` is raised, the device is idle afterwards, memory that is no buffer is unchanged, and
+each page that changes is in the dirty log.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from backends.fabric import Fabric
@@ -20,22 +22,31 @@ if TYPE_CHECKING:
 _GUARD = slice(0xC0000, 0xD0000)
 
 
-def _make(loop: Loop) -> NetDevice:
-    return NetDevice("fuzz", loop, 2, Fabric(switch=False), mac=b"\2\0\0\0\0\1", mtu=1500)
+def _nic(fabric: Fabric, loop: Loop | None = None) -> DeviceUnderFuzz:
+    def make(loop: Loop) -> NetDevice:
+        return NetDevice("fuzz", loop, 2, fabric, mac=b"\2\0\0\0\0\1", mtu=1500)
+
+    return DeviceUnderFuzz(make, [0, 1], loop)
 
 
-_nic = DeviceUnderFuzz(_make, [0, 1])
+_alone = _nic(Fabric(switch=False))
+_switch = Fabric(switch=True)
+_sender = _nic(_switch)
+_receiver = _nic(_switch, _sender.loop)
 
 
 def one_input(data: bytes) -> None:
     """How (1 byte), a receive buffer's chain, a frame's chain, then guest memory at DATA."""
     reader = Reader(data)
     how = reader.number(1)
+    sender, receiver = (_sender, _receiver) if how & 4 else (_alone, _alone)
+    heads = [0] * (1 + (how >> 3 & 3))
     receive, transmit = chain_of(reader), chain_of(reader)
     contents = reader.take(1 << 14)
-    _nic.memory[DATA : DATA + len(contents)] = contents
-    guard = _nic.memory[_GUARD]
+    sender.memory[DATA : DATA + len(contents)] = contents
+    guard = receiver.memory[_GUARD]
     wild = any(address + length > _GUARD.start for address, length, _ in (*receive, *transmit))
-    _nic.offer(0, receive, indirect=bool(how & 1))
-    _nic.offer(1, transmit, indirect=bool(how & 2))
-    assert wild or _nic.memory[_GUARD] == guard, "memory beside the buffers has changed"
+    receiver.offer(0, receive, indirect=bool(how & 1), heads=heads)
+    with receiver.logged() if receiver is not sender else nullcontext():
+        sender.offer(1, transmit, indirect=bool(how & 2), heads=heads)
+    assert wild or receiver.memory[_GUARD] == guard, "memory beside the buffers has changed"

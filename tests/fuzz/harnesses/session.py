@@ -22,7 +22,7 @@ from vhost_user.states import RingState
 _NULL = os.open(os.devnull, os.O_RDONLY)
 _RINGS = 4
 _IDS = sorted(FRONTEND_MESSAGES)
-_PROTOCOL = ProtocolFeature((1 << 20) - 1)
+_PROTOCOL = ProtocolFeature(sum(ProtocolFeature))
 _NEGOTIATION = (
     encode(FrontendRequest.GET_FEATURES, VERSION, None),
     encode(FrontendRequest.GET_PROTOCOL_FEATURES, VERSION, None),
