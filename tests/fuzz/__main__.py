@@ -37,6 +37,7 @@ def _fuzz(name: str, seconds: int, out: Path) -> bool:
     command = [
         *(sys.executable, "-m", "tests.fuzz.run", name),
         *(f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=4096", "-max_len=65536"),
+        "-len_control=10",  # Python is slow: by default only short inputs would be tried
         *(f"-artifact_prefix={out}/", "-print_final_stats=1"),
         *(str(corpus), str(seeds(name))),
     ]
