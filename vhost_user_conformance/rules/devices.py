@@ -60,7 +60,7 @@ rule(
     4,
     "Read-only fields are not changed by SET_CONFIG",
     source="VHOST_USER_SET_CONFIG",
-    back="0960..0981",
+    back="0960..0983",
     front="0904 0908 0909",
 )
 rule(

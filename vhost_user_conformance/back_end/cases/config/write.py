@@ -13,7 +13,7 @@ from vhost_user_conformance.back_end.config_space import (
     whole_of,
 )
 from vhost_user_conformance.back_end.connection import BackEnd, F
-from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
+from vhost_user_conformance.model.verdict import Failed, Severity, check, observed, unsupported
 from vhost_user_conformance.peer.wire import Closed
 
 _SET = "VHOST_USER_SET_CONFIG"
@@ -68,6 +68,26 @@ def written_back(be: BackEnd, flags: int) -> None:
     again = whole_of(be)
     check(again == whole, whole.hex(), again.hex())
     observed(how)
+
+
+@area.each(
+    982,
+    (2, 1 << 31),
+    "SET_CONFIG of a read-only field with flags {:#x}, without the bit of migration, is refused",
+    spec=_SET,
+    needs=("REPLY_ACK",),
+)
+def read_only_by_flags(be: BackEnd, flags: int) -> None:
+    _needs_device(be)
+    be.negotiate()
+    whole = whole_of(be)
+    changed = bytes(byte ^ 0xFF for byte in whole[:8])
+    try:
+        be.not_done(F.SET_CONFIG, asked(0, 8, flags=flags, data=changed))
+    except Failed:
+        # The other cases find the space as it was.
+        be.send(F.SET_CONFIG, asked(0, 8, flags=flags, data=whole[:8]))
+        raise
 
 
 _WRONG_WRITES = {
