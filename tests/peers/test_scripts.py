@@ -22,6 +22,7 @@ from vhost_user_conformance.front_end.runner import FrontEndRunner
 from vhost_user_conformance.front_end.script import PLAIN
 from vhost_user_conformance.front_end.session import Session
 from vhost_user_conformance.front_end.session_player import NAMES
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.peer.program import PeerProgram
 from vhost_user_conformance.peer.wire import Wire
 
@@ -171,7 +172,7 @@ def test_dpdk_virtio_user(tmp_path: Path, offering: P) -> None:
         listener.listen(1)
         listener.settimeout(TIMEOUT)
         with Running(argv, tmp_path / "log") as program:
-            session = Session(Wire(listener.accept()[0], NAMES, 2.0), offers, "net")
+            session = Session(Wire(listener.accept()[0], NAMES, 2.0), offers, row_of("net"))
             try:
                 _drive(session, program)
             finally:

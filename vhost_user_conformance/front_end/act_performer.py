@@ -36,7 +36,9 @@ NO_QMP = "needs {qmp} in --exec: a path where the front-end serves QMP"
 
 
 class PlainStart(NamedTuple):
-    """The start in the first session, the plain one. Other starts are measured by it.
+    """The start in the first session, the plain one, or in the first in which a ring was started.
+
+    Other starts are measured by it.
 
     Attributes:
         started: a ring was started.
@@ -141,7 +143,7 @@ class ActPerformer:
         begin = time.monotonic()
         timeout = self._start_timeout(session.script)
         session.pump(lambda: self._start_is_over(session), timeout, qmp)
-        if self._plain is None:
+        if self._plain is None or (session.running and not self._plain.started):
             took = time.monotonic() - begin
             count = len(session.recording.messages)
             self._plain = PlainStart(session.running, took, count, session.longest_pause)

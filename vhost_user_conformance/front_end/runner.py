@@ -10,6 +10,7 @@ from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.session_player import SessionPlayer
 from vhost_user_conformance.front_end.tester import FrontEnd
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
 from vhost_user_conformance.peer.runner import CaseRunner
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from vhost_user_conformance.front_end.script import Script
     from vhost_user_conformance.model.case import Case
     from vhost_user_conformance.peer.program import PeerProgram
+
+
+#: Protocol features without which some front-ends leave; the plain session does not offer them.
+REQUIRED = ("CONFIGURE_MEM_SLOTS",)
 
 
 class FrontEndRunner(CaseRunner):
@@ -43,10 +48,9 @@ class FrontEndRunner(CaseRunner):
         self, path: Path, program: PeerProgram | None, *, qmp: Path | None, **settings: Any
     ) -> None:
         super().__init__(path, program, **settings)
-        self._player = SessionPlayer(
-            path, program, qmp=qmp, device=self._device, timeout=self._timeout
-        )
-        self._tester = FrontEnd(self._device, self._timeout, self._player.play)
+        row = row_of(self._device)
+        self._player = SessionPlayer(path, program, qmp=qmp, row=row, timeout=self._timeout)
+        self._tester = FrontEnd(row, self._timeout, self._player.play)
 
     def close(self) -> None:
         """Close and remove the socket."""
@@ -59,6 +63,8 @@ class FrontEndRunner(CaseRunner):
             PeerError: no front-end connects, or it sends nothing that can be decoded.
         """
         recording = self._tester.plain()
+        if recording.left and START in recording.undone and self._program is not None:
+            recording = self._offer_more(recording)
         if not recording.messages:
             came = "; ".join(recording.transcript[:2]) or "it sends nothing"
             raise PeerError(f"what connects to {self._path} is not a vhost-user front-end: {came}")
@@ -67,6 +73,25 @@ class FrontEndRunner(CaseRunner):
             raise PeerError(f"the front-end stops after {last}: {recording.undone[START]}")
         self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
         return self.offered
+
+    def _offer_more(self, first: Recording) -> Recording:
+        """Play the plain session with `REQUIRED`, for a front-end that leaves without them.
+
+        Returns:
+            The recording. If it starts a ring, these features are offered in all other sessions.
+        """
+        row = self._player.row
+        for feature in REQUIRED:
+            more = row._replace(protocol_features=(*row.protocol_features, feature))
+            self._player.row = more
+            self._tester.offer(more)
+            recording = self._tester.plain()
+            if START not in recording.undone:
+                return recording
+        self._player.row = row
+        self._tester.offer(row)
+        self._tester.keep(first)
+        return first
 
     def guard(self, cases: Iterable[Case]) -> None:
         """As `CaseRunner.guard`: the disk is the suite's own."""

@@ -21,7 +21,7 @@ from vhost_user_conformance.front_end.recording import F, Received, Recording
 from vhost_user_conformance.front_end.replies import Replies
 from vhost_user_conformance.front_end.ring_service import RingService
 from vhost_user_conformance.front_end.script import REPLY_FLAGS, Script
-from vhost_user_conformance.model.device_class import load, row_of
+from vhost_user_conformance.model.device_class import load
 from vhost_user_conformance.peer.wire import (
     Closed,
     Message,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vhost_user_conformance.front_end.device import Device
     from vhost_user_conformance.front_end.qmp import Qmp
     from vhost_user_conformance.front_end.ring import Ring
+    from vhost_user_conformance.model.device_class import DeviceClass
 
 #: Names of the messages of the back-end channel.
 CHANNEL_NAMES = {member.value: member.name for member in BackendRequest}
@@ -49,7 +50,7 @@ class Session:
     Args:
         wire: connected.
         script: the back-end's behaviour.
-        device_class: "blk", "net", "fs" or "".
+        row: class of the device.
         device: the device of an earlier session that this one continues.
 
     Attributes:
@@ -63,7 +64,7 @@ class Session:
     """
 
     def __init__(
-        self, wire: Wire, script: Script, device_class: str, device: Device | None = None
+        self, wire: Wire, script: Script, row: DeviceClass, device: Device | None = None
     ) -> None:
         self.wire = wire
         self.script = script
@@ -73,7 +74,6 @@ class Session:
         self.channel: Wire | None = None
         self.over = False
         self.longest_pause = 0.0
-        row = row_of(device_class)
         self.device: Device = load(row.played)() if device is None else device
         self._last = time.monotonic()
         self._service = RingService(script, self.device, self.recording)

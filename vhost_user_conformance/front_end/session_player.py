@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vhost_user_conformance.front_end.recording import Recording
     from vhost_user_conformance.front_end.script import Script
+    from vhost_user_conformance.model.device_class import DeviceClass
     from vhost_user_conformance.peer.program import PeerProgram
 
 NAMES = {member.value: member.name for member in F}
@@ -40,11 +41,12 @@ class SessionPlayer:
         path: the socket.
         program: what to start; None if it runs already.
         qmp: path of the program's QMP socket, or None.
-        device: class of device, or "".
+        row: class of device.
         timeout: seconds for each answer.
 
     Attributes:
         gone: why the front-end could not be reached in an earlier session, or "".
+        row: class of device, with what it offers.
 
     Raises:
         PeerError: the suite cannot listen there.
@@ -56,13 +58,13 @@ class SessionPlayer:
         program: PeerProgram | None,
         *,
         qmp: Path | None,
-        device: str,
+        row: DeviceClass,
         timeout: float,
     ) -> None:
         self.gone = ""
         self._path = path
         self._program = program
-        self._device = device
+        self.row = row
         self._timeout = timeout
         self._performer = ActPerformer(program, qmp, timeout)
         #: One that did not reconnect in an earlier session is not waited for that long again.
@@ -96,7 +98,7 @@ class SessionPlayer:
                 self._drop_pending_connections()
                 self._program.start()
             with contextlib.ExitStack() as owned:
-                first = Session(self._accept(), script, self._device)
+                first = Session(self._accept(), script, self.row)
                 owned.callback(first.close)
                 recording, last = first.recording, first
                 try:
@@ -124,7 +126,7 @@ class SessionPlayer:
             protocol_without=script.second_protocol_without,
             queues=script.second_queues,
         )
-        session = Session(wire, script, self._device, first.device)
+        session = Session(wire, script, self.row, first.device)
         first.recording.second = session.recording
         self._performer.start_again(session)
         return session

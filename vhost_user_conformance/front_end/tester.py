@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.script import PLAIN, Script
-from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.verdict import Failed
 from vhost_user_conformance.peer.message_text import payload_text
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from vhost_user_conformance.front_end.recording import Received, Recording
     from vhost_user_conformance.front_end.script import Reaction
+    from vhost_user_conformance.model.device_class import DeviceClass
 
 
 class FrontEnd:
@@ -24,21 +24,32 @@ class FrontEnd:
     same script share the recording.
 
     Args:
-        device: device class of the suite's back-end, or "".
+        row: device class of the suite's back-end.
         timeout: seconds for each answer.
         play: starts the front-end and plays a session.
 
     Attributes:
-    device_class: its row.
+        device_class: that row.
         shown: transcript of the session that a case read last.
     """
 
-    def __init__(self, device: str, timeout: float, play: Callable[[Script], Recording]) -> None:
-        self.device_class = row_of(device)
+    def __init__(
+        self, row: DeviceClass, timeout: float, play: Callable[[Script], Recording]
+    ) -> None:
+        self.device_class = row
         self.timeout = timeout
         self.shown: list[str] = []
         self._play = play
         self._played: dict[Script, Recording] = {}
+
+    def offer(self, row: DeviceClass) -> None:
+        """Offer what this row has from now on; sessions of before are forgotten."""
+        self.device_class = row
+        self._played.clear()
+
+    def keep(self, plain: Recording) -> None:
+        """Use this recording of the plain session."""
+        self._played[PLAIN] = plain
 
     def plain(self) -> Recording:
         """The session with a correct back-end."""

@@ -28,6 +28,7 @@ from vhost_user_conformance.front_end.acts import ASKED, CONT, END, START, STOP
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.session import Session
+from vhost_user_conformance.model.device_class import UNKNOWN
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def connected(guest: Guest, script: Script, owned: ExitStack) -> Session:
     ours, theirs = socket.socketpair()
     wire = Wire(theirs, {}, TIMEOUT)
     owned.callback(wire.close)
-    session = Session(Wire(ours, {}, TIMEOUT), script, "")
+    session = Session(Wire(ours, {}, TIMEOUT), script, UNKNOWN)
     owned.callback(session.close)
     kick = os.eventfd(1)
     owned.callback(os.close, kick)
@@ -86,7 +87,7 @@ def test_without_a_start_no_further_act_is_done(owned: ExitStack) -> None:
     wire = Wire(theirs, {}, TIMEOUT)
     owned.callback(wire.close)
     wire.send(F.SET_OWNER)
-    session = Session(Wire(ours, {}, TIMEOUT), Script("x", (START, STOP, CONT)), "")
+    session = Session(Wire(ours, {}, TIMEOUT), Script("x", (START, STOP, CONT)), UNKNOWN)
     owned.callback(session.close)
     ActPerformer(None, None, 0.01).perform(session)
     assert session.recording.acts == []

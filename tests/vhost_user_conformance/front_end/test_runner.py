@@ -8,14 +8,16 @@ import pytest
 
 from tests.timeouts import TIMEOUT
 from tests.vhost_user_conformance.front_end.front_end import PlayedFrontEnd
-from vhost_user.features import SPEC
+from vhost_user.features import SPEC, ProtocolFeature
 from vhost_user.payloads import U64
 from vhost_user_conformance.errors import PeerError
-from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.acts import START
+from vhost_user_conformance.front_end.recording import F, Received, Recording
 from vhost_user_conformance.front_end.runner import FrontEndRunner
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import Failed, Verdict
+from vhost_user_conformance.peer.program import PeerProgram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +72,34 @@ def test_what_is_not_a_front_end_is_an_error(
     with pytest.raises(PeerError, match=text):
         runner.probe()
     front_end.finish()
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_front_end_that_needs_memory_slots_is_offered_them(tmp_path: Path, helps: bool) -> None:
+    """In all sessions, if it then starts a ring; else the first plain session counts."""
+    program = PeerProgram("true {socket}", tmp_path / "s", tmp_path / "log", listens=False)
+    runner = FrontEndRunner(
+        tmp_path / "s", program, qmp=None, device="blk", dialect=SPEC, timeout=TIMEOUT
+    )
+    played: list[Recording] = []
+
+    def play(script: Script) -> Recording:
+        offered = script.protocol(runner._player.row)
+        assert offered == script.protocol(runner._tester.device_class)
+        starts = helps and bool(offered & ProtocolFeature.CONFIGURE_MEM_SLOTS)
+        owner = Received(0, START, F.SET_OWNER, 1, b"", (), 0, offered, followed=False, line=0)
+        undone = {} if starts else {START: "it left"}
+        played.append(Recording(messages=[owner], undone=undone, left=not starts))
+        return played[-1]
+
+    runner._tester._play = play
+    slots = runner.probe().protocol_features & ProtocolFeature.CONFIGURE_MEM_SLOTS
+    assert bool(slots) == helps
+    assert len(played) == 2
+    assert runner._tester.plain() is played[helps]
+    later = runner.record(Script("another")).messages[0].protocol
+    assert bool(later & ProtocolFeature.CONFIGURE_MEM_SLOTS) == helps
+    runner.close()
 
 
 def fails(_front_end: FrontEnd) -> None:

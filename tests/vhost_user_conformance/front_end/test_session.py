@@ -18,6 +18,7 @@ from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.ring import Ring
 from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.front_end.session import Session
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.peer.wire import Message, Wire
 
 
@@ -27,7 +28,7 @@ def take(message: tuple[F, bytes], fd: int) -> Session:
     with theirs:
         wire = Wire(theirs.dup(), {}, TIMEOUT)
         wire.send(message[0], message[1], fds=(fd,))
-        session = Session(Wire(ours, {}, TIMEOUT), PLAIN, "blk")
+        session = Session(Wire(ours, {}, TIMEOUT), PLAIN, row_of("blk"))
         assert session.pump(lambda: bool(session.recording.messages), TIMEOUT)
         wire.close()
     return session
@@ -77,7 +78,7 @@ class Pair:
     def __init__(self, script: Script = PLAIN) -> None:
         ours, theirs = socket.socketpair()
         self.front_end = Wire(theirs, {}, TIMEOUT)
-        self.session = Session(Wire(ours, {}, TIMEOUT), script, "blk")
+        self.session = Session(Wire(ours, {}, TIMEOUT), script, row_of("blk"))
 
     def send(self, number: int, payload: bytes = b"", *, flags: int = VERSION) -> None:
         """Send a message, and have the session handle it."""

@@ -17,6 +17,7 @@ from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.session_player import RECONNECT_TIMEOUT, SessionPlayer
+from vhost_user_conformance.model.device_class import UNKNOWN, row_of
 from vhost_user_conformance.peer.program import PeerProgram
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ TWICE = Script("twice", (START,), returns=True)
 @pytest.fixture
 def player(tmp_path: Path) -> Iterator[SessionPlayer]:
     """A player of sessions with a front-end that runs already."""
-    made = SessionPlayer(tmp_path / "s", None, qmp=None, device="blk", timeout=TIMEOUT / 10)
+    made = SessionPlayer(tmp_path / "s", None, qmp=None, row=row_of("blk"), timeout=TIMEOUT / 10)
     yield made
     made.close()
 
@@ -93,7 +94,7 @@ def test_a_front_end_that_does_not_reconnect_is_waited_for_once(
 def test_where_no_front_end_connects(tmp_path: Path) -> None:
     """A player that has given up does not wait again."""
     path = tmp_path / "s"
-    player = SessionPlayer(path, None, qmp=None, device="", timeout=0.01)
+    player = SessionPlayer(path, None, qmp=None, row=UNKNOWN, timeout=0.01)
     with pytest.raises(PeerError, match=r"no front-end connects to .* within 0\.3 s"):
         player.play(ONCE)
     player.gone = "it went"
@@ -107,7 +108,7 @@ def test_a_program_that_ends_without_connecting(tmp_path: Path) -> None:
     """Its status is in the error."""
     code = shlex.join([sys.executable, "-c", "raise SystemExit(3)"])
     program = PeerProgram(f"{code} {{socket}}", tmp_path / "s", tmp_path / "log")
-    player = SessionPlayer(tmp_path / "s", program, qmp=None, device="", timeout=TIMEOUT)
+    player = SessionPlayer(tmp_path / "s", program, qmp=None, row=UNKNOWN, timeout=TIMEOUT)
     with pytest.raises(PeerError, match="--exec: the program ended with status 3"):
         player.play(ONCE)
     player.close()
@@ -116,4 +117,4 @@ def test_a_program_that_ends_without_connecting(tmp_path: Path) -> None:
 def test_a_socket_in_use_is_an_error(player: SessionPlayer, tmp_path: Path) -> None:
     """The other program keeps it."""
     with pytest.raises(PeerError, match="cannot listen there: is in use"):
-        SessionPlayer(tmp_path / "s", None, qmp=None, device="", timeout=1.0)
+        SessionPlayer(tmp_path / "s", None, qmp=None, row=UNKNOWN, timeout=1.0)

@@ -109,6 +109,8 @@ def stopped_at_end(fe: FrontEnd) -> None:
     recording.started()
     recording.did(END)
     running = recording.running(len(recording.messages))
+    if running and recording.ended.startswith("by SIGTERM"):
+        observed("SIGTERM ends the program at once, with its rings")
     check(not running, "no running ring", f"rings {running} were not stopped")
 
 

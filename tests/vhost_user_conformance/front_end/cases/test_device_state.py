@@ -13,6 +13,7 @@ from vhost_user_conformance.front_end.cases.device_state import area
 from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE, Descriptor
 from vhost_user_conformance.front_end.recording import F, Received, Recording
 from vhost_user_conformance.front_end.tester import FrontEnd
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.verdict import Failed, Unsupported
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def judge(number: int, *messages: Sent) -> None:
         return recording
 
     (case,) = [case for case in area.cases if case.id == f"VU-F-{number}"]
-    case.run(FrontEnd("fs", 1.0, play))
+    case.run(FrontEnd(row_of("fs"), 1.0, play))
 
 
 @pytest.mark.parametrize("number", [1501, 1502, 1503, 1504, 1505])

@@ -51,6 +51,7 @@ from vhost_user_conformance.front_end.ring import Chain, Fault, FaultKind, Part
 from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.front_end.tester import FrontEnd
 from vhost_user_conformance.model.case import FRONT_END
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
 from vhost_user_conformance.peer.wire import Message
 from vhost_user_conformance.target import cases_of
@@ -66,7 +67,7 @@ def judge(number: int, play: Recording | Callable[[Script], Recording]) -> Verdi
     """The case's verdict."""
     (case,) = [case for case in cases_of(FRONT_END) if case.id == f"VU-F-{number:04}"]
     try:
-        case.run(FrontEnd("blk", 1.0, play if callable(play) else lambda _script: play))
+        case.run(FrontEnd(row_of("blk"), 1.0, play if callable(play) else lambda _script: play))
     except CaseEnd as end:
         return end.verdict
     return PASS
