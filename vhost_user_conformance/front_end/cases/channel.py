@@ -243,11 +243,23 @@ def config_change(fe: FrontEnd) -> None:
     check(answer.u64 == 0, "0", f"{answer.u64}")
 
 
-@area.case(1321, "After CONFIG_CHANGE_MSG the configuration space is read", needs=("CONFIG",))
+@area.case(
+    1321,
+    "After CONFIG_CHANGE_MSG the configuration space of a disk is read",
+    needs=("CONFIG",),
+    severity=Severity.SHOULD,
+)
 def config_read(fe: FrontEnd) -> None:
+    """The text has "can": it may also be read when the guest asks for it.
+
+    A disk is resized in this way, and its front-end needs the size.
+    """
     _changed(fe)
     recording, _ = _asked(fe, "CONFIG_CHANGE_MSG", B.CONFIG_CHANGE_MSG)
-    check(recording.of(F.GET_CONFIG, act=ASKED), "GET_CONFIG", "it did not come")
+    came = bool(recording.of(F.GET_CONFIG, act=ASKED))
+    if fe.device_class.name != "blk" and not came:
+        observed("it is not read before the guest asks for it")
+    check(came, "GET_CONFIG", "it did not come")
 
 
 @area.case(1322, "An acknowledgement on the channel has flags 0x5: reply bit and version 1")
