@@ -1,7 +1,7 @@
 """A guest without an operating system that drives one virtio device of any class (`guest.c`).
 
-QEMU loads it with ``-kernel``, and it starts the rings at once: it needs no disk, no driver and no
-time to boot.
+QEMU loads it with ``-bios qboot.rom -kernel``, and it starts the rings at once: it needs no disk,
+no driver and no time to boot.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 /* A guest without an operating system, which drives one virtio PCI device of any class.
  *
- * QEMU loads it by Multiboot (-kernel) after the firmware has set up PCI. It takes the first virtio
- * device on bus 0, accepts VERSION_1, indirect descriptors and EVENT_IDX, and gives each ring that
+ * QEMU's firmware qboot loads it by Multiboot (-kernel); it knows no devices, so that none is used
+ * before this guest. It takes the first virtio device on bus 0, accepts VERSION_1, indirect descriptors and EVENT_IDX, and gives each ring that
  * the device has a request that fits its class. A request that is completed is made available
  * again. Between two looks at the rings the CPU halts until the next tick of the timer.
  */
@@ -16,6 +16,7 @@ enum { F_INDIRECT = 28, F_EVENT_IDX = 29, F_VERSION_1 = 32 };
 enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
 enum { CAP_VENDOR = 9, CFG_COMMON = 1, CFG_NOTIFY = 2 };
 enum { NEXT = 1, WRITE = 2 };
+#define WINDOW 0xf0000000u /* of the device's registers: addresses that q35 has for PCI */
 
 /* virtio 1.3, 4.1.4.3 */
 struct common {
@@ -52,6 +53,8 @@ struct request {
 };
 
 static const struct request requests[] = {
+    /* scsi: INQUIRY */
+    {8, 2, 51, 144, {0x00400001, 0, 0, 0, 0x12000000, 36u << 24}},
     {19, 0, 0, 256, {0}},                            /* vsock: a packet to be received */
     {19, 1, 44, 0, {3, 0, 2, 0, 1024, 1024, 0, 1}},  /* vsock: a request to the host, port 1024 */
     {26, 1, 56, 80, {56, 26, 1, 0, 0, 0, 0, 0, 0, 0, 7, 31}}, /* fs: FUSE_INIT, version 7.31 */
@@ -161,11 +164,20 @@ static int class_of(int device) {
     return id >= ID_BASE ? id - ID_BASE : pci(device, 0x2c) >> 16;
 }
 
+/* The address of a 64-bit BAR, which the firmware may have left to the guest. */
+static uint32_t base_of(int device, int bar) {
+    int at = 0x10 + 4 * bar;
+    if (!(pci(device, at) & ~15u)) {
+        pci_write(device, at, WINDOW);
+        pci_write(device, at + 4, 0);
+    }
+    return pci(device, at) & ~15u;
+}
+
 static uint32_t capability(int device, uint32_t type, int *at) {
     for (*at = pci(device, 0x34) & 0xff; *at; *at = pci(device, *at + 1) & 0xff) {
         if ((pci(device, *at) & 0xff) == CAP_VENDOR && (pci(device, *at + 3) & 0xff) == type) {
-            int bar = pci(device, *at + 4) & 0xff;
-            return (pci(device, 0x10 + 4 * bar) & ~15u) + pci(device, *at + 8);
+            return base_of(device, pci(device, *at + 4) & 0xff) + pci(device, *at + 8);
         }
     }
     return 0;

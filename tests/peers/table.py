@@ -123,7 +123,7 @@ def _qemu_with_guest(name: str, device: str, device_class: str = "") -> Peer:
         device_class,
         "qemu-system-x86_64",
         "qemu-system-x86",
-        f"{_QEMU} -device {device},chardev=c -kernel {{guest}}",
+        f"{_QEMU} -bios qboot.rom -device {device},chardev=c -kernel {{guest}}",
         _QEMU_VERSION,
         runs=1,
         quick=("rings", "bases"),
@@ -268,18 +268,7 @@ NEWER = (
     _qemu_with_guest("rng", "vhost-user-rng-pci", "rng"),
     _qemu_with_guest("vsock", "vhost-user-vsock-pci"),
     _qemu_with_guest("gpio", "vhost-user-gpio-pci"),
-    # The BIOS looks for disks on it.
-    Peer(
-        "qemu-scsi",
-        FRONT_END,
-        "",
-        "qemu-system-x86_64",
-        "qemu-system-x86",
-        f"{_QEMU} -device vhost-user-scsi-pci,chardev=c",
-        _QEMU_VERSION,
-        runs=1,
-        quick=("rings", "bases"),
-    ),
+    _qemu_with_guest("scsi", "vhost-user-scsi-pci"),
     # QEMU's tools are its users; its own package has no program.
     Peer(
         "libblkio",

@@ -95,7 +95,7 @@ def added_before_rings(fe: FrontEnd, number: F) -> None:
     check(added.at < first.at, f"ADD_MEM_REG before {number.name}", f"{first} came first")
 
 
-@area.case(1009, "There are never more regions than slots")
+@area.case(1009, "There are never more regions than slots", severity=Severity.SHOULD)
 def few_regions(fe: FrontEnd) -> None:
     script = SLOTS._replace(name="one memory slot", slots=1, acts=("start",))
     recording = fe.session(script)

@@ -57,6 +57,8 @@ def never_without(fe: FrontEnd) -> None:
 def starts_without(fe: FrontEnd) -> None:
     fe.plain().started()
     recording = fe.session(WITHOUT)
+    if recording.left and not recording.crashed:
+        observed("the front-end leaves: it requires REPLY_ACK")
     check("start" in recording.acts, "a ring to be started", f"{recording.undone}")
 
 

@@ -21,6 +21,7 @@ from vhost_user_conformance.back_end.nic import (
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.device_work import NET_F_MTU, NET_HEADER
+from vhost_user_conformance.peer.wire import Closed
 
 if TYPE_CHECKING:
     from vhost_user_conformance.peer.memory import TestRing
@@ -182,7 +183,12 @@ def of_the_last(be: BackEnd) -> None:
 
 
 def _legacy_rings(be: BackEnd) -> tuple[TestRing, TestRing]:
-    be.negotiate(features=PROTOCOL_BIT)
+    try:
+        be.negotiate(features=PROTOCOL_BIT)
+        be.barrier()
+    except Closed:
+        # virtio 1.3, 6.1: a device may fail to operate further without it.
+        unsupported("it closes the connection of a driver without VERSION_1")
     if be.driver_features >> VIRTIO_F_VERSION_1 & 1:
         unsupported("is about drivers without VERSION_1, which it does not accept")
     memory = be.memory()
