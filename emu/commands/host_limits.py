@@ -56,10 +56,16 @@ def descriptors_needed(spec: VmSpec) -> int:
     )
 
 
-def _check_descriptors(spec: VmSpec) -> None:
+def raise_descriptor_limit() -> int:
+    """Raise this process's soft limit of descriptors to the hard limit, and return that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _check_descriptors(spec: VmSpec) -> None:
+    hard = raise_descriptor_limit()
     needed = descriptors_needed(spec)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise PreflightError(

@@ -62,6 +62,11 @@ class SignalWatcher:
         """Stop watching this program: it may end."""
         self._programs.pop(program.pidfd, None)
 
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """Descriptors of which one is readable when `check` may raise, for another loop."""
+        return (self._awake, *self._programs)
+
     def check(self) -> None:
         """Raise an error if there is a reason for one.
 

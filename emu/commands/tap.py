@@ -1,0 +1,180 @@
+"""`emu tap`: a proxy between front-ends and back-ends that run already."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from backends.trace_options import trace_options
+from emu.commands import host_limits, validate
+from emu.commands.option_values import values_of
+from emu.errors import EmuError, OptionError, SignalError
+from vhost_user.temporary_directory import TemporaryDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from emu.orchestrator.signals import SignalWatcher
+    from emu.tap.proxy import Pair, Proxy
+
+HELP = """Forward between vhost-user front-ends and back-ends, and read along.
+
+The tap listens at a socket, to which the front-end connects, and for each connection it connects to
+the back-end's socket. Bytes and descriptors are forwarded unchanged, also on the back-end channel;
+guest memory and eventfds do not lead through the tap. When one side disconnects, or the tap ends,
+the other side sees a plain disconnect.
+
+\b
+Examples:
+  emu tap --listen /tmp/tap.sock --connect /run/disk.sock
+  emu tap --pair /tmp/a.sock:/run/a.sock --pair /tmp/b.sock:/run/b.sock
+  emu tap --listen /tmp/tap.sock --connect /tmp/disk.sock \\
+      --exec 'vhost-emu-blk --socket-path {socket} --blk-file disk.img'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TapOptions:
+    """The values of the options."""
+
+    listen: tuple[str, ...]
+    connect: tuple[str, ...]
+    pair: tuple[str, ...]
+    reverse: bool
+    program: str | None
+    wait: str
+    duration: str | None
+    quiet: bool
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """From the options of the command."""
+        return values_of(cls, options)
+
+
+@click.command(
+    help=HELP,
+    short_help="Read along between front-ends and back-ends.",
+)
+@click.option("--listen", multiple=True, metavar="PATH", help="Socket that the front-end uses.")
+@click.option("--connect", multiple=True, metavar="PATH", help="Socket of the back-end.")
+@click.option(
+    "--pair",
+    multiple=True,
+    metavar="PATH:PATH",
+    help="Both, for one device of several; may be given many times.",
+)
+@click.option(
+    "--reverse",
+    is_flag=True,
+    help="The front-end listens at --connect, and the back-end connects to --listen.",
+)
+@click.option(
+    "--exec",
+    "program",
+    metavar="COMMAND",
+    help="Start the back-end, too, and end it with the tap; {socket} is the path of --connect.",
+)
+@click.option(
+    "--wait",
+    default="5s",
+    show_default=True,
+    metavar="TIME",
+    help="How long an accepted connection waits for the other side to listen.",
+)
+@click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@trace_options
+def tap(**options: Any) -> None:
+    """Check the options, and forward until a signal comes or the time is over."""
+    from emu.orchestrator.signals import SignalWatcher
+    from emu.tap.pairs import pairs_of
+    from emu.tap.proxy import Proxy
+    from emu.tap.traffic import Traffic
+
+    own = TapOptions.of(options)
+    pairs = pairs_of(own.listen, own.connect, own.pair, reverse=own.reverse)
+    patience = validate.duration("--wait", own.wait) / 1e9
+    text = own.duration
+    seconds = None if text is None else validate.duration("--for", text) / 1e9
+    commands = _commands(own.program, pairs)
+    host_limits.raise_descriptor_limit()
+    traffic = Traffic()
+    with (
+        SignalWatcher() as watcher,
+        _started(commands, watcher),
+        Proxy(pairs, traffic.take, _report, patience) as proxy,
+    ):
+        if not own.quiet:
+            for pair in pairs:
+                _report(f"{pair.name}: listening at {pair.listen} for {pair.connect}")
+        end = _forward(proxy, watcher, seconds)
+    if not own.quiet:
+        _report(f"{end}: {traffic.summary()}")
+
+
+def _forward(proxy: Proxy, watcher: SignalWatcher, seconds: float | None) -> str:
+    """Forward until the end; returns what has ended it."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    try:
+        while deadline is None or time.monotonic() < deadline:
+            proxy.run(watcher.fds, deadline)
+            watcher.check()
+    except SignalError as end:
+        if end.signum not in (signal.SIGINT, signal.SIGTERM):
+            raise
+        return str(end)
+    return f"ended after {seconds:g} s"
+
+
+def _commands(program: str | None, pairs: Sequence[Pair]) -> list[tuple[str, list[str]]]:
+    """Title and words of the program of each pair."""
+    if program is None:
+        return []
+    try:
+        words = shlex.split(program)
+    except ValueError as error:
+        raise OptionError(f"--exec {program!r}: {error}") from None
+    if not any("{socket}" in word for word in words):
+        raise OptionError("--exec: write {socket} where the program takes the socket's path")
+    return [
+        (f"--exec of {pair.name}", [word.replace("{socket}", pair.connect) for word in words])
+        for pair in pairs
+    ]
+
+
+@contextmanager
+def _started(commands: Sequence[tuple[str, list[str]]], watcher: SignalWatcher) -> Iterator[None]:
+    """Run the programs until the block ends.
+
+    Raises:
+        EmuError: one cannot be started.
+    """
+    if not commands:
+        yield
+        return
+    from emu.orchestrator.managed_process import ManagedProcess, end
+
+    programs: list[ManagedProcess] = []
+    with TemporaryDirectory("emu-tap-") as directory:
+        try:
+            for number, (title, words) in enumerate(commands):
+                try:
+                    program = ManagedProcess(title, words, log=directory / f"{number}.log")
+                except OSError as error:
+                    raise EmuError(f"{title}: {words[0]}: {error.strerror}") from None
+                programs.append(program)
+                watcher.watch(program)
+            yield
+        finally:
+            end(programs)
+
+
+def _report(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,261 @@
+"""The loop of the tap: listens, connects, and forwards for all pairs, in one thread.
+
+Forwarding comes first: what was read is handed to the observer when nothing else is ready, or when
+too much of it waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.errors import EmuError
+from emu.tap.connection import Connection, Event
+from vhost_user import unix_socket
+from vhost_user.channel import check_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Self
+
+    from emu.tap.relay import Relay
+
+#: Events that may wait for the observer while there is something to forward.
+BACKLOG = 1000
+#: Events that are handed over until the loop looks again for something to forward.
+SLICE = 8
+#: Seconds between two attempts to connect: there is no event for a process that begins to listen.
+RETRY = 0.01
+#: Seconds without descriptors until the tap accepts again.
+PAUSE = 0.2
+
+_EVENTS = 64
+
+
+class TapError(EmuError):
+    """The tap cannot listen or connect."""
+
+
+class Pair(NamedTuple):
+    """Two sockets that belong together.
+
+    Attributes:
+        name: for reports.
+        listen: path where the tap listens.
+        connect: path to which it connects for each connection that it accepts.
+        reverse: the back-end connects to ``listen``, and the front-end listens at ``connect``.
+    """
+
+    name: str
+    listen: str
+    connect: str
+    reverse: bool = False
+
+
+class _Waiting(NamedTuple):
+    """An accepted connection whose other side does not listen yet."""
+
+    door: _Door
+    sock: socket.socket
+    deadline: float
+
+
+class _Door:
+    """Where the tap listens for one pair."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.connections = 0
+        self.paused_until = 0.0
+        check_path(pair.connect, pair.name)
+        check_path(pair.listen, pair.name)
+        try:
+            self.sock = unix_socket.bind(pair.listen)
+        except OSError as error:
+            raise TapError(f"{pair.listen}: {error.strerror}") from error
+        self.sock.settimeout(0)
+        self.sock.listen(socket.SOMAXCONN)
+
+
+class Proxy:
+    """A tap that forwards; use it as a context manager.
+
+    Args:
+        pairs: what it connects.
+        observer: is called with each event, in order.
+        notice: takes lines for the user.
+        patience: seconds that an accepted connection waits for the other side to listen.
+
+    Raises:
+        TapError: a socket cannot be bound.
+        UsageError: a path is too long.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        observer: Callable[[Event], None],
+        notice: Callable[[str], None],
+        patience: float,
+    ) -> None:
+        self._observer = observer
+        self._notice = notice
+        self._patience = patience
+        self._epoll = select.epoll()
+        self._doors: dict[int, _Door] = {}
+        self._relays: dict[int, Relay] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._connections: list[Connection] = []
+        self._events: deque[Event] = deque()
+        try:
+            for pair in pairs:
+                door = _Door(pair)
+                self._doors[door.sock.fileno()] = door
+                self._epoll.register(door.sock.fileno(), select.EPOLLIN)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def run(self, stop: Iterable[int], deadline: float | None = None) -> None:
+        """Forward until one of the descriptors ``stop`` is readable, or until the deadline.
+
+        Args:
+            stop: descriptors, such as that of a signal's pipe.
+            deadline: on the clock of `time.monotonic`, or None.
+        """
+        stops = set(stop)
+        for fd in stops:
+            self._epoll.register(fd, select.EPOLLIN)
+        try:
+            while deadline is None or time.monotonic() < deadline:
+                ready = self._epoll.poll(self._timeout(deadline), _EVENTS)
+                if not ready:
+                    self._deliver(SLICE)
+                for fd, events in ready:
+                    if fd in stops:
+                        return
+                    self._handle(fd, events)
+                self._deliver(len(self._events) - BACKLOG)
+                if self._waiting:
+                    self._connect_waiting()
+                self._resume_doors()
+        finally:
+            for fd in stops:
+                self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Disconnect everything, remove the sockets' paths, and hand over the last events."""
+        for door in self._doors.values():
+            door.sock.close()
+        self._doors.clear()
+        for waiting in self._waiting.values():
+            waiting.sock.close()
+        self._waiting.clear()
+        for connection in self._connections:
+            connection.close("the tap has ended")
+        self._connections.clear()
+        if not self._epoll.closed:
+            self._epoll.close()
+        self._deliver(len(self._events))
+
+    def _timeout(self, deadline: float | None) -> float:
+        """Seconds to wait at most, -1 for ever."""
+        if self._events:
+            return 0.0
+        now = time.monotonic()
+        ends = [] if deadline is None else [deadline]
+        ends += [door.paused_until for door in self._doors.values() if door.paused_until]
+        if self._waiting:
+            ends.append(now + RETRY)
+        return max(0.0, min(ends) - now) if ends else -1.0
+
+    def _handle(self, fd: int, events: int) -> None:
+        relay = self._relays.get(fd)
+        if relay is not None:
+            relay.handle(fd, events)
+        elif fd in self._doors:
+            self._accept(self._doors[fd])
+        elif fd in self._waiting:
+            self._give_up(fd)
+
+    def _deliver(self, count: int) -> None:
+        """Hand events to the observer; what that does with them cannot end the tap."""
+        for _ in range(min(count, len(self._events))):
+            try:
+                self._observer(self._events.popleft())
+            except Exception as error:  # noqa: BLE001  whatever a peer has made it do
+                self._notice(f"cannot read along: {type(error).__name__}: {error}")
+
+    # -- connecting
+
+    def _accept(self, door: _Door) -> None:
+        try:
+            sock, _ = door.sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # no descriptors left: the caller waits in the backlog
+            self._notice(f"{door.pair.name}: cannot accept: {error.strerror}")
+            door.paused_until = time.monotonic() + PAUSE
+            self._epoll.unregister(door.sock.fileno())
+            return
+        waiting = _Waiting(door, sock, time.monotonic() + self._patience)
+        if not self._connect(waiting):
+            self._waiting[sock.fileno()] = waiting
+            self._epoll.register(sock.fileno(), 0)  # for the hang-up
+
+    def _resume_doors(self) -> None:
+        for fd, door in self._doors.items():
+            if door.paused_until and door.paused_until <= time.monotonic():
+                door.paused_until = 0.0
+                self._epoll.register(fd, select.EPOLLIN)
+
+    def _connect(self, waiting: _Waiting) -> bool:
+        """Connect to the other side; True when the accepted socket needs to wait no longer."""
+        door = waiting.door
+        pair = door.pair
+        other = None
+        try:
+            other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            other.connect(pair.connect)
+        except OSError as error:
+            if other is not None:
+                other.close()
+            if time.monotonic() < waiting.deadline:
+                return False
+            role = "front-end" if pair.reverse else "back-end"
+            self._notice(f"{pair.name}: no {role} at {pair.connect}: {error.strerror}")
+            waiting.sock.close()
+            return True
+        door.connections += 1
+        front, back = (other, waiting.sock) if pair.reverse else (waiting.sock, other)
+        connection = Connection(
+            pair.name, door.connections, self._epoll, self._relays, self._events.append
+        )
+        self._connections = [each for each in self._connections if each.open]
+        self._connections.append(connection)
+        connection.start(front, back)
+        return True
+
+    def _connect_waiting(self) -> None:
+        for fd, waiting in list(self._waiting.items()):
+            self._epoll.unregister(fd)
+            if self._connect(waiting):
+                del self._waiting[fd]
+            else:
+                self._epoll.register(fd, 0)
+
+    def _give_up(self, fd: int) -> None:
+        """The connection that waits has been closed by its peer."""
+        self._epoll.unregister(fd)
+        with contextlib.suppress(OSError):
+            self._waiting.pop(fd).sock.close()

@@ -1,0 +1,38 @@
+"""How much a tap has forwarded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.tap.connection import Arrived, Opened
+
+if TYPE_CHECKING:
+    from emu.tap.connection import Event
+
+
+class Traffic:
+    """Counts connections and messages.
+
+    Attributes:
+        connections: that were opened.
+        messages: that were read, of both directions and of back-end channels.
+    """
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.messages = 0
+
+    def take(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, Arrived):
+            self.messages += 1
+        elif isinstance(event, Opened):
+            self.connections += 1
+
+    def summary(self) -> str:
+        """One line without a full stop."""
+        return f"{_count(self.connections, 'connection')}, {_count(self.messages, 'message')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

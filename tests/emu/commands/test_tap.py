@@ -1,0 +1,148 @@
+"""`emu tap` between the programs of this project, and between those of others."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.commands.tap import tap
+from emu.errors import OptionError
+from tests.emu.runs import EMU, Run
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLK = (sys.executable, "-m", "backends.blk")
+
+
+class Rig:
+    """A disk's back-end in a folder, and a tap before it."""
+
+    def __init__(self, folder: Path, owned: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self.owned = owned
+        self.disk, self.tapped = str(folder / "disk.sock"), str(folder / "tap.sock")
+        self.image = folder / "disk.img"
+        with self.image.open("wb") as file:
+            file.truncate(4 << 20)
+
+    @property
+    def serve(self) -> str:
+        """The command of the back-end."""
+        return f"{sys.executable} -m backends.blk --socket-path {{socket}} --blk-file {self.image}"
+
+    def back_end(self) -> subprocess.Popen[bytes]:
+        """Start the back-end."""
+        argv = [word.replace("{socket}", self.disk) for word in self.serve.split()]
+        program = subprocess.Popen(argv)
+        self.owned.callback(program.wait)
+        self.owned.callback(program.kill)
+        return program
+
+    def tap(self, *arguments: str) -> Run:
+        """Start a tap; returns when it listens."""
+        pair = ("--listen", self.tapped, "--connect", self.disk)
+        run = Run(self.folder / "tap.log", ["tap", *pair, *arguments])
+        self.owned.callback(run.close)
+        run.await_line("listening at")
+        return run
+
+    def attach(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a VM on the tap's socket to its end."""
+        argv = [*EMU, "attach", "--blk", self.tapped, "--for", "0.3s", *arguments]
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+        )
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with contextlib.ExitStack() as owned:
+        yield Rig(tmp_path, owned)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_vm_on_a_tapped_disk(rig: Rig, signum: int) -> None:
+    """One VM after the other; the tap ends in one line."""
+    rig.back_end()
+    run = rig.tap()
+    done = rig.attach()
+    assert done.returncode == 0, done.stderr
+    assert "requests" in done.stderr
+    run.process.send_signal(signum)
+    ended = run.end()
+    assert ended.status == 0
+    assert ended.last.startswith(f"ended by {signal.Signals(signum).name}: 1 connection, ")
+    assert ended.err.count("\n") == 2
+    assert not os.path.lexists(rig.tapped)
+
+
+def test_a_back_end_that_the_tap_starts(rig: Rig) -> None:
+    """It is started, waited for, and ended."""
+    run = rig.tap("--exec", rig.serve)
+    assert rig.attach().returncode == 0
+    run.interrupt()
+    assert run.end().status == 0
+    assert not os.path.lexists(rig.disk)
+
+
+def test_the_end_of_that_back_end_is_the_taps(rig: Rig) -> None:
+    run = rig.tap("--exec", "sh -c 'echo why; exit 3' {socket}")
+    ended = run.end()
+    assert ended.status == 1
+    assert ended.last.endswith("--exec of tap ended with status 3: why")
+
+
+def test_a_back_end_that_is_killed_and_comes_back(rig: Rig) -> None:
+    """The VM sees a plain disconnect, and connects again through the same tap."""
+    program = rig.back_end()
+    rig.tap()
+    argv = ["attach", "--blk", rig.tapped, "--load", "light"]
+    vm = Run(rig.folder / "vm.log", argv)
+    rig.owned.callback(vm.close)
+    vm.await_line("running")
+    program.kill()
+    program.wait(TIMEOUT)
+    vm.await_line("blk0")
+    rig.back_end()
+    vm.await_line("again")
+    vm.interrupt()
+    assert vm.end().status == 0
+
+
+def test_it_ends_after_a_time(rig: Rig) -> None:
+    ended = rig.tap("--for", "0.1s").end()
+    assert ended.status == 0
+    assert ended.last == "ended after 0.1 s: 0 connections, 0 messages"
+
+
+def test_quiet_prints_nothing(rig: Rig) -> None:
+    argv = ["tap", "--listen", rig.tapped, "--connect", rig.disk, "--for", "0.1s", "-q"]
+    run = Run(rig.folder / "tap.log", argv)
+    rig.owned.callback(run.close)
+    assert run.end() == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "nothing to tap"),
+        (("--listen", "a", "--connect", "b", "--wait", "long"), "--wait 'long' is not a duration"),
+        (("--listen", "a", "--connect", "b", "--for", "1"), "--for '1' is not a duration"),
+        (("--listen", "a", "--connect", "b", "--exec", "x"), "--exec: write {socket} where"),
+        (("--listen", "a", "--connect", "b", "--exec", "'"), '--exec "\'": No closing quotation'),
+    ],
+)
+def test_options_that_make_no_tap_are_refused(arguments: tuple[str, ...], text: str) -> None:
+    """Before a socket is made."""
+    with pytest.raises(OptionError, match=text):
+        tap.main(list(arguments), standalone_mode=False)

@@ -1,0 +1,177 @@
+"""The loop: many pairs, connecting in both directions, and the end."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.tap.connection import Closed
+from emu.tap.proxy import Pair, Proxy, TapError
+from tests.emu.tap.taps import Sides, Tap
+from tests.waiting import open_fds, wait_until
+from vhost_user.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Iterator[Sides]:
+    made = Sides(tmp_path)
+    yield made
+    made.listener.close()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_either_side_may_listen(tmp_path: Path, reverse: bool) -> None:
+    """With ``reverse`` the far side is the front-end's."""
+    sides = Sides(tmp_path, reverse=reverse)
+    with Tap([sides.pair]) as tap, sides.listener:
+        near, far = sides.connected()
+        front, back = (far, near) if reverse else (near, far)
+        front.send(b"\xff" * 12)
+        assert back.recv(100) == b"\xff" * 12
+        front.close()
+        assert back.recv(100) == b""
+        back.close()
+        (closed,) = tap.await_event(Closed)
+        assert isinstance(closed, Closed)
+        assert closed.sender.value == "front-end"
+
+
+def test_many_pairs_at_once(tmp_path: Path) -> None:
+    all_sides = []
+    for number in range(40):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        all_sides.append(Sides(folder))
+    with Tap([sides.pair for sides in all_sides]):
+        ends = [sides.connected() for sides in all_sides]
+        for number, (front, _) in enumerate(ends):
+            front.send(b"%d" % number)
+        assert [back.recv(10) for _, back in ends] == [b"%d" % n for n in range(40)]
+        for front, back in ends:
+            front.close()
+            assert back.recv(10) == b""
+            back.close()
+    for sides in all_sides:
+        sides.listener.close()
+
+
+def test_a_side_that_listens_later_is_waited_for(tmp_path: Path) -> None:
+    sides = Sides(tmp_path)
+    sides.listener.close()
+    with Tap([sides.pair]):
+        near = sides.dial()
+        near.send(b"early")
+        with sides.listen():
+            far = sides.accept()
+            assert far.recv(10) == b"early"
+            near.close()
+            far.close()
+
+
+def test_without_the_other_side_it_is_a_disconnect(tmp_path: Path) -> None:
+    """And a line says which socket has nobody behind it."""
+    sides = Sides(tmp_path)
+    sides.listener.close()
+    with Tap([sides.pair], patience=0.0) as tap:
+        near = sides.dial()
+        assert near.recv(10) == b""
+        near.close()
+    assert tap.notices == [f"dev: no back-end at {sides.pair.connect}: No such file or directory"]
+
+
+def test_one_that_waits_may_leave(tmp_path: Path) -> None:
+    sides = Sides(tmp_path)
+    sides.listener.close()
+    before = open_fds()
+    with Tap([sides.pair]):
+        near = sides.dial()
+        held = len(open_fds())
+        near.close()
+        wait_until(lambda: len(open_fds()) < held, "the tap has closed it")
+    assert open_fds() <= before
+
+
+def test_it_can_be_connected_again_and_again(sides: Sides) -> None:
+    with Tap([sides.pair]) as tap:
+        for _ in range(20):
+            front, back = sides.connected()
+            back.close()
+            assert front.recv(10) == b""
+            front.close()
+        tap.await_event(Closed, 20)
+
+
+def test_its_end_is_a_disconnect_on_both_sides(sides: Sides) -> None:
+    """Nothing of it is left: no descriptor, and no file."""
+    before = open_fds()
+    with Tap([sides.pair]) as tap:
+        front, back = sides.connected()
+        tap.stop()
+        assert front.recv(10) == b""
+        assert back.recv(10) == b""
+        front.close()
+        back.close()
+    assert open_fds() == before
+    assert not Path(sides.pair.listen).exists()
+    (closed,) = tap.await_event(Closed)
+    assert isinstance(closed, Closed)
+    assert closed.reason == "the tap has ended"
+
+
+def test_an_observer_that_fails_does_not_stop_it(sides: Sides) -> None:
+    notices: list[str] = []
+
+    def fail(_event: object) -> None:
+        raise ZeroDivisionError("0")
+
+    stop, wake = os.pipe()
+    os.write(wake, b".")
+    with Proxy([sides.pair], fail, notices.append, 1.0) as proxy:
+        front = sides.dial()
+        front.close()
+        for _ in range(3):
+            proxy.run((), deadline=0.0)
+        proxy.run((stop,))
+    os.close(stop)
+    os.close(wake)
+
+
+@pytest.mark.parametrize(
+    ("listen", "error"),
+    [("x" * 200, UsageError), ("/nowhere/at/all", TapError), ("/dev/null", TapError)],
+)
+def test_a_path_where_it_cannot_listen(tmp_path: Path, listen: str, error: type[Exception]) -> None:
+    """Those of the pairs before it are removed again."""
+    good = str(tmp_path / "good.sock")
+    before = open_fds()
+    with pytest.raises(error):
+        Proxy([Pair("a", good, "b"), Pair("c", listen, "d")], lambda _: None, print, 1.0)
+    assert open_fds() == before
+    assert not Path(good).exists()
+
+
+def test_no_descriptors_is_no_end(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts again later; the caller waits meanwhile."""
+    accept = socket.socket.accept
+    refused: list[int] = []
+
+    def first_refused(sock: socket.socket) -> tuple[socket.socket, object]:
+        if sock is not sides.listener and not refused:
+            refused.append(1)
+            raise OSError(24, "Too many open files")
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", first_refused)
+    with Tap([sides.pair]) as tap:
+        front, back = sides.connected()
+        front.close()
+        back.close()
+    assert tap.notices == ["dev: cannot accept: Too many open files"]
