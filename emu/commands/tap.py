@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from backends.trace_options import trace_options
 from emu.commands import host_limits, validate
+from emu.commands.json_output import is_stdout
 from emu.commands.option_values import values_of
 from emu.errors import EmuError, OptionError, SignalError
+from emu.tap.outputs import STDOUT, Logs
 from vhost_user.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from emu.orchestrator.signals import SignalWatcher
+    from emu.tap.outputs import Outputs
     from emu.tap.proxy import Pair, Proxy
 
 HELP = """Forward between vhost-user front-ends and back-ends, and read along.
@@ -33,6 +38,7 @@ the other side sees a plain disconnect.
 \b
 Examples:
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock
+  emu tap --listen /tmp/tap.sock --connect /run/disk.sock --text
   emu tap --pair /tmp/a.sock:/run/a.sock --pair /tmp/b.sock:/run/b.sock
   emu tap --listen /tmp/tap.sock --connect /tmp/disk.sock \\
       --exec 'vhost-emu-blk --socket-path {socket} --blk-file disk.img'
@@ -49,6 +55,8 @@ class TapOptions:
     reverse: bool
     program: str | None
     wait: str
+    text: Path | None
+    json_file: Path | None
     duration: str | None
     quiet: bool
 
@@ -88,15 +96,32 @@ class TapOptions:
     metavar="TIME",
     help="How long an accepted connection waits for the other side to listen.",
 )
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write a line for each message, to stdout without a FILE.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write a JSON object for each message, to stdout without a FILE.",
+)
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @trace_options
 def tap(**options: Any) -> None:
     """Check the options, and forward until a signal comes or the time is over."""
     from emu.orchestrator.signals import SignalWatcher
+    from emu.tap.outputs import Outputs
     from emu.tap.pairs import pairs_of
     from emu.tap.proxy import Proxy
-    from emu.tap.traffic import Traffic
 
     own = TapOptions.of(options)
     pairs = pairs_of(own.listen, own.connect, own.pair, reverse=own.reverse)
@@ -104,32 +129,50 @@ def tap(**options: Any) -> None:
     text = own.duration
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     commands = _commands(own.program, pairs)
+    logs = _logs(own)
+    view = None if own.quiet or _uses_stdout(logs) or not sys.stdout.isatty() else sys.stdout
     host_limits.raise_descriptor_limit()
-    traffic = Traffic()
     with (
         SignalWatcher() as watcher,
         _started(commands, watcher),
-        Proxy(pairs, traffic.take, _report, patience) as proxy,
+        Outputs(logs, pairs, view, _report) as outputs,
+        Proxy(pairs, outputs.reader.take, _report, patience) as proxy,
     ):
         if not own.quiet:
             for pair in pairs:
                 _report(f"{pair.name}: listening at {pair.listen} for {pair.connect}")
-        end = _forward(proxy, watcher, seconds)
+        end = _forward(proxy, outputs, watcher, seconds)
     if not own.quiet:
-        _report(f"{end}: {traffic.summary()}")
+        _report(f"{end}: {outputs.traffic.summary()}")
 
 
-def _forward(proxy: Proxy, watcher: SignalWatcher, seconds: float | None) -> str:
+def _logs(options: TapOptions) -> Logs:
+    text, json_file = (
+        STDOUT if is_stdout(path) else path for path in (options.text, options.json_file)
+    )
+    logs = Logs(text, json_file)
+    if text is not None and text == json_file:
+        raise OptionError("--text and --json cannot both write to the same file")
+    return logs
+
+
+def _uses_stdout(logs: Logs) -> bool:
+    return STDOUT in (logs.text, logs.json)
+
+
+def _forward(proxy: Proxy, outputs: Outputs, watcher: SignalWatcher, seconds: float | None) -> str:
     """Forward until the end; returns what has ended it."""
-    deadline = None if seconds is None else time.monotonic() + seconds
+    end = None if seconds is None else time.monotonic() + seconds
     try:
-        while deadline is None or time.monotonic() < deadline:
-            proxy.run(watcher.fds, deadline)
+        while end is None or time.monotonic() < end:
+            looks = [moment for moment in (end, outputs.next_look) if moment is not None]
+            proxy.run(watcher.fds, min(looks, default=None))
             watcher.check()
-    except SignalError as end:
-        if end.signum not in (signal.SIGINT, signal.SIGTERM):
+            outputs.look()
+    except SignalError as signaled:
+        if signaled.signum not in (signal.SIGINT, signal.SIGTERM):
             raise
-        return str(end)
+        return str(signaled)
     return f"ended after {seconds:g} s"
 
 

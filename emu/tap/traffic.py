@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.tap.connection import Arrived, Opened
+from emu.tap.connection import Opened
+from emu.tap.message import Message
 
 if TYPE_CHECKING:
-    from emu.tap.connection import Event
+    from emu.tap.reader import Record
 
 
 class Traffic:
@@ -22,11 +23,11 @@ class Traffic:
         self.connections = 0
         self.messages = 0
 
-    def take(self, event: Event) -> None:
-        """Count an event."""
-        if isinstance(event, Arrived):
+    def take(self, record: Record) -> None:
+        """Count a record; a sink of a `Reader`."""
+        if isinstance(record, Message):
             self.messages += 1
-        elif isinstance(event, Opened):
+        elif isinstance(record, Opened):
             self.connections += 1
 
     def summary(self) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -74,13 +75,23 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 def test_a_vm_on_a_tapped_disk(rig: Rig, signum: int) -> None:
     """One VM after the other; the tap ends in one line."""
     rig.back_end()
-    run = rig.tap()
+    text_file, json_file = rig.folder / "tap.text", rig.folder / "tap.json"
+    run = rig.tap("--text", str(text_file), "--json", str(json_file))
     done = rig.attach()
     assert done.returncode == 0, done.stderr
     assert "requests" in done.stderr
     run.process.send_signal(signum)
     ended = run.end()
     assert ended.status == 0
+    text, objects = text_file.read_text(), json_file.read_text().splitlines()
+    for name in ("GET_FEATURES", "SET_MEM_TABLE", "SET_VRING_KICK", "GET_VRING_BASE"):
+        assert f" VHOST_USER_{name} " in text
+    events = [json.loads(line) for line in objects]
+    due = [event for event in events if event.get("reply_due")]
+    replies = [event for event in events if event["event"] == "reply"]
+    assert len(due) == len(replies)
+    assert all(reply["latency_ns"] > 0 for reply in replies)
+    assert not [event for event in events if "error" in event]
     assert ended.last.startswith(f"ended by {signal.Signals(signum).name}: 1 connection, ")
     assert ended.err.count("\n") == 2
     assert not os.path.lexists(rig.tapped)
@@ -138,6 +149,7 @@ def test_quiet_prints_nothing(rig: Rig) -> None:
         ((), "nothing to tap"),
         (("--listen", "a", "--connect", "b", "--wait", "long"), "--wait 'long' is not a duration"),
         (("--listen", "a", "--connect", "b", "--for", "1"), "--for '1' is not a duration"),
+        (("--listen", "a", "--connect", "b", "--text", "--json"), "cannot both write"),
         (("--listen", "a", "--connect", "b", "--exec", "x"), "--exec: write {socket} where"),
         (("--listen", "a", "--connect", "b", "--exec", "'"), '--exec "\'": No closing quotation'),
     ],

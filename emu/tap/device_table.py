@@ -1,0 +1,133 @@
+"""What each device does now: messages per second, the slowest request, ring states."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich import box
+from rich.live import Live
+from rich.table import Table
+
+from emu.tap.message import Message
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from emu.tap.reader import Reader, Record
+    from emu.tap.session import RingCount
+
+#: Lines of the terminal that are no rows of devices.
+_BESIDES = 6
+
+
+class Slowest(NamedTuple):
+    """A request and the nanoseconds that its reply took."""
+
+    latency: int
+    name: str
+
+
+class DeviceRow(NamedTuple):
+    """One device.
+
+    Attributes:
+        device: its name.
+        rate: messages per second since the last table.
+        messages: all of them.
+        waiting: requests whose replies are due.
+        slowest: request, or None.
+        rings: None while the device is not connected.
+    """
+
+    device: str
+    rate: float
+    messages: int
+    waiting: int
+    slowest: Slowest | None
+    rings: RingCount | None
+
+
+class DeviceCounts:
+    """Counts the messages of each device; a sink of a `Reader`."""
+
+    def __init__(self) -> None:
+        self._messages: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
+        self._slowest: dict[str, Slowest] = {}
+
+    def take(self, record: Record) -> None:
+        """Count a message."""
+        if not isinstance(record, Message):
+            return
+        self._messages[record.device] += 1
+        latency = record.latency
+        if latency is None:
+            return
+        known = self._slowest.get(record.device)
+        if known is None or latency > known.latency:
+            self._slowest[record.device] = Slowest(latency, record.name)
+
+    def rows(self, reader: Reader, seconds: float) -> list[DeviceRow]:
+        """A row for each device, the busiest first; ``seconds`` have passed since the last ones."""
+        sessions = reader.sessions
+        rows = []
+        for device in sorted(self._messages.keys() | sessions.keys()):
+            session = sessions.get(device)
+            count = self._messages[device]
+            rows.append(
+                DeviceRow(
+                    device,
+                    (count - self._before[device]) / seconds,
+                    count,
+                    session.outstanding if session else 0,
+                    self._slowest.get(device),
+                    session.ring_count if session else None,
+                )
+            )
+        self._before = Counter(self._messages)
+        return sorted(rows, key=lambda row: -row.rate)
+
+
+def table(rows: list[DeviceRow], room: int) -> Table:
+    """The table of the first rows, as many as there is room for."""
+    left_out = len(rows) - room
+    caption = f"and {left_out} more devices" if left_out > 0 else None
+    made = Table(box=box.SIMPLE_HEAD, caption=caption)
+    made.add_column("device", overflow="ellipsis", no_wrap=True)
+    for name in ("messages/s", "messages", "waiting"):
+        made.add_column(name, justify="right")
+    made.add_column("slowest reply", justify="right", overflow="ellipsis", no_wrap=True)
+    made.add_column("rings started/enabled", justify="right")
+    for row in rows[:room]:
+        made.add_row(
+            row.device,
+            f"{row.rate:,.0f}",
+            f"{row.messages:,}",
+            str(row.waiting),
+            f"{row.slowest.name} {row.slowest.latency / 1000:,.0f} us" if row.slowest else "-",
+            f"{row.rings.started}/{row.rings.enabled} of {row.rings.known}" if row.rings else "-",
+        )
+    return made
+
+
+class DeviceView:
+    """The table on a terminal, drawn again and again; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def show(self, rows: list[DeviceRow]) -> None:
+        """Draw it."""
+        if not self._live.is_started:
+            self._live.start()
+        self._live.update(table(rows, max(1, self._console.height - _BESIDES)), refresh=True)
+
+    def line(self, text: str) -> None:
+        """Print a line above the table."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove it."""
+        self._live.stop()

@@ -1,0 +1,57 @@
+"""The table of devices: counts, rates, the slowest reply."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+
+from rich.console import Console
+
+from emu.tap.device_table import DeviceCounts, DeviceView, Slowest, table
+from tests.emu.tap.talk import F, Talk
+from vhost_user.payloads import U64, VringState
+
+
+def test_rows_of_devices() -> None:
+    counts = DeviceCounts()
+    talk = Talk([counts.take], "a")
+    other = Talk(device="b", clock=talk.clock, reader=talk.reader)
+    talk.ask(F.GET_FEATURES)
+    other.ask(F.SET_VRING_NUM, VringState(1, 64))
+    talk.answer(F.GET_FEATURES, U64(0))
+    talk.ask(F.GET_QUEUE_NUM)
+    first, second = counts.rows(talk.reader, 2.0)
+    assert first == ("a", 1.5, 3, 1, Slowest(2000, "GET_FEATURES"), (0, 0, 0))
+    assert second == ("b", 0.5, 1, 0, None, (1, 0, 0))
+    other.close()
+    other.ask(F.SET_OWNER)
+    again = counts.rows(talk.reader, 1.0)
+    assert [(row.device, row.rate, row.messages) for row in again] == [("a", 0, 3), ("b", 0, 1)]
+    assert again[1].rings is None
+
+
+def test_the_table_has_room_for_as_many_as_fit() -> None:
+    counts = DeviceCounts()
+    talk = Talk([counts.take], "dev0")
+    for number in range(1, 40):
+        Talk(device=f"dev{number}", clock=talk.clock, reader=talk.reader).ask(F.SET_OWNER)
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    console.print(table(counts.rows(talk.reader, 1.0), 10))
+    lines = out.getvalue().splitlines()
+    assert sum("dev" in line and "devices" not in line for line in lines) == 11  # with the head
+    assert "and 30 more devices" in out.getvalue()
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_terminal_is_drawn_on() -> None:
+    main, side = pty.openpty()
+    with os.fdopen(side, "w") as stream:
+        view = DeviceView(Console(file=stream, force_terminal=True, width=80, height=24))
+        view.show([])
+        view.close()
+        stream.flush()
+        assert b"messages/s" in os.read(main, 4096)
+    os.close(main)

@@ -1,0 +1,69 @@
+"""A log that never delays its writer."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.errors import EmuError
+from emu.tap import log_file
+from emu.tap.log_file import LogFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_lines_are_in_order(tmp_path: Path) -> None:
+    """And replace what the file has held."""
+    path = tmp_path / "log"
+    path.write_text("old\n" * 1000)
+    log = LogFile.open(path)
+    for number in range(5000):
+        log.put_line(str(number))
+    assert log.close() == ""
+    assert path.read_text() == "".join(f"{number}\n" for number in range(5000))
+
+
+def test_a_reader_that_is_too_slow_costs_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted; those that are written are whole."""
+    monkeypatch.setattr(log_file, "ROOM", 100_000)
+    monkeypatch.setattr(log_file, "_PATIENCE", 0.1)
+    read, write = os.pipe()
+    log = LogFile("log", write)
+    entry = b"x" * 999 + b"\n"
+    for _ in range(1000):
+        log.put(entry)
+    assert log.dropped > 0
+    complaint = log.close()
+    assert complaint.startswith("log: ")
+    assert complaint.endswith(" entries are missing: its reader was too slow")
+    with os.fdopen(read, "rb") as stream:
+        lines = stream.read().splitlines()
+    assert {len(line) for line in lines} == {999}
+
+
+def test_a_reader_that_has_gone_is_reported() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    log = LogFile("log", write)
+    log.put_line("a")
+    assert log.close() == "log: Broken pipe: the log is incomplete"
+    log.put_line("b")
+    assert log.dropped == 1
+
+
+def test_a_full_disk_is_reported() -> None:
+    log = LogFile("log", os.open("/dev/full", os.O_WRONLY))
+    log.put_line("a")
+    assert log.close() == "log: No space left on device: the log is incomplete"
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(EmuError, match="link"):
+        LogFile.open(tmp_path / "link")
+    assert (tmp_path / "file").read_text() == "precious"

@@ -1,0 +1,66 @@
+"""What a tap writes and draws."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from emu.errors import EmuError
+from emu.tap import outputs as module
+from emu.tap.outputs import Logs, Outputs
+from emu.tap.proxy import Pair
+from tests.emu.tap.talk import F, Talk
+from vhost_user.payloads import U64
+
+PAIRS = [Pair("dev", "/a", "/b")]
+
+
+def test_both_logs_and_the_counts(tmp_path: Path) -> None:
+    notices: list[str] = []
+    with Outputs(Logs(tmp_path / "t", tmp_path / "j"), PAIRS, None, notices.append) as outputs:
+        talk = Talk(reader=outputs.reader)
+        talk.ask(F.GET_FEATURES)
+        talk.answer(F.GET_FEATURES, U64(0))
+        assert outputs.next_look is None
+        outputs.look()
+    assert notices == []
+    assert (tmp_path / "t").read_text().count("VHOST_USER_GET_FEATURES") == 2
+    events = [json.loads(line)["event"] for line in (tmp_path / "j").read_text().splitlines()]
+    assert events == ["tap", "connected", "request", "reply"]
+    assert outputs.traffic.summary() == "1 connection, 2 messages"
+
+
+def test_stdout_is_an_empty_path(capfd: pytest.CaptureFixture[str]) -> None:
+    with Outputs(Logs(text=module.STDOUT), PAIRS, None, print) as outputs:
+        Talk(reader=outputs.reader).ask(F.SET_OWNER)
+    assert "VHOST_USER_SET_OWNER" in capfd.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EmuError, match="No such file"):
+        Outputs(Logs(tmp_path / "t", tmp_path / "no" / "j"), PAIRS, None, print)
+
+
+def test_what_is_missing_is_reported(tmp_path: Path) -> None:
+    notices: list[str] = []
+    with Outputs(Logs(text=Path("/dev/full")), PAIRS, None, notices.append) as outputs:
+        Talk(reader=outputs.reader).ask(F.SET_OWNER)
+    assert notices == ["/dev/full: No space left on device: the log is incomplete"]
+
+
+def test_the_table_is_drawn_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        (tmp_path / "screen").open("w+") as stream,
+        Outputs(Logs(), PAIRS, stream, print) as outputs,
+    ):
+        due = outputs.next_look
+        assert due is not None
+        outputs.look()
+        assert stream.tell() == 0
+        monkeypatch.setattr(time, "monotonic", lambda: due)
+        outputs.look()
+        assert outputs.next_look == due + module.INTERVAL
