@@ -135,7 +135,7 @@ def tap(**options: Any) -> None:
     with (
         SignalWatcher() as watcher,
         _started(commands, watcher),
-        Outputs(logs, pairs, view, _report) as outputs,
+        Outputs(logs, pairs, view, None if own.quiet else sys.stderr, _report) as outputs,
         Proxy(pairs, outputs.reader.take, _report, patience) as proxy,
     ):
         if not own.quiet:

@@ -56,7 +56,7 @@ def ratio(first: float | None, other: float | None) -> Text:
     return Text(f"{factor:.2f}x", style="yellow" if factor >= RED_BELOW else "red")
 
 
-def new_table(title: str, *, plain: bool) -> Table:
+def new_table(title: str | None, *, plain: bool) -> Table:
     """An empty table in the style of all reports."""
     return Table(
         title=title,

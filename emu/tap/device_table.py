@@ -124,10 +124,6 @@ class DeviceView:
             self._live.start()
         self._live.update(table(rows, max(1, self._console.height - _BESIDES)), refresh=True)
 
-    def line(self, text: str) -> None:
-        """Print a line above the table."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     def close(self) -> None:
         """Remove it."""
         self._live.stop()

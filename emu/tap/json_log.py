@@ -21,7 +21,7 @@ SCHEMA = 1
 
 def head(pairs: Sequence[Pair]) -> str:
     """The first line: what is tapped, and the wall clock at a time of the other lines."""
-    return _line(
+    return line(
         {
             "event": "tap",
             "schema": SCHEMA,
@@ -37,7 +37,7 @@ def head(pairs: Sequence[Pair]) -> str:
 
 def line_of(record: Record) -> str:
     """One line, without its end."""
-    return _line(object_of(record))
+    return line(object_of(record))
 
 
 def object_of(record: Record) -> dict[str, Any]:
@@ -91,5 +91,6 @@ def _channel(*, on_channel: bool) -> str:
     return "back-end" if on_channel else "main"
 
 
-def _line(value: dict[str, Any]) -> str:
+def line(value: dict[str, Any]) -> str:
+    """An object as one line, without its end."""
     return json.dumps(value, separators=(",", ":"))

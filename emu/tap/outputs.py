@@ -13,6 +13,8 @@ from emu.tap.device_table import DeviceCounts, DeviceView
 from emu.tap.log_file import LogFile
 from emu.tap.reader import Reader
 from emu.tap.traffic import Traffic
+from emu.tap.transition_table import object_of, render
+from emu.tap.transitions import TransitionFinder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from emu.tap.proxy import Pair
     from emu.tap.reader import Record
+    from emu.tap.transitions import Transition
 
 #: Seconds between two drawings of the table.
 INTERVAL = 1.0
@@ -42,6 +45,7 @@ class Outputs:
         logs: which files to write.
         pairs: what is tapped.
         view: the terminal for the table of devices, or None.
+        report: the stream for stops and starts where there is no such terminal, or None.
         notice: prints a line for the user.
 
     Attributes:
@@ -57,30 +61,41 @@ class Outputs:
         logs: Logs,
         pairs: Sequence[Pair],
         view: TextIO | None,
+        report: TextIO | None,
         notice: Callable[[str], None],
     ) -> None:
         self.traffic = Traffic()
         self._notice = notice
+        self._json: LogFile | None = None
+        self._finder = TransitionFinder(self._found)
         self._files: list[LogFile] = []
         self._counts = DeviceCounts()
-        sinks: list[Callable[[Record], None]] = [self.traffic.take, self._counts.take]
+        sinks: list[Callable[[Record], None]] = [
+            self.traffic.take,
+            self._counts.take,
+            self._finder.take,
+        ]
         try:
             if logs.text is not None:
                 sinks.append(self._lines(logs.text, text_log.line_of))
             if logs.json is not None:
                 sinks.append(self._lines(logs.json, json_log.line_of))
-                self._files[-1].put_line(json_log.head(pairs))
+                self._json = self._files[-1]
+                self._json.put_line(json_log.head(pairs))
         except BaseException:
             self.close()
             raise
         self.reader = Reader(sinks)
-        self._view = None if view is None else DeviceView(console_for(view))
+        stream = view or report
+        self._console = None if stream is None else console_for(stream)
+        self._view = DeviceView(self._console) if view and self._console else None
         self._shown = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self._finder.finish()
         if self._view is not None:
             self._view.close()
         self.close()
@@ -88,16 +103,24 @@ class Outputs:
     @property
     def next_look(self) -> float | None:
         """When `look` has something to do, on the clock of `time.monotonic`; None for never."""
-        return None if self._view is None else self._shown + INTERVAL
+        looks = [] if self._view is None else [self._shown + INTERVAL]
+        if self._finder.due is not None:
+            looks.append(self._finder.due / 1e9)
+        return min(looks, default=None)
 
     def look(self) -> None:
-        """Draw the table again, if it is time."""
-        due = self.next_look
+        """Report stops and starts that are over, and draw the table again, if it is time."""
+        self._finder.finish_quiet(time.monotonic_ns())
         now = time.monotonic()
-        if self._view is None or due is None or now < due:
-            return
-        self._view.show(self._counts.rows(self.reader, now - self._shown))
-        self._shown = now
+        if self._view is not None and now >= self._shown + INTERVAL:
+            self._view.show(self._counts.rows(self.reader, now - self._shown))
+            self._shown = now
+
+    def _found(self, transition: Transition) -> None:
+        if self._json is not None:
+            self._json.put_line(json_log.line(object_of(transition)))
+        if self._console is not None:
+            self._console.print(render(transition, plain=not self._console.is_terminal))
 
     def close(self) -> None:
         """Write the rest of the logs."""

@@ -13,15 +13,18 @@ from emu.errors import EmuError
 from emu.tap import outputs as module
 from emu.tap.outputs import Logs, Outputs
 from emu.tap.proxy import Pair
+from emu.tap.transitions import QUIET
 from tests.emu.tap.talk import F, Talk
-from vhost_user.payloads import U64
+from vhost_user.payloads import U64, VringState
 
 PAIRS = [Pair("dev", "/a", "/b")]
 
 
 def test_both_logs_and_the_counts(tmp_path: Path) -> None:
     notices: list[str] = []
-    with Outputs(Logs(tmp_path / "t", tmp_path / "j"), PAIRS, None, notices.append) as outputs:
+    with Outputs(
+        Logs(tmp_path / "t", tmp_path / "j"), PAIRS, None, None, notices.append
+    ) as outputs:
         talk = Talk(reader=outputs.reader)
         talk.ask(F.GET_FEATURES)
         talk.answer(F.GET_FEATURES, U64(0))
@@ -35,19 +38,19 @@ def test_both_logs_and_the_counts(tmp_path: Path) -> None:
 
 
 def test_stdout_is_an_empty_path(capfd: pytest.CaptureFixture[str]) -> None:
-    with Outputs(Logs(text=module.STDOUT), PAIRS, None, print) as outputs:
+    with Outputs(Logs(text=module.STDOUT), PAIRS, None, None, print) as outputs:
         Talk(reader=outputs.reader).ask(F.SET_OWNER)
     assert "VHOST_USER_SET_OWNER" in capfd.readouterr().out
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EmuError, match="No such file"):
-        Outputs(Logs(tmp_path / "t", tmp_path / "no" / "j"), PAIRS, None, print)
+        Outputs(Logs(tmp_path / "t", tmp_path / "no" / "j"), PAIRS, None, None, print)
 
 
 def test_what_is_missing_is_reported(tmp_path: Path) -> None:
     notices: list[str] = []
-    with Outputs(Logs(text=Path("/dev/full")), PAIRS, None, notices.append) as outputs:
+    with Outputs(Logs(text=Path("/dev/full")), PAIRS, None, None, notices.append) as outputs:
         Talk(reader=outputs.reader).ask(F.SET_OWNER)
     assert notices == ["/dev/full: No space left on device: the log is incomplete"]
 
@@ -55,7 +58,7 @@ def test_what_is_missing_is_reported(tmp_path: Path) -> None:
 def test_the_table_is_drawn_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         (tmp_path / "screen").open("w+") as stream,
-        Outputs(Logs(), PAIRS, stream, print) as outputs,
+        Outputs(Logs(), PAIRS, stream, None, print) as outputs,
     ):
         due = outputs.next_look
         assert due is not None
@@ -64,3 +67,26 @@ def test_the_table_is_drawn_when_it_is_due(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(time, "monotonic", lambda: due)
         outputs.look()
         assert outputs.next_look == due + module.INTERVAL
+
+
+def test_a_stop_is_reported_when_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a table and in JSON; and one that is not over when the tap ends is, too."""
+    with (tmp_path / "report").open("w+") as stream:
+        logs = Logs(json=tmp_path / "j")
+        with Outputs(logs, PAIRS, None, stream, print) as outputs:
+            talk = Talk(reader=outputs.reader)
+            talk.ask(F.GET_VRING_BASE, VringState(0, 0))
+            due = outputs.next_look
+            assert due == (talk.clock.now + QUIET) / 1e9
+            monkeypatch.setattr(time, "monotonic_ns", lambda: talk.clock.now)
+            outputs.look()
+            assert stream.tell() == 0
+            talk.clock.now += QUIET
+            outputs.look()
+            assert "stop of 1 device, 1 ring" in (tmp_path / "report").read_text()
+            talk.ask(F.SET_VRING_KICK, U64(0), fds=1)
+        assert "start of 1 device, 1 ring" in (tmp_path / "report").read_text()
+    events = [json.loads(line)["event"] for line in (tmp_path / "j").read_text().splitlines()]
+    assert events == ["tap", "connected", "request", "stop", "request", "start"]
