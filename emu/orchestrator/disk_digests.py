@@ -23,8 +23,9 @@ HELD_BACK = 4
 _BLOCK = 64 << 10
 #: Bytes between two reports of how far the host has read.
 _REPORT = 64 << 20
-#: Bytes a second: a guest that reads slower than this is considered to hang.
-_SLOWEST = 2 << 20
+#: Seconds without a further block after which the guest is considered to hang; how fast it reads
+#: is a matter of the machine.
+STALL = 20.0
 _POLL = 0.1
 
 
@@ -68,14 +69,16 @@ class DiskReader:
         """Let the guest read to the end, on the side where the VM runs now; return the digest.
 
         Raises:
-            EmuError: the guest does not reach the end in time.
+            EmuError: the guest reads nothing more for `STALL` seconds.
         """
-        deadline = time.monotonic() + 20.0 + self._size / _SLOWEST
         state = side.execute("x-disk-reader", {"action": "limit"})
+        position, since = -1, time.monotonic()
         while not state["done"]:
-            if time.monotonic() > deadline:
-                raise EmuError(f"the guest's read of blk0 stopped at {state['position']} bytes")
-            progress.advance(self._text(state["position"]), state["position"], self._size)
+            if state["position"] != position:
+                position, since = state["position"], time.monotonic()
+            elif time.monotonic() > since + STALL:
+                raise EmuError(f"the guest's read of blk0 stopped at {position} bytes")
+            progress.advance(self._text(position), position, self._size)
             watcher.pause(_POLL)
             state = side.execute("x-disk-reader", {"action": "status"})
         return str(state["sha256"])

@@ -7,12 +7,13 @@ import io
 import os
 import re
 import signal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from emu.config.plan import DiskFile
-from emu.errors import SignalError
+from emu.errors import EmuError, SignalError
 from emu.orchestrator import disk_digests
 from emu.orchestrator.disk_digests import (
     HELD_BACK,
@@ -44,6 +45,16 @@ class Reading:
         self._position = min(self._position + self._size // 8, self._size)
         done = self._position == self._size
         return {"position": self._position, "done": done, "sha256": "ab12"}
+
+
+class Stalled(Reading):
+    """A side whose guest stops to read at a half of the disk."""
+
+    def execute(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Advance the position, up to there."""
+        if 2 * self._position < self._size:
+            return super().execute(command, arguments)
+        return {"position": self._position, "done": False}
 
 
 class LimitRecorder:
@@ -90,6 +101,31 @@ def test_the_position_of_the_reader_is_shown_with_the_total_once(
         assert reader.finish(side, watcher, LineProgress(out)) == "ab12"
     expected = [f"  the guest has read {done} of 64 MiB of blk0" for done in (16, 32, 48)]
     assert out.getvalue().splitlines() == expected
+
+
+@pytest.mark.parametrize(("side", "ends"), [(Reading, True), (Stalled, False)])
+def test_a_guest_may_read_slowly_but_not_stop(
+    side: type[Reading], ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two queries it has three quarters of the time that it may be without progress."""
+    now, reading = [0.0], side(64 * MIB)
+    execute = reading.execute
+
+    def later(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        now[0] += 0.75 * disk_digests.STALL
+        return execute(command, arguments)
+
+    monkeypatch.setattr(reading, "execute", later)
+    monkeypatch.setattr(disk_digests, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(disk_digests, "_POLL", 0.0)
+    vm = cast("VmHost", reading)
+    reader = DiskReader(DiskFile(tmp_path / "disk", 64 * MIB, writable=False), vm)
+    with SignalWatcher() as watcher:
+        if ends:
+            assert reader.finish(vm, watcher, SilentProgress()) == "ab12"
+            return
+        with pytest.raises(EmuError, match=f"the guest's read of blk0 stopped at {32 * MIB} bytes"):
+            reader.finish(vm, watcher, SilentProgress())
 
 
 def test_the_hosts_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
