@@ -167,11 +167,12 @@ class FrontendSession(Session):
             BackendError: the back-end broke the protocol; `Refused`: it acknowledged a request
                 with a non-zero code (the stream stays usable; replies of the same call are lost).
         """
-        frames = self._decoder.feed(data, fds)
+        frames: Sequence[Frame] = ()
         refusal: Refused | None = None
         replies: list[Reply] = []
         make: Callable[[type[Reply], tuple[object, ...]], Reply] = tuple.__new__
         try:
+            frames = self._decoder.feed(data, fds)
             expected = self._expected
             for frame in frames:
                 number, _, payload, came = frame

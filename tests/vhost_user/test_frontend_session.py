@@ -71,11 +71,12 @@ def test_a_refusal_can_be_taken_as_an_answer() -> None:
     ],
 )
 def test_a_back_end_that_answers_wrongly(answer: bytes, words: str) -> None:
-    """Wrong id, ring, flags or size, or an answer without a request."""
+    """Wrong id, ring, flags or size, or an answer without a request: no reply is due any more."""
     front, _ = pair()
     front.encode(Request(R.GET_VRING_BASE, VringState(3, 0)))
     with pytest.raises(BackendError, match=words):
         front.feed(answer)
+    assert front.outstanding == 0
     with pytest.raises(BackendError, match="sent more"):
         front.feed(b"x")
 

@@ -17,7 +17,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest
 from vhost_user.payload_layout import SHAPES
 from vhost_user.payloads import U64
-from vhost_user.states import RingState
+from vhost_user.states import ALL_STATES
 
 _NULL = os.open(os.devnull, os.O_RDONLY)
 _RINGS = 4
@@ -71,4 +71,4 @@ def _send(session: BackendSession, reader: Reader) -> None:
         if request.need_reply and session.can_refuse(request):
             session.ack(request, 1)
     for ring in session.rings:
-        assert ring.state in RingState
+        assert ring.state in ALL_STATES
