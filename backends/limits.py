@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user.channel import READ_FDS, READ_SIZE
 from vhost_user.connection import MAX_READS
 from vhost_user.payloads import MAX_RINGS
-from vhost_user.virtqueue.layout import MAX_SIZE
+from vhost_user.virtqueue.layout import MAX_CHAIN, MAX_SIZE
 
 if TYPE_CHECKING:
     from vhost_user.virtqueue import Chain
@@ -85,7 +85,8 @@ BOUNDS = (
     Bound("ns for messages in one turn", MESSAGES_NS, "the rest waits for the next turn"),
     Bound("messages whose replies are not sent yet", REPLIES, "no more are read until they are"),
     Bound("descriptors that wait to be closed", CLOSING, "they are closed in the same turn"),
-    Bound("descriptors of a chain", MAX_SIZE, "the ring fails"),
+    Bound("descriptors of a ring, and of a chain in it", MAX_SIZE, "the ring fails"),
+    Bound("descriptors of an indirect table in a ring of fewer", MAX_CHAIN, "the ring fails"),
     Bound("requests of a ring in one poll", BUDGET, "the ring is polled again"),
     Bound("descriptors of a chain that is one of these", CHAIN_SHARE - 1, "it counts as several"),
     Bound("polls between two looks at the sockets", RINGS_PER_CHECK, "messages are read first"),

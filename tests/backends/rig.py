@@ -66,20 +66,38 @@ class Done(NamedTuple):
 
 
 class RigRing:
-    """One ring: its memory, its driver, its notifiers."""
+    """One ring: its memory, its driver, its notifiers.
 
-    def __init__(self, rig: Rig, index: int, *, event_idx: bool = True) -> None:
+    Args:
+        rig: the front-end.
+        index: its number.
+        event_idx: the event index was negotiated.
+        size: how many descriptors it has.
+        ram: a region for it alone; otherwise it lies in the rig's lower region.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        index: int,
+        *,
+        event_idx: bool = True,
+        size: int = RING_SIZE,
+        ram: RamRegion | None = None,
+    ) -> None:
         self.rig = rig
         self.index = index
-        self.offsets = split_offsets(RING_SIZE)
-        self.offset = index * 0x2000
-        self.gpa = rig.low.region.gpa + self.offset
-        memory = rig.low.bytes[self.offset : self.offset + 0x2000]
+        self.size = size
+        self.ram = ram or rig.low
+        self.offsets = split_offsets(size)
         desc, avail, used, end = self.offsets
+        self.offset = 0 if ram else index * 0x2000
+        self.gpa = self.ram.region.gpa + self.offset
+        memory = self.ram.bytes[self.offset : self.offset + end]
         self.driver = DriverQueue(
-            RING_SIZE,
+            size,
             memory[desc:avail],
-            memory[avail : avail + 6 + 2 * RING_SIZE],
+            memory[avail : avail + 6 + 2 * size],
             memory[used:end],
             memoryview(bytearray(16)),
             event_idx=event_idx,
@@ -91,14 +109,14 @@ class RigRing:
 
     def addr(self, *, log: bool = False) -> VringAddr:
         desc, avail, used, _ = self.offsets
-        user = self.rig.low.region.user_addr + self.offset
+        user = self.ram.region.user_addr + self.offset
         flags = VRING_F_LOG if log else 0
         return VringAddr(self.index, flags, user + desc, user + used, user + avail, self.gpa + used)
 
     def requests(self, base: int = 0) -> dict[F, Request]:
         """The messages that set this ring up, by id."""
         return {
-            F.SET_VRING_NUM: Request(F.SET_VRING_NUM, VringState(self.index, RING_SIZE)),
+            F.SET_VRING_NUM: Request(F.SET_VRING_NUM, VringState(self.index, self.size)),
             F.SET_VRING_ADDR: Request(F.SET_VRING_ADDR, self.addr()),
             F.SET_VRING_BASE: Request(F.SET_VRING_BASE, VringState(self.index, base)),
             F.SET_VRING_CALL: Request(F.SET_VRING_CALL, U64(self.index), (self.call_fd,)),

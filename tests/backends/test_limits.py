@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 import select
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backends import limits
+from tests.backends.bounds import disks, nics, rings, sockets
+from tests.backends.bounds.lab import TRIALS, Lab
 from tests.backends.isolation import pair
 from tests.backends.rig import MIB, RamRegion, Rig, RigRing
 from tests.backends.served import Blk, Net
@@ -20,10 +22,8 @@ from tests.timeouts import TIMEOUT
 from vhost_user.channel import READ_FDS
 from vhost_user.codec import NEED_REPLY, VERSION, encode
 from vhost_user.connection import MAX_READS
-from vhost_user.errors import VhostUserError
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import Request
-from vhost_user.payloads import U64, Config, Inflight, VringState
+from vhost_user.payloads import U64, Inflight, VringState
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     VIRTIO_BLK_S_IOERR,
@@ -39,6 +39,8 @@ from vhost_user.virtqueue import Chain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Importing them adds their trials to the table.
+TRIED_IN = (disks, nics, rings, sockets)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "backends.md"
 GIB = 1 << 30
 #: Bytes that a program may grow by while it is flooded: a few large reads, and what Python keeps.
@@ -67,6 +69,18 @@ def test_a_long_chain_counts_as_several_requests(
     buffer = memoryview(b"")
     chain = Chain(0, [buffer] * readable, [buffer] * writable, [])
     assert limits.requests_in(chain) == requests
+
+
+@pytest.mark.parametrize("bound", limits.BOUNDS, ids=lambda bound: bound.what)
+def test_a_bound_holds(bound: limits.Bound, tmp_path: Path) -> None:
+    """A program does what the row says when a front-end goes beyond the bound."""
+    assert bound.what in TRIALS, "no trial in tests/backends/bounds"
+    with ExitStack() as stack:
+        TRIALS[bound.what](Lab(tmp_path, stack), bound.most)
+
+
+def test_each_trial_is_of_a_row() -> None:
+    assert set(TRIALS) == {bound.what for bound in limits.BOUNDS}
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +138,6 @@ class Flood:
         self.sock.close()
 
 
-def test_replies_that_are_not_read(blk: pair.Pair, rig: Rig) -> None:
-    """The back-end reads no more messages; each of these has a reply of ten times its size."""
-    before = _resident(blk.process.pid)
-    flood = Flood(rig)
-    message = encode(F.GET_CONFIG, VERSION, Config(0, 0, bytes(256)))
-    while flood.sent < FLOOD and flood.send(message):
-        pass
-    assert flood.sent < FLOOD, "all of them were taken"
-    blk.neighbour.goes_on()
-    assert _resident(blk.process.pid) < before + GROWTH
-    flood.close()
-
-
 def test_descriptors_of_replies_that_are_not_read(blk: pair.Pair, rig: Rig) -> None:
     before = _descriptors(blk.process.pid)
     flood = Flood(rig)
@@ -170,49 +171,6 @@ def test_messages_and_descriptors_that_wait_for_a_stop(tmp_path: Path) -> None:
         flood.close()
         rig.close()
         given.serves_the_next()
-
-
-def test_descriptors_that_wait_to_be_closed(blk: pair.Pair, rig: Rig) -> None:
-    before = _descriptors(blk.process.pid)
-    highest = 0
-    for _ in range(60):
-        rig.pipeline(
-            [
-                Request(F.SET_VRING_CALL, U64(0), (rig.rings[0].call_fd,), need_reply=True)
-                for _ in range(50)
-            ]
-        )
-        highest = max(highest, _descriptors(blk.process.pid))
-    assert highest < before + limits.CLOSING + 100
-
-
-def test_one_front_end_is_served_and_some_wait(blk: pair.Pair, rig: Rig) -> None:
-    with ExitStack() as stack:
-        waiting = 0
-        for _ in range(4 * limits.BACKLOG):
-            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-            sock.setblocking(False)
-            with suppress(BlockingIOError):
-                sock.connect(blk.victim)
-                waiting += 1
-        assert 1 <= waiting <= limits.BACKLOG + 1
-        rig.set_features()
-        blk.neighbour.goes_on()
-
-
-def test_regions(blk: pair.Pair, rig: Rig) -> None:
-    rams = [
-        RamRegion(GIB + n * 4096, 4096, 0x7E00_0000_0000 + n * 4096)
-        for n in range(limits.MAX_MEM_SLOTS + 1)
-    ]
-    rig.set_features()
-    for ram in rams[:-1]:
-        rig.add_mem_reg(ram)
-    with pytest.raises(VhostUserError, match="refused"):
-        rig.add_mem_reg(rams[-1])
-    for ram in rams:
-        ram.close()
-    blk.neighbour.goes_on()
 
 
 class Large:

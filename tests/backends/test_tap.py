@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import logging
 import os
@@ -11,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +19,8 @@ import pytest
 from backends import stats
 from backends.net_device import NetDevice
 from backends.server import ServerError
-from backends.tap import DEVICE, TapPort, inherit_tap, open_tap
+from backends.tap import TapPort, inherit_tap, open_tap
+from tests.backends.namespace import Namespace, packet_socket
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
@@ -29,70 +28,14 @@ from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from backends.loop import Loop
 
 T = TypeVar("T")
 NAME = "emu-test"
-CLONE_NEWNET = 0x40000000
 TUNSETPERSIST = 0x400454CB
 SIOCSIFFLAGS = 0x8914
-
-
-class Namespace:
-    """A thread in a network namespace of its own, which runs functions there."""
-
-    def __init__(self) -> None:
-        self._jobs: list[Callable[[], None]] = []
-        self._ready = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.refusal: str | None = None
-        entered = threading.Event()
-        self._jobs.append(entered.set)
-        self._thread.start()
-        self._ready.release()
-        assert entered.wait(TIMEOUT)
-
-    def _run(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(CLONE_NEWNET):
-            self.refusal = f"no network namespace: {os.strerror(ctypes.get_errno())}"
-        elif not os.access(DEVICE, os.R_OK | os.W_OK):
-            self.refusal = f"{DEVICE} cannot be opened"
-        while True:
-            self._ready.acquire()
-            job = self._jobs.pop(0)
-            job()
-            if job == self._end:
-                return
-
-    def _end(self) -> None:
-        """The last job."""
-
-    def do(self, function: Callable[[], T]) -> T:
-        results: list[T] = []
-        errors: list[Exception] = []
-        done = threading.Event()
-
-        def job() -> None:
-            try:
-                results.append(function())
-            except Exception as error:  # noqa: BLE001 - it is raised in the test's own thread
-                errors.append(error)
-            done.set()
-
-        self._jobs.append(job)
-        self._ready.release()
-        assert done.wait(TIMEOUT)
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    def close(self) -> None:
-        self._jobs.append(self._end)
-        self._ready.release()
-        self._thread.join(TIMEOUT)
 
 
 @pytest.fixture
@@ -111,16 +54,9 @@ class World:
     def __init__(self, namespace: Namespace, loop: Loop, attach: Attach, queues: int) -> None:
         fds = namespace.do(lambda: open_tap(NAME, queues))
         self.control = namespace.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self.sock = namespace.do(self._listen)
+        self.sock = namespace.do(lambda: packet_socket(NAME))
         self.port = TapPort(loop, NAME, fds)
         self.nic = Nic(NetDevice("net0", loop, 4, self.port, mac=mac(1)), attach)
-
-    @staticmethod
-    def _listen() -> socket.socket:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        sock.bind((NAME, 3))
-        sock.settimeout(TIMEOUT)
-        return sock
 
     def receive(self, ethertype: bytes = b"\x88\xb5") -> bytes:
         """The next frame from the NIC; the kernel's own (IPv6 looks for routers) do not count."""

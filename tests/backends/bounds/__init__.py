@@ -1,0 +1,1 @@
+"""Each bound of `backends.limits.BOUNDS`, tried from outside on a real program."""
