@@ -18,7 +18,7 @@ from vhost_user.errors import FrontendError
 from vhost_user.memory import MemoryTable
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, MemTable, SingleRegion
-from vhost_user.postcopy import FaultingTable, Userfault
+from vhost_user.postcopy import FaultingTable, PageFaults
 
 if TYPE_CHECKING:
     from backends.device import BackendDevice
@@ -45,7 +45,7 @@ class Postcopy:
         self._device = device
         self._connection = connection
         self._usual = usual
-        self._faults: Userfault | None = None
+        self._faults: PageFaults | None = None
         self._memory: FaultingTable | None = None
         self._watcher: threading.Thread | None = None
         self._end_fd = -1
@@ -82,13 +82,13 @@ class Postcopy:
             raise FrontendError("POSTCOPY_LISTEN came already")
         self.close()
         try:
-            self._faults = Userfault()
+            self._faults = PageFaults()
         except OSError as error:
             # The front-end sees that the reply has no descriptor; no rule was broken.
             log.warning("%s: no postcopy: %s", self._device.name, error.strerror)
             self._connection.reply(request)
         else:
-            self._usual.reply_with_fd(request, None, os.dup(self._faults.fd))
+            self._usual.reply_with_fd(request, None, os.dup(self._faults.arrivals.fd))
         return True
 
     def _listen(self, request: Request) -> bool:
@@ -169,7 +169,7 @@ class Postcopy:
 
     # A front-end that dies
 
-    def _watch_front_end(self, faults: Userfault) -> None:
+    def _watch_front_end(self, faults: PageFaults) -> None:
         """Watch the socket in a thread: the loop may wait for a page when the front-end ends."""
         self._end_fd = os.eventfd(0, os.EFD_CLOEXEC)
         socket_fd = os.dup(self._connection.fileno())
@@ -182,7 +182,7 @@ class Postcopy:
         self._watcher.start()
 
 
-def _give_up_at_the_end(socket_fd: int, end_fd: int, faults: Userfault) -> None:
+def _give_up_at_the_end(socket_fd: int, end_fd: int, faults: PageFaults) -> None:
     """Waits until the connection or the postcopy ends."""
     poll = select.poll()
     poll.register(socket_fd, select.POLLRDHUP)

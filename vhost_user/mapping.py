@@ -34,10 +34,11 @@ class LostMemoryError(FrontendError):
 
     Args:
         what: the memory, for the text.
+        why: the reason, for the text.
     """
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is lost: its file has shrunk")
+    def __init__(self, what: str, why: str = "its file has shrunk") -> None:
+        super().__init__(f"{what} is lost: {why}")
 
 
 class Mapping:

@@ -98,6 +98,8 @@ class MemoryTable:
         generation: grows with each change, which makes earlier views stale.
     """
 
+    _why_lost = "its file has shrunk"
+
     def __init__(self) -> None:
         self.generation = 0
         self._regions: list[MappedRegion] = []
@@ -175,7 +177,7 @@ class MemoryTable:
         """
         for mapped in self._regions:
             if mapped.mapping.lost:
-                raise LostMemoryError(f"guest memory at {mapped.gpa:#x}")
+                raise LostMemoryError(f"guest memory at {mapped.gpa:#x}", self._why_lost)
 
     def close(self) -> None:
         """Remove all regions. Their memory is unmapped with the last view of it."""

@@ -3,6 +3,12 @@
 A back-end registers its mappings with a userfaultfd(2). An access to a missing page blocks; the
 front-end, which has the same descriptor, reads the fault, copies the page and wakes the thread that
 waits (vhost-user specification, "Postcopy live migration").
+
+A page may be missing again when it was there a moment ago: the front-end can punch holes at any
+time. So the memory is mapped twice. Threads that have nothing else to do wait in the *arrivals*,
+which are registered with the front-end's descriptor. Everything else uses the other mapping, where
+an access to a missing page fails like one to a file that has shrunk (UFFD_FEATURE_SIGBUS), and
+never waits: `vhost_user.mapping` counts it, and the device fails.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import mmap
 import os
 import threading
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user import native
 from vhost_user.codec import close_all
@@ -30,7 +36,7 @@ def possible() -> bool:
     if not native.available:
         return False
     try:
-        Userfault().close()
+        PageFaults().close()
     except OSError:
         return False
     return True
@@ -40,7 +46,7 @@ class PagesMissing(Exception):
     """Pages of guest memory have not arrived.
 
     Args:
-        view: the memory.
+        view: the memory, where threads may wait for it.
     """
 
     def __init__(self, view: memoryview) -> None:
@@ -60,6 +66,9 @@ class PagesMissing(Exception):
 class Userfault:
     """A userfaultfd, and the memory that is registered with it. Several threads may use it.
 
+    Args:
+        fails: an access to a missing page fails; otherwise it waits for the page.
+
     Attributes:
         fd: the descriptor.
 
@@ -67,9 +76,9 @@ class Userfault:
         OSError: the kernel does not have it, or not for this user.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fails: bool = False) -> None:
         native.require()
-        self.fd: int = native.lib.vu_uffd_open()
+        self.fd: int = native.lib.vu_uffd_open(fails)
         if self.fd < 0:
             raise OSError(-self.fd, os.strerror(-self.fd))
         self._lock = threading.Lock()
@@ -78,7 +87,7 @@ class Userfault:
         self._over = False
 
     def watch(self, mapping: Mapping) -> None:
-        """From now on an access to a missing page of a mapping blocks until the page arrives.
+        """From now on an access to a missing page of a mapping waits for the page, or fails.
 
         Raises:
             OSError: the kernel cannot do this with the mapping, or does it already.
@@ -92,7 +101,7 @@ class Userfault:
             self._watched.append(mapping)
 
     def give_up(self) -> None:
-        """Wait for no more pages: missing ones are zeroes now. Threads that wait continue."""
+        """Handle no more faults: missing pages are zeroes now. Threads that wait continue."""
         with self._lock:
             self._over = True
             while self._watched:
@@ -105,26 +114,66 @@ class Userfault:
         os.close(self.fd)
 
 
+class PageFaults:
+    """What handles the faults of one device's memory, until the postcopy ends.
+
+    Attributes:
+        arrivals: of mappings where threads wait for pages; the front-end has its descriptor.
+        holes: of mappings that are used, where no thread ever waits.
+
+    Raises:
+        OSError: the kernel does not have it, or not for this user.
+    """
+
+    def __init__(self) -> None:
+        self.arrivals = Userfault()
+        try:
+            self.holes = Userfault(fails=True)
+        except OSError:
+            self.arrivals.close()
+            raise
+
+    def give_up(self) -> None:
+        """From any thread: wait for no more pages; missing ones are zeroes now."""
+        self.holes.give_up()
+        self.arrivals.give_up()
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self.holes.close()
+        self.arrivals.close()
+
+
+class _Backing(NamedTuple):
+    """What a region has besides the mapping that is used."""
+
+    arrivals: Mapping
+    fd: int
+
+
 class FaultingTable(MemoryTable):
     """A memory table that returns views only when their pages are present, and never waits.
 
-    An access to a missing page would wait, with the interpreter's lock. The caller waits instead,
-    in a thread that has nothing else to do (`PagesMissing.wait`), and asks for the view again then.
+    Where they are not, the caller has another thread wait, which has nothing else to do
+    (`PagesMissing.wait`), and asks for the view again then. A page that is missing when the view is
+    used has been removed by the front-end, and is lost (`MemoryTable.check`).
 
     A change is proposed first, and takes effect with the front-end's go-ahead.
     """
 
-    def __init__(self, faults: Userfault) -> None:
+    _why_lost = "the front-end has removed pages in a postcopy, or its file has shrunk"
+
+    def __init__(self, faults: PageFaults) -> None:
         super().__init__()
         self._faults = faults
-        self._proposed: list[tuple[MappedRegion, int]] = []
+        self._proposed: list[tuple[MappedRegion, _Backing]] = []
         self._replaces = False
-        self._files: dict[MemoryRegion, int] = {}
+        self._backing: dict[MemoryRegion, _Backing] = {}
 
     @property
     def slots(self) -> int:
         """How many regions there are, proposed ones included."""
-        return len(self._files) + len(self._proposed)
+        return len(self._backing) + len(self._proposed)
 
     def propose(
         self, regions: Sequence[MemoryRegion], fds: Sequence[int], *, replace: bool
@@ -137,7 +186,7 @@ class FaultingTable(MemoryTable):
             replace: they are the whole table, not an addition.
 
         Returns:
-            The address in this process of each region's first byte.
+            The address in this process where threads wait for each region's first byte.
 
         Raises:
             MemoryTableError: as `MemoryTable.replace`.
@@ -145,17 +194,19 @@ class FaultingTable(MemoryTable):
         try:
             if len(regions) != len(fds):
                 raise MemoryTableError(f"{len(regions)} regions came with {len(fds)} descriptors")
-            pairs = zip(regions, fds, strict=True)
-            mapped = [map_region(region, fd) for region, fd in pairs]
+            pairs = list(zip(regions, fds, strict=True))
+            mapped = [
+                (map_region(*pair), _Backing(map_region(*pair).mapping, pair[1])) for pair in pairs
+            ]
         except MemoryTableError:
             close_all(fds)
             raise
         if replace:
-            close_all(fd for _, fd in self._proposed)
+            close_all(backing.fd for _, backing in self._proposed)
             self._proposed.clear()
             self._replaces = True
-        self._proposed += zip(mapped, fds, strict=True)
-        return [native.address_of(each.data) for each in mapped]
+        self._proposed += mapped
+        return [native.address_of(backing.arrivals.view) for _, backing in mapped]
 
     def commit(self) -> None:
         """Put what was proposed into the table.
@@ -163,16 +214,18 @@ class FaultingTable(MemoryTable):
         Raises:
             MemoryTableError: regions overlap, or the kernel cannot handle their page faults.
         """
-        proposed = [mapped for mapped, _ in self._proposed]
-        self._install([*([] if self._replaces else self._regions), *proposed])
+        proposed = self._proposed
+        kept = [] if self._replaces else self._regions
+        self._install([*kept, *(mapped for mapped, _ in proposed)])
         if self._replaces:
-            close_all(self._files.values())
-            self._files.clear()
-        self._files.update((mapped.region, fd) for mapped, fd in self._proposed)
+            close_all(backing.fd for backing in self._backing.values())
+            self._backing.clear()
+        self._backing.update((mapped.region, backing) for mapped, backing in proposed)
         self._proposed, self._replaces = [], False
         try:
-            for mapped in proposed:
-                self._faults.watch(mapped.mapping)
+            for mapped, backing in proposed:
+                self._faults.arrivals.watch(backing.arrivals)
+                self._faults.holes.watch(mapped.mapping)
         except OSError as error:
             raise MemoryTableError(
                 f"page faults of a region cannot be handled: {error.strerror}"
@@ -180,23 +233,23 @@ class FaultingTable(MemoryTable):
 
     def detach(self) -> list[tuple[MemoryRegion, int]]:
         """The regions with their descriptors, which belong to the caller from now on."""
-        detached = list(self._files.items())
-        self._files.clear()
+        detached = [(region, backing.fd) for region, backing in self._backing.items()]
+        self._backing.clear()
         return detached
 
     def remove(self, region: MemoryRegion) -> None:
         """As `MemoryTable.remove`."""
         super().remove(region)
-        for known in [known for known in self._files if known[:3] == region[:3]]:
-            os.close(self._files.pop(known))
+        for known in [known for known in self._backing if known[:3] == region[:3]]:
+            os.close(self._backing.pop(known).fd)
 
     def close(self) -> None:
         """As `MemoryTable.close`."""
         super().close()
-        close_all(fd for _, fd in self._proposed)
-        close_all(self._files.values())
+        close_all(backing.fd for _, backing in self._proposed)
+        close_all(backing.fd for backing in self._backing.values())
         self._proposed.clear()
-        self._files.clear()
+        self._backing.clear()
 
     def view(self, gpa: int, length: int) -> memoryview:
         """As `MemoryTable.view`.
@@ -204,7 +257,7 @@ class FaultingTable(MemoryTable):
         Raises:
             PagesMissing: pages have not arrived.
         """
-        return _present(super().view(gpa, length))
+        return self._present(super().view(gpa, length))
 
     def slices(self, gpa: int, length: int) -> list[memoryview]:
         """As `MemoryTable.slices`.
@@ -212,7 +265,7 @@ class FaultingTable(MemoryTable):
         Raises:
             PagesMissing: pages have not arrived.
         """
-        return [_present(piece) for piece in super().slices(gpa, length)]
+        return [self._present(piece) for piece in super().slices(gpa, length)]
 
     def user_view(self, user_addr: int, length: int) -> memoryview:
         """As `MemoryTable.user_view`.
@@ -220,12 +273,20 @@ class FaultingTable(MemoryTable):
         Raises:
             PagesMissing: pages have not arrived.
         """
-        return _present(super().user_view(user_addr, length))
+        return self._present(super().user_view(user_addr, length))
 
+    def _present(self, view: memoryview) -> memoryview:
+        length = len(view)
+        bytes_ = native.ffi.from_buffer(view)
+        if length and not native.lib.vu_present(bytes_, length, mmap.PAGESIZE):
+            raise PagesMissing(self._arrivals(view))
+        return view
 
-def _present(view: memoryview) -> memoryview:
-    if len(view) and not native.lib.vu_present(
-        native.ffi.from_buffer(view), len(view), mmap.PAGESIZE
-    ):
-        raise PagesMissing(view)
-    return view
+    def _arrivals(self, view: memoryview) -> memoryview:
+        """The same bytes where threads wait for them."""
+        address = native.address_of(view)
+        for mapped in self._regions:
+            offset = address - native.address_of(mapped.data)
+            if 0 <= offset < len(mapped.data):
+                return self._backing[mapped.region].arrivals.view[offset:][: len(view)]
+        raise MemoryTableError("a view of memory that is not in the table")

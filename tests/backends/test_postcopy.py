@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -13,11 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.control import ControlOptions
-from backends.image import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from tests.backends.rig import QEMU_ORDER, RamRegion, Rig
 from tests.backends.served import KINDS, Kind, Served, program
 from tests.timeouts import TIMEOUT
-from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd
+from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd, punch_holes
 from vhost_user.codec import (
     NEED_REPLY,
     REPLY_FLAGS,
@@ -40,16 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = needs_userfaultfd
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
-
-
-def drop_pages(ram: RamRegion) -> None:
-    """Drop all pages of a region, so that each is missing from now on."""
-    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-    size = os.fstat(ram.fd).st_size
-    assert _libc.fallocate(ram.fd, mode, 0, size) == 0, os.strerror(ctypes.get_errno())
 
 
 class Incoming:
@@ -173,7 +161,7 @@ def begin(kind: Kind, incoming: Incoming) -> None:
     kick = ring.kick
 
     def drop_and_kick() -> None:
-        drop_pages(rig.high)
+        punch_holes(rig.high.fd)
         kick()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -203,7 +191,7 @@ def test_after_the_end_no_page_is_waited_for(kind: Kind, incoming: Incoming) -> 
     before = incoming.asked
     kind.submit(rig, 1)
     kind.finish(rig, 1)
-    drop_pages(rig.high)
+    punch_holes(rig.high.fd)
     kind.work(rig, 2)
     assert incoming.asked == before
     rig.set_mem_table()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import select
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backends.image import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from tests.timeouts import TIMEOUT
 from vhost_user import postcopy
 from vhost_user.memory import PAGE_SIZE
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 _MESSAGE = struct.Struct("<B15xQ8x")
 _PAGEFAULT = 0x12
 _WAKE = 0x8010AA02
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 
 needs_userfaultfd = pytest.mark.skipif(
     not postcopy.possible(), reason="no userfaultfd for this user, or no compiled extension"
@@ -72,3 +77,10 @@ def await_fault(fd: int) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     assert poll.poll(5000), "no thread waits for a page"
+
+
+def punch_holes(fd: int) -> None:
+    """Remove all pages of a file, so that each is missing from now on."""
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    size = os.fstat(fd).st_size
+    assert _libc.fallocate(fd, mode, 0, size) == 0, os.strerror(ctypes.get_errno())

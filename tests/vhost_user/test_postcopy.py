@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.timeouts import TIMEOUT
-from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd
+from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd, punch_holes
 from tests.vhost_user.rings import USER_BASE
 from tests.waiting import open_fds
 from vhost_user.errors import FrontendError
+from vhost_user.mapping import LostMemoryError, look, losses
 from vhost_user.memory import PAGE_SIZE, MemoryTable, MemoryTableError, TranslationError
 from vhost_user.payloads import MemoryRegion
-from vhost_user.postcopy import FaultingTable, PagesMissing, Userfault
+from vhost_user.postcopy import FaultingTable, PageFaults, PagesMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,14 +39,14 @@ def ram() -> Iterator[int]:
 
 
 @pytest.fixture
-def faults() -> Iterator[Userfault]:
-    made = Userfault()
+def faults() -> Iterator[PageFaults]:
+    made = PageFaults()
     yield made
     made.close()
 
 
 @pytest.fixture
-def table(faults: Userfault) -> Iterator[FaultingTable]:
+def table(faults: PageFaults) -> Iterator[FaultingTable]:
     made = FaultingTable(faults)
     yield made
     made.close()
@@ -62,7 +63,7 @@ def waited_for(look: Callable[[], memoryview]) -> memoryview:
 
 @pytest.mark.parametrize("method", ["view", "slices", "user_view"])
 def test_a_view_of_missing_pages_is_refused_at_once(
-    table: FaultingTable, faults: Userfault, ram: int, method: str
+    table: FaultingTable, faults: PageFaults, ram: int, method: str
 ) -> None:
     """Of many pages one is missing, at the beginning or at the end."""
     os.pwrite(ram, bytes(1999 * PAGE_SIZE), PAGE_SIZE)
@@ -81,7 +82,7 @@ def test_a_view_of_missing_pages_is_refused_at_once(
 
 
 def test_who_looks_waits_and_gets_what_was_brought(
-    table: FaultingTable, faults: Userfault, ram: int
+    table: FaultingTable, faults: PageFaults, ram: int
 ) -> None:
     (base,) = table.propose([REGION], [os.dup(ram)], replace=True)
     assert table.regions == [], "only proposed"
@@ -91,7 +92,7 @@ def test_who_looks_waits_and_gets_what_was_brought(
     def bring(address: int) -> None:
         os.pwrite(ram, address.to_bytes(8, "little"), address - base)
 
-    pages = Pages(faults.fd, bring)
+    pages = Pages(faults.arrivals.fd, bring)
     try:
         looks: tuple[Callable[[], memoryview], ...] = (
             lambda: table.view(MIB + PAGE_SIZE, 8),
@@ -110,18 +111,18 @@ def test_who_looks_waits_and_gets_what_was_brought(
 
 
 def test_a_page_that_is_there_is_not_asked_for(
-    table: FaultingTable, faults: Userfault, ram: int
+    table: FaultingTable, faults: PageFaults, ram: int
 ) -> None:
     os.pwrite(ram, b"here", 2 * PAGE_SIZE)
     table.propose([REGION], [os.dup(ram)], replace=True)
     table.commit()
-    pages = Pages(faults.fd, lambda _: None)
+    pages = Pages(faults.arrivals.fd, lambda _: None)
     assert bytes(table.view(MIB + 2 * PAGE_SIZE, 4)) == b"here"
     pages.close()
     assert pages.asked == []
 
 
-def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram: int) -> None:
+def test_giving_up_wakes_who_waits(table: FaultingTable, faults: PageFaults, ram: int) -> None:
     table.propose([REGION], [os.dup(ram)], replace=True)
     table.commit()
     seen: list[bytes] = []
@@ -129,7 +130,7 @@ def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram:
         target=lambda: seen.append(bytes(waited_for(lambda: table.view(MIB, 4))))
     )
     waiting.start()
-    await_fault(faults.fd)
+    await_fault(faults.arrivals.fd)
     assert not seen
     faults.give_up()
     waiting.join(TIMEOUT)
@@ -138,6 +139,31 @@ def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram:
     table.commit()
     view = waited_for(lambda: table.view(OTHER.gpa, 4))
     assert bytes(view) == bytes(4), "nothing is watched after that"
+
+
+@pytest.mark.parametrize("how", ["loads", "stores", "a system call"])
+def test_an_access_to_a_page_that_was_removed_never_waits(
+    table: FaultingTable, ram: int, how: str
+) -> None:
+    """Nobody brings it again."""
+    os.pwrite(ram, b"here" * 1024, PAGE_SIZE)
+    table.propose([REGION], [os.dup(ram)], replace=True)
+    table.commit()
+    view, before = table.view(MIB + PAGE_SIZE, 4), losses[0]
+    assert bytes(view) == b"here"
+    punch_holes(ram)
+    table.check()
+    if how == "loads":
+        assert bytes(view) == bytes(4)
+    elif how == "stores":
+        view[:] = b"lost"
+    else:
+        with open("/dev/zero", "rb") as zeroes, pytest.raises(OSError, match="Bad address"):  # noqa: PTH123
+            os.readv(zeroes.fileno(), [view])
+        look([view])
+    assert losses[0] == before + 1
+    with pytest.raises(LostMemoryError, match="has removed pages in a postcopy"):
+        table.check()
 
 
 def test_regions_one_by_one(table: FaultingTable, ram: int) -> None:
@@ -154,7 +180,7 @@ def test_regions_one_by_one(table: FaultingTable, ram: int) -> None:
 
 
 def test_a_table_replaces_what_was_there_and_what_was_proposed(
-    table: FaultingTable, faults: Userfault, ram: int
+    table: FaultingTable, faults: PageFaults, ram: int
 ) -> None:
     before = len(open_fds())
     table.propose([REGION], [os.dup(ram)], replace=True)
@@ -169,7 +195,7 @@ def test_a_table_replaces_what_was_there_and_what_was_proposed(
 
 
 def test_settled_memory_is_the_same_without_a_watch(
-    table: FaultingTable, faults: Userfault, ram: int
+    table: FaultingTable, faults: PageFaults, ram: int
 ) -> None:
     before = len(open_fds())
     table.propose([REGION, OTHER], [os.dup(ram), os.dup(ram)], replace=True)

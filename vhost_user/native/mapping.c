@@ -19,7 +19,8 @@
    puts a page of this process in the place of the one that was accessed, and counts the loss. The
    access is repeated and sees zeroes. Who mapped the file compares `vu_losses` with what it was, and
    fails whatever uses the mapping. Pages that are gone and were not accessed stay as they are, so
-   that system calls of other threads return EFAULT there, and write no zeroes to a disk.
+   that system calls of other threads return EFAULT there, and write no zeroes to a disk. The same
+   holds for pages that are missing in a postcopy (uffd.c).
 
    The alternatives cost more where nothing is wrong: a copy through pread() or process_vm_readv()
    for each access is a system call for each ring index (about 300 ns instead of 30), and a jump out

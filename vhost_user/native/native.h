@@ -35,7 +35,7 @@ size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64
                       size_t max_runs, size_t *run_count);
 
 /* userfaultfd: a descriptor, or minus an errno; 0 or an errno; read a byte of each page */
-int vu_uffd_open(void);
+int vu_uffd_open(int fails);
 int vu_uffd_watch(int fd, uint64_t address, uint64_t length);
 int vu_uffd_unwatch(int fd, uint64_t address, uint64_t length);
 int vu_present(const uint8_t *bytes, size_t length, size_t page);

@@ -10,11 +10,12 @@
 
 #include "native.h"
 
-/* A userfaultfd for missing pages of shared memory. System calls fault there as well, so
-   UFFD_USER_MODE_ONLY is not enough. */
-int vu_uffd_open(void) {
+/* A userfaultfd for missing pages of shared memory: an access waits for the page, or fails
+   (SIGBUS; EFAULT in a system call). System calls fault there as well, so UFFD_USER_MODE_ONLY is not
+   enough. */
+int vu_uffd_open(int fails) {
 #ifdef SYS_userfaultfd
-    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_api api = {.api = UFFD_API, .features = fails ? UFFD_FEATURE_SIGBUS : 0};
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return -errno;
@@ -28,18 +29,20 @@ int vu_uffd_open(void) {
     close(fd);
     return -EOPNOTSUPP;
 #else
+    (void)fails;
     return -ENOSYS;
 #endif
 }
 
-/* From now on an access to a missing page of the range waits until the page has been copied. */
+/* From now on an access to a missing page of the range waits until the page has been copied, or
+   fails. */
 int vu_uffd_watch(int fd, uint64_t address, uint64_t length) {
     struct uffdio_register range = {.range = {.start = address, .len = length},
                                     .mode = UFFDIO_REGISTER_MODE_MISSING};
     return ioctl(fd, UFFDIO_REGISTER, &range) ? errno : 0;
 }
 
-/* Accesses to the range do not wait any more; the threads that wait are woken. */
+/* Accesses to the range neither wait nor fail any more; the threads that wait are woken. */
 int vu_uffd_unwatch(int fd, uint64_t address, uint64_t length) {
     struct uffdio_range range = {.start = address, .len = length};
     return ioctl(fd, UFFDIO_UNREGISTER, &range) ? errno : 0;

@@ -6,6 +6,7 @@ The neighbour is served meanwhile, and its stops are answered.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,9 @@ from tests.backends.isolation import pair
 from tests.backends.rig import Rig, readable
 from tests.backends.served import KINDS, Blk
 from tests.backends.test_postcopy import Incoming, begin
-from tests.vhost_user.pages import await_fault, needs_userfaultfd
+from tests.vhost_user.pages import await_fault, needs_userfaultfd, punch_holes
 from tests.waiting import wait_until
-from vhost_user.errors import Refused
+from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import VringState
@@ -110,5 +111,37 @@ def test_pages_that_never_come(name: str, tmp_path: Path) -> None:
             rig.get_base(ring)
         with pytest.raises(Refused):
             rig.ack(F.SET_VRING_NUM, VringState(0, 3))
+        rig.connection.close()
+        given.serves_the_next()
+
+
+@needs_userfaultfd
+@pytest.mark.parametrize("where", ["rings", "buffers", "everything"])
+@pytest.mark.parametrize("name", KINDS)
+def test_pages_that_are_removed_again(name: str, where: str, tmp_path: Path) -> None:
+    """The rings run, and nobody brings the pages a second time."""
+    with ExitStack() as stack, pair.running(KINDS[name](), tmp_path) as given:
+        rig = pair.connect(given.victim, given.kind)
+        stack.callback(rig.close)
+        rig.set_features()
+        incoming = Incoming(rig, stack)
+        incoming.listen()
+        incoming.tables()
+        for ram in (rig.low, rig.high):
+            os.pwrite(ram.fd, bytes(ram.bytes), ram.region.mmap_offset)
+        incoming.start()
+        given.kind.prepare(rig)
+        given.kind.work(rig)
+        if where != "buffers":
+            punch_holes(rig.low.fd)
+        if where != "rings":
+            punch_holes(rig.high.fd)
+        for ring in rig.rings:
+            ring.kick()
+        given.neighbour.goes_on()
+        given.neighbour.stops()
+        if where != "buffers":  # the device looks at its rings, and fails
+            with pytest.raises(Disconnected):
+                rig.call(Request(F.GET_FEATURES))
         rig.connection.close()
         given.serves_the_next()
