@@ -278,6 +278,20 @@ def test_a_front_end_that_connects_once(tmp_path: Path) -> None:
     assert done.stderr.startswith("emu: at VU-F-0160: no front-end connects")
 
 
+def test_a_front_end_that_truncates_its_memory(tmp_path: Path) -> None:
+    """Each case gets a verdict, and the run goes on to the last one."""
+    module = "tests.vhost_user_conformance.front_end.truncating_front_end"
+    command = f"env PYTHONPATH={ROOT} {shlex.quote(sys.executable)} -m {module} {{socket}}"
+    report = tmp_path / "json"
+    only = [word for case in ("VU-F-0301", "VU-F-0310", "VU-F-0501") for word in ("--only", case)]
+    options = ("--device", "blk", "--exec", command, "--patience", "0.5", "--json", str(report))
+    done = conform(*options, *only)
+    assert done.returncode in (0, 1), done.stderr
+    cases = json.loads(report.read_text())["cases"]
+    assert {"VU-F-0301", "VU-F-0310", "VU-F-0501"} <= {case["id"] for case in cases}
+    assert [case["verdict"] for case in cases if case["id"] == "VU-F-0301"] == ["PASS"]
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_behind(tmp_path: Path, signum: int) -> None:
     """No program, no directory and no socket is left; the output is one line."""

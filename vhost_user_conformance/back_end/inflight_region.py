@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user.mapping import Mapping, MappingError
 from vhost_user.payloads import Inflight
 from vhost_user_conformance.back_end.connection import BackEnd, F
-from vhost_user_conformance.model.verdict import check, unsupported
+from vhost_user_conformance.model.verdict import Failed, check, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.peer.memory import TestRing
@@ -79,8 +79,10 @@ def get_region(be: BackEnd, rings: int = 1, size: int = SIZE) -> Region:
 
 def mapped(fd: int, message: Inflight) -> memoryview:
     """The bytes of a region in its file."""
-    whole = mmap.mmap(fd, message.mmap_offset + message.mmap_size)
-    return memoryview(whole)[message.mmap_offset :]
+    try:
+        return Mapping(fd, message.mmap_offset, message.mmap_size).view
+    except MappingError as error:
+        raise Failed("a region that can be mapped, shared and writable", f"it {error}") from error
 
 
 def set_region(be: BackEnd, region: Region) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+import weakref
 from pathlib import Path
 from typing import NamedTuple
+
+from vhost_user.mapping import Mapping, MappingError
 
 EVENTFD, MEMFD, SOCKET, PIPE, FILE = "eventfd", "memfd", "socket", "pipe", "file"
 
@@ -42,12 +45,51 @@ def describe(fd: int) -> Descriptor:
     return Descriptor(kind, identity, found.st_size)
 
 
-def map_shared(fd: int, size: int, offset: int) -> mmap.mmap | None:
-    """Map the file's first ``offset + size`` bytes, shared and writable; None if that fails.
+class SharedBytes:
+    """Bytes [offset, offset + size) of a file that the front-end has sent, mapped.
 
-    ``offset`` need not be page-aligned, so the bytes before it are mapped, too.
+    A front-end that truncates the file does not end the suite: what is gone reads as zeroes. A
+    device file has no size, and cannot be truncated.
+
+    Attributes:
+        view: the bytes.
+
+    Raises:
+        MappingError: they cannot be mapped.
     """
+
+    def __init__(self, fd: int, size: int, offset: int) -> None:
+        self._mapping: Mapping | None = None
+        if stat.S_ISCHR(os.fstat(fd).st_mode):
+            self.view = self._map_device(fd, size, offset)
+            return
+        self._mapping = Mapping(fd, offset, size)
+        self._end = offset + size
+        self._fd = os.dup(fd)
+        weakref.finalize(self, os.close, self._fd)
+        self.view = self._mapping.view
+
+    @staticmethod
+    def _map_device(fd: int, size: int, offset: int) -> memoryview:
+        try:
+            whole = mmap.mmap(fd, offset + size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except (OSError, ValueError, OverflowError) as error:
+            raise MappingError(f"cannot be mapped: {error}") from error
+        return memoryview(whole)[offset:]
+
+    @property
+    def size(self) -> int:
+        """How many of the bytes, from the first one on, are in the file now."""
+        if self._mapping is None:
+            return len(self.view)
+        if self._mapping.lost:  # a page of zeroes is in the place of one that was gone
+            return 0
+        return max(0, len(self.view) - max(0, self._end - os.fstat(self._fd).st_size))
+
+
+def map_shared(fd: int, size: int, offset: int) -> SharedBytes | None:
+    """Map a part of a file, shared and writable; None if that fails."""
     try:
-        return mmap.mmap(fd, offset + size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-    except (OSError, ValueError, OverflowError):
+        return SharedBytes(fd, size, offset)
+    except MappingError:
         return None

@@ -7,35 +7,23 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user_conformance.front_end.descriptors import map_shared
 
 if TYPE_CHECKING:
-    import mmap
-
     from vhost_user.payloads import MemoryRegion
+    from vhost_user_conformance.front_end.descriptors import SharedBytes
 
 
 class Mapped(NamedTuple):
-    """A region of guest memory and its mapping.
-
-    Attributes:
-        view: None if the region cannot be mapped.
-        sized: the mapping's file has a size; a device file has none.
-    """
+    """A region of guest memory and its mapping, or None if the region cannot be mapped."""
 
     region: MemoryRegion
-    view: mmap.mmap | None
-    sized: bool
+    shared: SharedBytes | None
 
     @property
     def size(self) -> int:
         """Number of bytes of the region that can be accessed now.
 
-        A front-end may truncate the file after sharing it, and an access beyond its end raises
-        SIGBUS; so the file's size is read before each access. A truncation between that and the
-        access still ends the suite: Python cannot handle SIGBUS, and a ring cannot be served by
-        pread and pwrite.
+        A front-end may truncate the file after sharing it, so its size is read before each access.
         """
-        if self.view is None or not self.sized:
-            return self.region.size
-        return max(0, min(self.region.size, self.view.size() - self.region.mmap_offset))
+        return self.region.size if self.shared is None else self.shared.size
 
 
 class GuestMemory:
@@ -46,9 +34,8 @@ class GuestMemory:
 
     def add(self, region: MemoryRegion, fd: int) -> None:
         """Map one more region."""
-        view = map_shared(fd, region.size, region.mmap_offset)
-        sized = view is not None and view.size() >= len(view)
-        self.mapped.append(Mapped(region, view, sized))
+        shared = map_shared(fd, region.size, region.mmap_offset)
+        self.mapped.append(Mapped(region, shared))
 
     def remove(self, region: MemoryRegion) -> None:
         """Unmap the region at these addresses."""
@@ -73,9 +60,9 @@ class GuestMemory:
         """These bytes; None if no mapped region contains them all. Valid until memory changes."""
         for each in self.mapped:
             region = each.region
-            if each.view and region.gpa <= gpa and gpa + size <= region.gpa + each.size:
-                at = gpa - region.gpa + region.mmap_offset
-                return memoryview(each.view)[at : at + size]
+            if each.shared and region.gpa <= gpa and gpa + size <= region.gpa + each.size:
+                at = gpa - region.gpa
+                return each.shared.view[at : at + size]
         return None
 
     def covers(self, gpa: int, size: int) -> bool:

@@ -99,7 +99,7 @@ class RingService:
             MemoryTable(
                 len(self.recording.messages) - 1,
                 tuple(each.region for each in mapped),
-                tuple(each.region for each in mapped if each.view is None),
+                tuple(each.region for each in mapped if each.shared is None),
             )
         )
 

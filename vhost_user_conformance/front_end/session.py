@@ -228,11 +228,8 @@ class Session:
     def _try_mapping(self, message: Message) -> None:
         """Try to map a log or an inflight region; both payloads begin with size and offset."""
         size, offset = struct.unpack_from("<QQ", message.payload.ljust(16, b"\0"))
-        view = map_shared(message.fds[0], size, offset)
-        if view is None:
+        if map_shared(message.fds[0], size, offset) is None:
             self.recording.unmapped.add(len(self.recording.messages) - 1)
-        else:
-            view.close()
 
     def _open_channel(self, message: Message) -> None:
         self.close_channel()

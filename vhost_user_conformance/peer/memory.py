@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user.mapping import Mapping
 from vhost_user.payloads import MemoryRegion, MemTable
 from vhost_user.virtqueue import DriverQueue, split_offsets
 
@@ -63,10 +63,7 @@ class Memory:
             fd = os.memfd_create("conformance", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, offset + size)
             self.regions.append(Region(gpa, size, offset, fd))
-            start = offset - offset % PAGE
-            self._maps.append(
-                memoryview(mmap.mmap(fd, offset + size - start, offset=start))[offset - start :]
-            )
+            self._maps.append(Mapping(fd, offset, size).view)  # the peer may truncate the file
             self._next.append(gpa)
             gpa += size + gap
 

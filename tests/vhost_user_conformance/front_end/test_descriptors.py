@@ -65,12 +65,14 @@ def test_a_mapping_begins_at_an_offset_that_need_not_be_aligned() -> None:
     """It is shared with the file."""
     fd = os.memfd_create("x")
     os.truncate(fd, 8192)
-    view = map_shared(fd, 4096, 100)
-    assert view is not None
-    assert len(view) == 4196
-    view[100:104] = b"here"
+    shared = map_shared(fd, 4096, 100)
+    assert shared is not None
+    assert len(shared.view) == shared.size == 4096
+    shared.view[:4] = b"here"
     assert os.pread(fd, 4, 100) == b"here"
-    view.close()
+    for size, left in ((8192, 4096), (4196, 4096), (4195, 4095), (100, 0), (0, 0)):
+        os.truncate(fd, size)
+        assert shared.size == left
     os.close(fd)
 
 

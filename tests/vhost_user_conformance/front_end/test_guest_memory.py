@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.vhost_user_conformance.front_end.guest import BYTES, GPA, USER, Guest
+from tests.vhost_user_conformance.front_end.guest import AVAIL, BYTES, DATA, GPA, USER, Guest
 from vhost_user.payloads import MemoryRegion
 from vhost_user_conformance.front_end.guest_memory import GuestMemory
 
@@ -63,8 +63,34 @@ def test_a_file_that_cannot_be_mapped() -> None:
     read_end, write_end = os.pipe()
     memory = GuestMemory()
     memory.add(MemoryRegion(GPA, BYTES, USER, 0), read_end)
-    assert memory.mapped[0].view is None
+    assert memory.mapped[0].shared is None
     assert memory.view(GPA, 1) is None
     assert memory.gpa(USER, 1) == GPA
     os.close(read_end)
     os.close(write_end)
+
+
+def test_a_file_that_is_truncated_while_it_is_used(guest: Guest) -> None:
+    """What is gone reads as zeroes, and is not shared any more, also when the file grows again."""
+    guest.offer(0)
+    before = guest.memory.view(GPA + AVAIL, 8)
+    assert before is not None
+    assert bytes(before) != bytes(8)
+    os.truncate(guest.fd, AVAIL)
+    assert guest.memory.covers(GPA, AVAIL)
+    assert not guest.memory.covers(GPA, AVAIL + 1)
+    assert guest.memory.view(GPA + AVAIL, 8) is None
+    assert bytes(before) == bytes(8)
+    os.truncate(guest.fd, BYTES)
+    assert guest.memory.view(GPA + AVAIL, 8) is None
+    assert not guest.memory.covers(GPA, 1)
+
+
+def test_a_ring_whose_memory_is_truncated_is_not_served(guest: Guest) -> None:
+    """The suite takes no request from it, and completes none there."""
+    guest.describe(0, GPA + DATA, 16)
+    chain = guest.take()
+    os.truncate(guest.fd, 0)
+    guest.walker.give_back(chain, 0)
+    guest.walker.want_kick()
+    assert guest.walker.take() is None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import time
 from typing import TYPE_CHECKING
 
+from vhost_user.mapping import Mapping
 from vhost_user.payloads import LogArea
 from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.cases.dirty_log import area
@@ -63,7 +63,7 @@ def atomic(be: BackEnd) -> None:
     shared = min(used_pages(ring))
     neighbour = (shared & ~7) + (shared + 1) % 8
     byte, bit, lost = neighbour >> 3, neighbour & 7, 0
-    view = memoryview(mmap.mmap(log.fd, log.size))
+    view = Mapping(log.fd, 0, log.size).view
     for _ in range(_BATCHES):
         for _ in range(_BATCH):
             be.work.post(ring.memory, ring)
