@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,6 +40,8 @@ the other side sees a plain disconnect.
 Examples:
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock --text
+  emu tap --listen /tmp/tap.sock --connect /run/disk.sock --pcap - | \
+      wireshark -k -i - -X lua_script:<(emu tap --dissector)
   emu tap --pair /tmp/a.sock:/run/a.sock --pair /tmp/b.sock:/run/b.sock
   emu tap --listen /tmp/tap.sock --connect /tmp/disk.sock \\
       --exec 'vhost-emu-blk --socket-path {socket} --blk-file disk.img'
@@ -57,6 +60,7 @@ class TapOptions:
     wait: str
     text: Path | None
     json_file: Path | None
+    pcap: Path | None
     duration: str | None
     quiet: bool
 
@@ -64,6 +68,12 @@ class TapOptions:
     def of(cls, options: Mapping[str, Any]) -> Self:
         """From the options of the command."""
         return values_of(cls, options)
+
+
+def _print_dissector(context: click.Context, _option: click.Parameter, value: object) -> None:
+    if value:
+        click.echo(files("emu.tap").joinpath("vhost_user.lua").read_text("utf-8"), nl=False)
+        context.exit()
 
 
 @click.command(
@@ -113,6 +123,20 @@ class TapOptions:
     metavar="[FILE]",
     help="Write a JSON object for each message, to stdout without a FILE.",
 )
+@click.option(
+    "--pcap",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the messages as pcapng, for Wireshark; to stdout if FILE is -.",
+)
+@click.option(
+    "--dissector",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_dissector,
+    help="Print the Wireshark dissector (Lua) for these files, and exit.",
+)
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @trace_options
@@ -147,17 +171,23 @@ def tap(**options: Any) -> None:
 
 
 def _logs(options: TapOptions) -> Logs:
-    text, json_file = (
-        STDOUT if is_stdout(path) else path for path in (options.text, options.json_file)
-    )
-    logs = Logs(text, json_file)
-    if text is not None and text == json_file:
-        raise OptionError("--text and --json cannot both write to the same file")
-    return logs
+    """The files of the logs.
+
+    Raises:
+        OptionError: two of them have the same name.
+    """
+    given = [
+        None if path is None else STDOUT if is_stdout(path) else path.absolute()
+        for path in (options.text, options.json_file, options.pcap)
+    ]
+    named = [path for path in given if path is not None]
+    if len(set(named)) < len(named):
+        raise OptionError("--text, --json and --pcap cannot write to the same file")
+    return Logs(*given)
 
 
 def _uses_stdout(logs: Logs) -> bool:
-    return STDOUT in (logs.text, logs.json)
+    return STDOUT in logs
 
 
 def _forward(proxy: Proxy, outputs: Outputs, watcher: SignalWatcher, seconds: float | None) -> str:

@@ -31,7 +31,7 @@ class Message:
         sender: who sent it.
         on_channel: on the back-end channel.
         id, flags: of the header.
-        size: bytes of payload.
+        data: the payload's bytes.
         fds: how many descriptors it had.
         name: wire name, without ``VHOST_USER_``.
         payload: decoded; None if there is none, or if it could not be decoded.
@@ -48,7 +48,7 @@ class Message:
     on_channel: bool
     id: int
     flags: int
-    size: int
+    data: bytes
     fds: int
     is_reply: bool
     name: str
@@ -58,6 +58,11 @@ class Message:
     reply_due: bool = False
     request: Message | None = None
     violations: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload."""
+        return len(self.data)
 
     @property
     def full_name(self) -> str:

@@ -11,6 +11,7 @@ from emu.report.tables import console_for
 from emu.tap import json_log, text_log
 from emu.tap.device_table import DeviceCounts, DeviceView
 from emu.tap.log_file import LogFile
+from emu.tap.pcapng import PcapngWriter, section
 from emu.tap.reader import Reader
 from emu.tap.traffic import Traffic
 from emu.tap.transition_table import object_of, render
@@ -36,6 +37,7 @@ class Logs(NamedTuple):
 
     text: Path | None = None
     json: Path | None = None
+    pcap: Path | None = None
 
 
 class Outputs:
@@ -82,6 +84,8 @@ class Outputs:
                 sinks.append(self._lines(logs.json, json_log.line_of))
                 self._json = self._files[-1]
                 self._json.put_line(json_log.head(pairs))
+            if logs.pcap is not None:
+                sinks.append(self._blocks(logs.pcap))
         except BaseException:
             self.close()
             raise
@@ -131,6 +135,21 @@ class Outputs:
 
     def _lines(self, path: Path, line_of: Callable[[Record], str]) -> Callable[[Record], None]:
         """A sink that writes lines."""
+        file = self._open(path)
+        return lambda record: file.put_line(line_of(record))
+
+    def _blocks(self, path: Path) -> Callable[[Record], None]:
+        """A sink that writes pcapng."""
+        file, writer = self._open(path), PcapngWriter()
+        file.put(section())
+
+        def write(record: Record) -> None:
+            if blocks := writer.blocks_of(record):
+                file.put(blocks)
+
+        return write
+
+    def _open(self, path: Path) -> LogFile:
         file = LogFile.open(path) if path != STDOUT else LogFile("stdout", os.dup(_STDOUT_FD))
         self._files.append(file)
-        return lambda record: file.put_line(line_of(record))
+        return file

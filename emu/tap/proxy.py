@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from emu.tap.relay import Relay
 
 #: Events that may wait for the observer while there is something to forward.
-BACKLOG = 1000
+BACKLOG = 2000
+#: Seconds without anything to forward until events are handed over: a front-end in lock-step sends
+#: the next message sooner than that.
+IDLE = 0.001
 #: Events that are handed over until the loop looks again for something to forward.
 SLICE = 8
 #: Seconds between two attempts to connect: there is no event for a process that begins to listen.
@@ -111,6 +114,7 @@ class Proxy:
         self._waiting: dict[int, _Waiting] = {}
         self._connections: list[Connection] = []
         self._events: deque[Event] = deque()
+        self._idle = IDLE
         try:
             for pair in pairs:
                 door = _Door(pair)
@@ -139,8 +143,11 @@ class Proxy:
         try:
             while deadline is None or time.monotonic() < deadline:
                 ready = self._epoll.poll(self._timeout(deadline), _EVENTS)
-                if not ready:
+                if ready:
+                    self._idle = IDLE
+                else:
                     self._deliver(SLICE)
+                    self._idle = 0.0
                 for fd, events in ready:
                     if fd in stops:
                         return
@@ -171,7 +178,7 @@ class Proxy:
     def _timeout(self, deadline: float | None) -> float:
         """Seconds to wait at most, -1 for ever."""
         if self._events:
-            return 0.0
+            return self._idle
         now = time.monotonic()
         ends = [] if deadline is None else [deadline]
         ends += [door.paused_until for door in self._doors.values() if door.paused_until]

@@ -92,7 +92,8 @@ class Relay:
         if events & _HUP:
             end.hung_up = True
         try:
-            end.writes.run()
+            if end.writes.pending:
+                end.writes.run()
             end.reads.run()
         except DescriptorsLostError:
             self.close("there are no descriptors left (see ulimit -n)")

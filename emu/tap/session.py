@@ -102,7 +102,7 @@ class ObservedSession(Session):
         forms = self._forms(is_reply=is_reply, on_channel=on_channel)
         form = forms.get(raw.id)
         message = Message(
-            raw.time, self.name, sender, on_channel, raw.id, raw.flags, len(raw.payload), raw.fds,
+            raw.time, self.name, sender, on_channel, raw.id, raw.flags, raw.payload, raw.fds,
             is_reply, form.name if form else f"message {raw.id}",
         )  # fmt: skip
         if form is None:

@@ -145,13 +145,18 @@ def test_quiet_prints_nothing(rig: Rig) -> None:
     assert run.end() == (0, "", "")
 
 
+def test_the_dissector_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    tap.main(["--dissector"], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("-- Wireshark dissector")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ((), "nothing to tap"),
         (("--listen", "a", "--connect", "b", "--wait", "long"), "--wait 'long' is not a duration"),
         (("--listen", "a", "--connect", "b", "--for", "1"), "--for '1' is not a duration"),
-        (("--listen", "a", "--connect", "b", "--text", "--json"), "cannot both write"),
+        (("--listen", "a", "--connect", "b", "--text", "--json"), "cannot write to the same file"),
         (("--listen", "a", "--connect", "b", "--exec", "x"), "--exec: write {socket} where"),
         (("--listen", "a", "--connect", "b", "--exec", "'"), '--exec "\'": No closing quotation'),
     ],

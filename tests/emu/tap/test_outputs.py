@@ -15,6 +15,7 @@ from emu.tap.outputs import Logs, Outputs
 from emu.tap.proxy import Pair
 from emu.tap.transitions import QUIET
 from tests.emu.tap.talk import F, Talk
+from tests.emu.tap.test_pcapng import blocks_of
 from vhost_user.payloads import U64, VringState
 
 PAIRS = [Pair("dev", "/a", "/b")]
@@ -22,9 +23,8 @@ PAIRS = [Pair("dev", "/a", "/b")]
 
 def test_both_logs_and_the_counts(tmp_path: Path) -> None:
     notices: list[str] = []
-    with Outputs(
-        Logs(tmp_path / "t", tmp_path / "j"), PAIRS, None, None, notices.append
-    ) as outputs:
+    logs = Logs(tmp_path / "t", tmp_path / "j", tmp_path / "p")
+    with Outputs(logs, PAIRS, None, None, notices.append) as outputs:
         talk = Talk(reader=outputs.reader)
         talk.ask(F.GET_FEATURES)
         talk.answer(F.GET_FEATURES, U64(0))
@@ -34,6 +34,7 @@ def test_both_logs_and_the_counts(tmp_path: Path) -> None:
     assert (tmp_path / "t").read_text().count("VHOST_USER_GET_FEATURES") == 2
     events = [json.loads(line)["event"] for line in (tmp_path / "j").read_text().splitlines()]
     assert events == ["tap", "connected", "request", "reply"]
+    assert [block.kind for block in blocks_of((tmp_path / "p").read_bytes())][1:] == [1, 6, 6]
     assert outputs.traffic.summary() == "1 connection, 2 messages"
 
 
