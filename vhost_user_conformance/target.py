@@ -20,6 +20,7 @@ from vhost_user_conformance.model.device_class import DEVICE_CLASSES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from vhost_user_conformance.front_end.destination import Destination
     from vhost_user_conformance.model.case import Area, Case
     from vhost_user_conformance.peer.program import PeerProgram
     from vhost_user_conformance.peer.runner import CaseRunner
@@ -50,6 +51,8 @@ class Target(NamedTuple):
         patience: seconds for each answer.
         scratch: the contents of the disk that a back-end serves may be overwritten. Without it,
             cases that have a disk serve requests run only if the disk is all zeroes.
+        destination: starts the destination of a front-end's migration; ``{incoming}`` in it is the
+            path of the socket where it awaits the VM. None: no case migrates.
     """
 
     role: str = BACK_END
@@ -59,6 +62,7 @@ class Target(NamedTuple):
     dialect: str = DIALECTS[0]
     patience: float = PATIENCE
     scratch: bool = False
+    destination: str | None = None
 
     def check(self) -> None:
         """Check what can be checked without a peer.
@@ -74,6 +78,7 @@ class Target(NamedTuple):
                 f"--socket: a socket's path has at most {MAX_SOCKET_PATH} bytes, not {size}"
             )
         self._program(Path())
+        self._destination(Path())
 
     @contextmanager
     def opened(self) -> Iterator[CaseRunner]:
@@ -102,8 +107,11 @@ class Target(NamedTuple):
         from vhost_user_conformance.front_end.runner import FrontEndRunner
 
         qmp = folder / "qmp.sock" if "{qmp}" in (self.command or "") else None
-        program = self._program(folder)
-        runner = FrontEndRunner(self._path(folder), program, qmp=qmp, **self._settings())
+        program, destination = self._program(folder), self._destination(folder)
+        settings = self._settings()
+        runner = FrontEndRunner(
+            self._path(folder), program, qmp=qmp, destination=destination, **settings
+        )
         owned.callback(runner.close)
         return runner
 
@@ -117,6 +125,15 @@ class Target(NamedTuple):
             return PeerProgram(self.command, path, log)
         qmp = folder / "qmp.sock" if "{qmp}" in self.command else None
         return PeerProgram(self.command, path, log, qmp=qmp, listens=False)
+
+    def _destination(self, folder: Path) -> Destination | None:
+        from vhost_user_conformance.front_end.destination import Destination
+
+        if self.destination is None:
+            return None
+        if self.role == BACK_END:
+            raise OptionError("--destination is for front-ends")
+        return Destination(self.destination, folder, self.patience)
 
     def _path(self, folder: Path) -> Path:
         return self.socket or folder / "peer.sock"

@@ -65,7 +65,8 @@ FRONT_END_HELP = """Test a front-end: the suite listens on a socket and acts as 
 
 With --exec the program is started again for each session. If it serves QMP at {qmp}, the suite also
 stops, continues and resets its VM, and logs its dirty memory (stop, cont, system_reset, migrate or
-calc-dirty-rate). Its guest may take ten times --patience to start a ring.
+calc-dirty-rate). With --destination, the same command with "-incoming unix:{incoming}" for QEMU, it
+also migrates the VM. Its guest may take ten times --patience to start a ring.
 
 \b
 Examples:
@@ -139,6 +140,7 @@ def _conform(role: str, options: ConformOptions) -> None:
         options.dialect,
         options.patience,
         scratch=options.scratch,
+        destination=options.destination,
     )
     with _Signals(options.total_time) as signals, target.opened() as runner:
         try:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ConformOptions:
-    """The values of `conform_options`; ``scratch`` is an option for back-ends only."""
+    """The values of `conform_options`.
+
+    ``scratch`` is an option for back-ends only, and ``destination`` for front-ends.
+    """
 
     path: Path | None
     command: str | None
@@ -44,6 +47,7 @@ class ConformOptions:
     verbose: bool
     quiet: bool
     scratch: bool = False
+    destination: str | None = None
 
 
 class _Seconds(click.FloatRange):
@@ -121,6 +125,13 @@ _SCRATCH = click.option(
     help="The contents of the disk that the back-end serves may be overwritten. Without this "
     "option the disk must be all zeroes, and have at most 1 GiB.",
 )
+_DESTINATION = click.option(
+    "--destination",
+    metavar="COMMAND",
+    help="Start this program to migrate the front-end's VM to it; {socket} is the path of its "
+    "back-end, {incoming} that of a unix socket where it awaits the VM. Without this option no "
+    "case migrates.",
+)
 
 
 def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -135,6 +146,6 @@ def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., 
         ),
         click.option("--exec", "command", metavar="COMMAND", help=_EXEC[role]),
         click.option("--device", type=click.Choice(DEVICES), help=_DEVICE[role]),
-        *((_SCRATCH,) if role == BACK_END else ()),
+        _SCRATCH if role == BACK_END else _DESTINATION,
         *_COMMON,
     )

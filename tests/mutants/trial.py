@@ -28,6 +28,7 @@ NO_PEER = "no peer"
 
 #: In place of `emu.cli`: a front-end with features that ours does not have.
 OPTIONAL = "tests.vhost_user_conformance.front_end.optional_vm"
+_DESTINATION = "tests.vhost_user_conformance.front_end.incoming_vm"
 _PROGRAMS = {
     ("back-end", "blk"): "backends.blk --socket-path {socket} --num-queues 4 --blk-file {disk}",
     ("back-end", "net"): "backends.net --socket-path {socket} --num-queues 4",
@@ -35,6 +36,11 @@ _PROGRAMS = {
     ("front-end", "blk"): "emu.cli attach --blk {socket} --rings 2 --scratch --qmp {qmp} -q",
     ("front-end", "net"): "emu.cli attach --net {socket} --rings 2 --qmp {qmp} -q",
     ("front-end", "rng"): "emu.cli attach --rng {socket} --rings 1 --qmp {qmp} -q",
+}
+#: The destination of a front-end's migration.
+_DESTINATIONS = {
+    device: f"{_DESTINATION} {device} {{socket}} {rings} {{incoming}}"
+    for device, rings in (("blk", 2), ("net", 2), ("rng", 1))
 }
 
 
@@ -65,17 +71,25 @@ class Subject(NamedTuple):
         return f"{UNMUTATED}-{program}{self.role}-{self.device}"
 
     @property
+    def _launcher(self) -> str:
+        words = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.mutants.launch")
+        return shlex.join([*words, UNMUTATED if self.mutant is None else self.mutant.name])
+
+    @property
+    def destination(self) -> str | None:
+        """The command, as for `emu conform --destination`; None of a back-end."""
+        if self.role == "back-end" or self.optional:
+            return None
+        return f"{self._launcher} {_DESTINATIONS[self.device]}"
+
+    @property
     def command(self) -> str:
         """The command, as for `emu conform --exec`, with a further placeholder ``{disk}``."""
-        launcher = [
-            *("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.mutants.launch"),
-            UNMUTATED if self.mutant is None else self.mutant.name,
-        ]
         options = "" if self.mutant is None else self.mutant.options
         program = _PROGRAMS[self.role, self.device]
         if self.optional:
             program = program.replace("emu.cli", OPTIONAL)
-        return f"{shlex.join(launcher)} {program} {options}".rstrip()
+        return f"{self._launcher} {program} {options}".rstrip()
 
 
 class Finding(NamedTuple):
@@ -190,5 +204,13 @@ def _opened(subject: Subject) -> Iterator[CaseRunner]:
         with disk.open("wb") as file:
             file.truncate(DISK_BYTES)
         command = subject.command.replace("{disk}", shlex.quote(str(disk)))
-        with Target(subject.role, None, command, subject.device, scratch=True).opened() as runner:
+        target = Target(
+            subject.role,
+            None,
+            command,
+            subject.device,
+            scratch=True,
+            destination=subject.destination,
+        )
+        with target.opened() as runner:
             yield runner

@@ -87,6 +87,15 @@ def fill(peer: Peer, folder: Path, **places: object) -> str:
     return peer.enter + peer.command.format(**filled)
 
 
+def destination(peer: Peer, folder: Path) -> str:
+    """The command of the destination of its migration, as of `fill`; "" where it has none."""
+    qmp = "-qmp unix:{qmp},server=on,wait=off"
+    if qmp not in peer.command or peer.device not in ("blk", "net"):
+        return ""
+    command = peer.command.replace(qmp, "-incoming unix:{incoming}")
+    return fill(peer._replace(command=command), folder, incoming="{incoming}")
+
+
 def argv(peer: Peer, socket: Path | str, **places: object) -> list[str]:
     """The words of the command, for a test that starts it itself; skipped where it is missing."""
     words = shlex.split(fill(peer, Path(), socket=socket, **places))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from emu.orchestrator.managed_process import end_with_parent
 from tests.peers import explanations as explained
 from tests.peers import pages
-from tests.peers.programs import PATH, fill, missing, number, version
+from tests.peers.programs import PATH, destination, fill, missing, number, version
 from tests.peers.record import distil, load_all
 from tests.peers.table import PEERS
 from vhost_user_conformance.model.case import BACK_END
@@ -60,12 +60,14 @@ def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> 
         PeerRunError: it took longer, or wrote no document.
     """
     out = folder / "out.json"
+    there = destination(peer, folder)
     argv = [
         *(sys.executable, "-m", "emu.cli", "conform", peer.role),
         *("--socket", str(folder / "socket"), "--exec", fill(peer, folder)),
         *("--json", str(out), "--quiet", *arguments),
         *(("--device", peer.device) if peer.device else ()),
         *(("--scratch",) if peer.role == BACK_END else ()),
+        *(("--destination", there) if there else ()),
     ]
     environment = os.environ | {"PATH": PATH}
     with subprocess.Popen(

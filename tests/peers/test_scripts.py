@@ -18,10 +18,10 @@ from vhost_user_conformance.back_end.script import (
     messages_of,
 )
 from vhost_user_conformance.front_end.acts import CONT, LOG, START, STOP
+from vhost_user_conformance.front_end.recording import NAMES
 from vhost_user_conformance.front_end.runner import FrontEndRunner
 from vhost_user_conformance.front_end.script import PLAIN
 from vhost_user_conformance.front_end.session import Session
-from vhost_user_conformance.front_end.session_player import NAMES
 from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.peer.program import PeerProgram
 from vhost_user_conformance.peer.wire import Wire

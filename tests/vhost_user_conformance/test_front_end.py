@@ -28,6 +28,7 @@ ATTACH = f"{shlex.quote(sys.executable)} -m emu.cli attach -q"
 #: Our front-end with further features (`optional_vm.py`): a disk, too.
 MORE = "blk with more features"
 OPTIONAL = "tests.vhost_user_conformance.front_end.optional_vm"
+INCOMING = "tests.vhost_user_conformance.front_end.incoming_vm"
 #: Commands of our own front-end, by the class of device.
 OWN = {
     "blk": f"{ATTACH} --blk {{socket}} --rings 2 --scratch --qmp {{qmp}}",
@@ -35,6 +36,12 @@ OWN = {
     "rng": f"{ATTACH} --rng {{socket}} --rings 1 --qmp {{qmp}}",
     MORE: f"env PYTHONPATH={ROOT} {shlex.quote(sys.executable)} -m {OPTIONAL} attach -q"
     " --blk {socket} --rings 2 --scratch --qmp {qmp}",
+}
+#: The destination of its migration, by the class of device; not of the one with more features.
+DESTINATIONS = {
+    device: f"env PYTHONPATH={ROOT} {shlex.quote(sys.executable)} -m {INCOMING} {device}"
+    f" {{socket}} {rings} {{incoming}}"
+    for device, rings in (("blk", 2), ("net", 4), ("rng", 1))
 }
 #: Features that it does not have. The test fails when one is added.
 ABSENT = {
@@ -64,6 +71,7 @@ ABSENT_OF_MORE = {
     *("SET_DEVICE_STATE_FD", "CHECK_DEVICE_STATE"),
     # It sends it in the sessions with objects only.
     "GET_SHARED_OBJECT",
+    "--destination",
 }
 
 
@@ -101,6 +109,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[s
             [
                 *(*CONFORM, "--device", device.split()[0], "--exec", command),
                 *("--strict", "--json", str(folder / device)),
+                *(("--destination", DESTINATIONS[device]) if device in DESTINATIONS else ()),
             ],
             stdout=subprocess.DEVNULL,
         )

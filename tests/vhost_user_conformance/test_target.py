@@ -45,6 +45,14 @@ def test_a_socket_s_path_that_is_too_long(role: str) -> None:
         Target(role=role, socket=Path("/" + "x" * MAX_SOCKET_PATH)).check()
 
 
+def test_a_destination_is_for_front_ends() -> None:
+    """Its command is checked as well."""
+    with pytest.raises(OptionError, match="--destination is for front-ends"):
+        Target(command=NIC, destination=NIC).check()
+    with pytest.raises(OptionError, match=r"--destination: write \{socket\}"):
+        Target(role=ROLES[1], command=NIC, destination="x").check()
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_selection(role: str) -> None:
     """By id and by area; an unknown word is an error that lists the areas."""

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.features import VHOST_F_LOG_ALL
 from vhost_user_conformance.errors import PeerError
-from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, LOGGING, RESET, START
+from vhost_user_conformance.front_end.acts import (
+    ASKED,
+    CONT,
+    END,
+    LOG,
+    LOGGING,
+    MIGRATE,
+    RESET,
+    START,
+)
 from vhost_user_conformance.front_end.qmp import Qmp
 from vhost_user_conformance.front_end.recording import STOPS, F
 from vhost_user_conformance.peer.program import CONNECT_FACTOR
@@ -16,6 +25,7 @@ from vhost_user_conformance.peer.program import CONNECT_FACTOR
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vhost_user_conformance.front_end.destination import Destination
     from vhost_user_conformance.front_end.script import Script
     from vhost_user_conformance.front_end.session import Session
     from vhost_user_conformance.peer.program import PeerProgram
@@ -32,6 +42,7 @@ SETTLED, SETTLED_SHORT = 0.3, 0.1
 START_FACTOR, START_EXTRA = 4, 6.0
 #: Seconds between two attempts to connect to the QMP server.
 _CONNECT_INTERVAL = 0.02
+NO_DESTINATION = "needs --destination: a command that starts the destination of a migration"
 NO_QMP = "needs {qmp} in --exec: a path where the front-end serves QMP"
 
 
@@ -60,9 +71,17 @@ class ActPerformer:
         program: of the front-end; None if the suite has not started it.
         qmp: path of the program's QMP socket, or None.
         timeout: seconds for each answer.
+        destination: of migrations; None if there is none.
     """
 
-    def __init__(self, program: PeerProgram | None, qmp: Path | None, timeout: float) -> None:
+    def __init__(
+        self,
+        program: PeerProgram | None,
+        qmp: Path | None,
+        timeout: float,
+        destination: Destination | None = None,
+    ) -> None:
+        self._destination = destination
         self._program = program
         self._qmp_path = qmp
         self._timeout = timeout
@@ -123,8 +142,12 @@ class ActPerformer:
             return ""
         if qmp is None:
             return NO_QMP
-        qmp.do(act)
         limit = max(ACT_TIMEOUT, BOOT_FACTOR * self._timeout)  # a host may be busy
+        if act == MIGRATE:
+            if self._destination is None:
+                return NO_DESTINATION
+            return self._destination.receive(session, qmp, limit)
+        qmp.do(act)
         if not session.pump(lambda: qmp.answered, limit, qmp):
             if session.over:
                 return f"the front-end closed the connection at {act}"

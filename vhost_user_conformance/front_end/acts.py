@@ -7,7 +7,9 @@ from __future__ import annotations
 START, STOP, CONT, LOG, RESET, END = "start", "stop", "cont", "log", "reset", "end"
 #: As LOG, but it is over when logging is on.
 LOGGING = "logging"
+#: The VM is migrated to another program, which has a session of its own.
+MIGRATE = "migrate"
 #: The suite's back-end runs the script's ``asks``.
 ASKED = "ask"
-#: All acts but ASKED and LOGGING, in an order in which each is possible.
+#: All acts but ASKED, LOGGING and MIGRATE, in an order in which each is possible.
 EVERYTHING = (START, STOP, CONT, LOG, STOP, CONT, RESET, END)

@@ -10,7 +10,7 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
-from vhost_user_conformance.front_end.acts import CONT, LOG, LOGGING, RESET, STOP
+from vhost_user_conformance.front_end.acts import CONT, LOG, LOGGING, MIGRATE, RESET, STOP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,8 @@ LONGEST_LINE = 16 << 20
 #: The commands for each act; the next one is tried where a front-end does not know a command, or
 #: does not know its arguments. Dirty memory is logged for a migration whose data is discarded, or
 #: to measure the dirty rate. (QEMU 7.2 crashes with SIGSEGV when it measures the dirty rate with a
-#: vhost-user device, so that comes second.)
+#: vhost-user device, so that comes second.) ``{uri}`` is replaced by the destination's address; the
+#: second form of this command is that of `emu attach`.
 COMMANDS: dict[str, tuple[tuple[str, JsonObject], ...]] = {
     STOP: (("stop", {}),),
     CONT: (("cont", {}),),
@@ -32,6 +33,10 @@ COMMANDS: dict[str, tuple[tuple[str, JsonObject], ...]] = {
         ("calc-dirty-rate", {"calc-time": LOG_SECONDS, "mode": "dirty-bitmap"}),
     ),
     RESET: (("system_reset", {}),),
+    MIGRATE: (
+        ("migrate", {"uri": "{uri}"}),
+        ("migrate", {"uri": "{uri}", "strategy": "qemu-now", "options": {}}),
+    ),
 }
 COMMANDS[LOGGING] = COMMANDS[LOG]
 
@@ -74,9 +79,12 @@ class Qmp:
         """Whether every command has its response."""
         return self.closed or self._waiting == 0
 
-    def do(self, act: str) -> None:
-        """Send the command for this act."""
-        first, *self._others = COMMANDS[act]
+    def do(self, act: str, *, uri: str = "") -> None:
+        """Send the command for this act; ``uri`` is the destination's address."""
+        first, *self._others = [
+            (command, {name: uri if value == "{uri}" else value for name, value in given.items()})
+            for command, given in COMMANDS[act]
+        ]
         self._send(*first)
 
     def _send(self, command: str, arguments: JsonObject) -> None:

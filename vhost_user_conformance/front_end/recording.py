@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user.codec import NEED_REPLY
 from vhost_user.messages import FrontendRequest
 from vhost_user.payloads import VringAddr, VringState
-from vhost_user_conformance.front_end.acts import START
+from vhost_user_conformance.front_end.acts import MIGRATE, START
 from vhost_user_conformance.model.verdict import unsupported
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.wire import Message
 
 F = FrontendRequest
+NAMES = {member.value: member.name for member in F}
 #: These always have a reply, and QEMU sets need_reply whether REPLY_ACK was negotiated or not.
 REGARDLESS = (F.IOTLB_MSG, F.POSTCOPY_LISTEN, F.POSTCOPY_END)
 #: The messages that stop a ring.
@@ -115,6 +116,11 @@ class RingStart(NamedTuple):
     used: int
     available: int
 
+    @property
+    def waiting(self) -> bool:
+        """Whether requests were available that had not been taken."""
+        return self.base != self.available
+
 
 class MemoryTable(NamedTuple):
     """The regions that were shared after a message, and those of them that cannot be mapped."""
@@ -149,7 +155,8 @@ class Recording:
         channel: replies on the back-end channel.
         channel_files: identities of the descriptors that came with them.
         reconnected: the front-end connected again after the connection was closed.
-        second: the session after the reconnection, where the script plays one.
+        second: the session after the reconnection, or with the destination of a migration, where
+            the script plays one.
         open_files: number of files the program has open after each CONT and RESET.
         transcript: of the connection.
     """
@@ -227,6 +234,13 @@ class Recording:
         """
         if act not in self.acts:
             unsupported(self.undone.get(act, f"the session did not reach {act!r}"))
+
+    def arrived(self) -> Recording:
+        """The session with the destination, where the VM was migrated. Raises as `did`."""
+        self.did(MIGRATE)
+        if self.second is None:
+            unsupported("there was no session with the destination")
+        return self.second
 
     def started(self) -> None:
         """Require that a ring was started. Raises as `did`."""

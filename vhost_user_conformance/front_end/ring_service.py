@@ -39,6 +39,7 @@ class RingService:
         memory: guest memory that the front-end has shared.
         rings: by index.
         features: feature bits that the front-end has acknowledged, or None.
+        paused: no request is taken any more.
     """
 
     def __init__(self, script: Script, device: Device, recording: Recording) -> None:
@@ -47,6 +48,7 @@ class RingService:
         self.recording = recording
         self.features: int | None = None
         self.device = device
+        self.paused = script.idle
         self._script = script
         self._held: deque[tuple[Ring, Chain]] = deque()
         self._busy: set[Ring] = set()
@@ -160,7 +162,7 @@ class RingService:
 
     def serve(self, ring: Ring) -> None:
         """Take the available requests, and complete them unless the script holds them."""
-        if self._script.idle or not (ring.ready and ring.enabled and ring.kicked):
+        if self.paused or not (ring.ready and ring.enabled and ring.kicked):
             return
         walker = self._walker(ring)
         if not self.device.handles(ring.index):
@@ -199,6 +201,12 @@ class RingService:
                 if available not in (None, ring.next):
                     found[ring.index] = ring.next
         return found
+
+    def available(self) -> dict[int, int | None]:
+        """The available index of each ring that runs."""
+        return {
+            ring.index: self._walker(ring).avail_index for ring in self.rings.values() if ring.ready
+        }
 
     def stop(self, index: int) -> int:
         """GET_VRING_BASE: complete held requests, close the notifiers, and return the base."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from vhost_user_conformance.front_end.destination import Destination
     from vhost_user_conformance.front_end.recording import Recording
     from vhost_user_conformance.front_end.script import Script
     from vhost_user_conformance.model.case import Case
@@ -37,6 +38,7 @@ class FrontEndRunner(CaseRunner):
     Args:
         path, program, settings: see `CaseRunner`.
         qmp: path of the program's QMP socket, or None.
+        destination: of migrations; None if there is none.
 
     Raises:
         PeerError: the suite cannot listen there.
@@ -45,11 +47,24 @@ class FrontEndRunner(CaseRunner):
     LACKS = "the front-end does not acknowledge {}: it is not offered or not wanted"
 
     def __init__(
-        self, path: Path, program: PeerProgram | None, *, qmp: Path | None, **settings: Any
+        self,
+        path: Path,
+        program: PeerProgram | None,
+        *,
+        qmp: Path | None,
+        destination: Destination | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(path, program, **settings)
         row = row_of(self._device)
-        self._player = SessionPlayer(path, program, qmp=qmp, row=row, timeout=self._timeout)
+        self._player = SessionPlayer(
+            path,
+            program,
+            qmp=qmp,
+            row=row,
+            timeout=self._timeout,
+            destination=destination,
+        )
         self._tester = FrontEnd(row, self._timeout, self._player.play)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from vhost_user.features import (
     ProtocolFeature,
 )
 from vhost_user.messages import FrontendRequest
-from vhost_user_conformance.front_end.acts import CONT, EVERYTHING, START, STOP
+from vhost_user_conformance.front_end.acts import CONT, EVERYTHING, MIGRATE, START, STOP
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
@@ -161,6 +161,9 @@ SUSPENDING = Script(
         P.INFLIGHT_SHMFD | P.GET_VRING_BASE_INFLIGHT | P.GET_VRING_BASE_SKIP_DRAIN
     ),
 )
+#: The VM continues at a destination.
+MIGRATED = Script("the VM is migrated", (START, MIGRATE))
+MIGRATED_UNSERVED = MIGRATED._replace(name="the VM is migrated, nothing is served", idle=True)
 _OCCASIONS = {
     F.GET_MAX_MEM_SLOTS: SLOTS,
     F.ADD_MEM_REG: SLOTS,

@@ -55,6 +55,7 @@ class Session:
 
     Attributes:
         recording: of the session so far.
+        row: class of the device.
         act: the current act.
         protocol: protocol features that the front-end has acknowledged.
         channel: the back-end channel, if the front-end has set one.
@@ -74,6 +75,7 @@ class Session:
         self.channel: Wire | None = None
         self.over = False
         self.longest_pause = 0.0
+        self.row = row
         self.device: Device = load(row.played)() if device is None else device
         self._last = time.monotonic()
         self._service = RingService(script, self.device, self.recording)
@@ -155,6 +157,14 @@ class Session:
     def complete_one(self) -> bool:
         """Complete the request that has been held longest. Returns False if none is held."""
         return self._service.complete_one()
+
+    def stop_serving(self) -> None:
+        """Take no further request; those that are available stay so."""
+        self._service.paused = True
+
+    def available(self) -> dict[int, int | None]:
+        """The available index of each ring that runs."""
+        return self._service.available()
 
     def waiting(self) -> dict[int, int]:
         """Rings with requests that have not been kicked for, and the index of the next request."""

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import time
 from typing import TYPE_CHECKING
 
-from vhost_user import unix_socket
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.front_end.act_performer import ACT_TIMEOUT, ActPerformer
 from vhost_user_conformance.front_end.acts import END, START
-from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.listener import FrontEndListener
+from vhost_user_conformance.front_end.recording import NAMES
 from vhost_user_conformance.front_end.session import Session
 from vhost_user_conformance.peer.program import CONNECT_FACTOR
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
 
+    from vhost_user_conformance.front_end.destination import Destination
     from vhost_user_conformance.front_end.recording import Recording
     from vhost_user_conformance.front_end.script import Script
     from vhost_user_conformance.model.device_class import DeviceClass
     from vhost_user_conformance.peer.program import PeerProgram
 
-NAMES = {member.value: member.name for member in F}
 #: Seconds for the program to end after it was asked to, where the script does not record that.
 END_TIMEOUT = 3.0
 #: Seconds within which a front-end reconnects or ends after the connection was closed.
@@ -43,6 +41,7 @@ class SessionPlayer:
         qmp: path of the program's QMP socket, or None.
         row: class of device.
         timeout: seconds for each answer.
+        destination: of migrations; None if there is none.
 
     Attributes:
         gone: why the front-end could not be reached in an earlier session, or "".
@@ -60,26 +59,18 @@ class SessionPlayer:
         qmp: Path | None,
         row: DeviceClass,
         timeout: float,
+        destination: Destination | None = None,
     ) -> None:
         self.gone = ""
         self._path = path
         self._program = program
         self.row = row
         self._timeout = timeout
-        self._performer = ActPerformer(program, qmp, timeout)
+        self._destination = destination
+        self._performer = ActPerformer(program, qmp, timeout, destination)
         #: One that did not reconnect in an earlier session is not waited for that long again.
         self._reconnects = True
-        self._listener = self._listen()
-
-    def _listen(self) -> socket.socket:
-        try:
-            listener = unix_socket.bind(str(self._path))
-            listener.listen(8)
-        except OSError as error:
-            why = error.strerror or error
-            raise PeerError(f"{self._path}: cannot listen there: {why}") from None
-        listener.setblocking(False)  # noqa: FBT003
-        return listener
+        self._listener = FrontEndListener(path, program)
 
     def close(self) -> None:
         """Close and remove the socket."""
@@ -95,7 +86,7 @@ class SessionPlayer:
             raise PeerError(self.gone)
         try:
             if self._program is not None:
-                self._drop_pending_connections()
+                self._listener.drop_pending()
                 self._program.start()
             with contextlib.ExitStack() as owned:
                 first = Session(self._accept(), script, self.row)
@@ -110,6 +101,8 @@ class SessionPlayer:
                 finally:
                     self._end_program(last)
         finally:
+            if self._destination is not None:
+                self._destination.close()
             if self._program is not None:
                 self._program.stop()
         return recording
@@ -140,39 +133,22 @@ class SessionPlayer:
         program.ask_to_end()
         deadline = time.monotonic() + END_TIMEOUT
         while program.running and time.monotonic() < deadline:
-            self._drop_pending_connections()
+            self._listener.drop_pending()
             if session.over:
                 program.ends_within(_POLL)
             else:
                 session.pump(lambda: not program.running, _POLL)
 
-    def _drop_pending_connections(self) -> None:
-        """Close the connections of an earlier program that wait to be accepted."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._listener.accept()[0].close()
-
     def _accept(self) -> Wire:
         # After one failure to connect the wait is short: many cases may follow.
         timeout = self._timeout * (1 if self.gone else CONNECT_FACTOR)
-        sock = self._await_connection(timeout)
+        sock = self._listener.accept(timeout)
         if sock is None:
             program = self._program
             if program is not None and not program.running:
                 raise PeerError(f"--exec: the program ended {program.exit_description}")
             raise PeerError(f"no front-end connects to {self._path} within {timeout:.3g} s")
         return Wire(sock, NAMES, self._timeout)
-
-    def _await_connection(self, timeout: float) -> socket.socket | None:
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if poll.poll(100):
-                return self._listener.accept()[0]
-            if self._program is not None and not self._program.running:
-                return None
-        return None
 
     def _record_end(self, session: Session) -> Wire | None:
         """Record whether the program has ended by itself, or reconnects.
@@ -190,7 +166,7 @@ class SessionPlayer:
         elif session.over and not asked_to_end:
             returns = session.script.returns
             patient = returns and self._reconnects
-            sock = self._await_connection(ACT_TIMEOUT if patient else RECONNECT_TIMEOUT)
+            sock = self._listener.accept(ACT_TIMEOUT if patient else RECONNECT_TIMEOUT)
             recording.reconnected = sock is not None
             if returns:
                 self._reconnects = sock is not None

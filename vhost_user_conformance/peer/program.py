@@ -41,27 +41,42 @@ class PeerProgram:
         log: file for its output.
         qmp: replaces ``{qmp}``: where a front-end is to serve QMP.
         listens: the program makes the socket; else the suite listens there.
+        incoming: replaces ``{incoming}``: where it is to await a migration.
+        option: that the command is the value of, for errors.
 
     Raises:
         OptionError: the command is invalid.
     """
 
     def __init__(
-        self, command: str, path: Path, log: Path, *, qmp: Path | None = None, listens: bool = True
+        self,
+        command: str,
+        path: Path,
+        log: Path,
+        *,
+        qmp: Path | None = None,
+        listens: bool = True,
+        incoming: Path | None = None,
+        option: str = "--exec",
     ) -> None:
         try:
             words = shlex.split(command)
         except ValueError as error:
-            raise OptionError(f"--exec {command!r}: {error}") from None
+            raise OptionError(f"{option} {command!r}: {error}") from None
         if not any("{socket}" in word for word in words):
-            raise OptionError("--exec: write {socket} where the program takes the socket's path")
+            raise OptionError(
+                f"{option}: write {{socket}} where the program takes the socket's path"
+            )
         #: The words of the command, without replacements.
         self.words = tuple(words)
-        values = {"{socket}": str(path), "{qmp}": str(qmp)}
+        values = {"{socket}": str(path), "{qmp}": str(qmp), "{incoming}": str(incoming)}
         for placeholder, value in values.items():
             words = [word.replace(placeholder, value) for word in words]
         self._argv = words
-        self._made_by_it = [made for made in (path if listens else None, qmp) if made is not None]
+        self._made_by_it = [
+            made for made in (path if listens else None, qmp, incoming) if made is not None
+        ]
+        self._option = option
         self._log = log
         self._asked_to_end = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,7 +106,7 @@ class PeerProgram:
                     preexec_fn=end_with_parent,  # noqa: PLW1509
                 )
             except OSError as error:
-                raise PeerError(f"--exec {self._argv[0]}: {error.strerror}") from None
+                raise PeerError(f"{self._option} {self._argv[0]}: {error.strerror}") from None
 
     @property
     def pid(self) -> int:

@@ -20,6 +20,10 @@ _WITH_A_VALUE = {
         "Test the back-end that listens on this socket, or the front-end that connects to it.",
     ),
     "exec": ("COMMAND", "Test this program, and start it when needed; {socket} is the path."),
+    "destination": (
+        "COMMAND",
+        "Migrate a front-end's VM to this program; {incoming} is the path where it awaits the VM.",
+    ),
     "device": (
         "CLASS",
         f"Device class: {one_of()}. Without it no case sends or serves requests in a ring.",

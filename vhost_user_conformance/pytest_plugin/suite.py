@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 #: Errors that are reported in one line.
 _ERRORS = (ConformanceError, VhostUserError, OSError)
-_OPTION = re.compile(r"(?<![\w-])--(socket|exec|device|only|dialect|patience|scratch)(?![\w-])")
+_OPTION = re.compile(
+    r"(?<![\w-])--(socket|exec|destination|device|only|dialect|patience|scratch)(?![\w-])"
+)
 _Made = TypeVar("_Made")
 
 
@@ -308,6 +310,7 @@ def _target(config: pytest.Config) -> Target:
         dialect=_choice(config, "dialect", DIALECTS) or DIALECTS[0],
         patience=PATIENCE if patience is None else _seconds(patience),
         scratch=config.getoption("vhost_user_scratch"),
+        destination=config.getoption("vhost_user_destination"),
     )
 
 

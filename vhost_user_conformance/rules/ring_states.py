@@ -199,7 +199,7 @@ rule(
     7,
     "A ring continues at its base, and no request is lost or served twice",
     back="0405 0406 0408 0610 0617..0619 1404 1914 1925 2011 2321..2340",
-    front="0603..0606 0608 0609 1732 1739 1740",
+    front="0603..0606 0608 0609 0611 0612 1732 1739 1740",
 )
 rule(
     8,
@@ -222,7 +222,7 @@ rule(
     2,
     "After a kick all available requests are served, and again after the next one",
     back="0403 0504..0507 0530 0535 1108 1450 1921",
-    front="0511 0512 0514 0515",
+    front="0511 0512 0514 0515 0518",
 )
 rule(
     3,

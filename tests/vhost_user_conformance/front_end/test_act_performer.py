@@ -23,8 +23,8 @@ from tests.vhost_user_conformance.front_end.guest import (
 )
 from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
 from vhost_user_conformance.errors import PeerError
-from vhost_user_conformance.front_end.act_performer import NO_QMP, ActPerformer
-from vhost_user_conformance.front_end.acts import ASKED, CONT, END, START, STOP
+from vhost_user_conformance.front_end.act_performer import NO_DESTINATION, NO_QMP, ActPerformer
+from vhost_user_conformance.front_end.acts import ASKED, CONT, END, MIGRATE, START, STOP
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.session import Session
@@ -94,6 +94,17 @@ def test_without_a_start_no_further_act_is_done(owned: ExitStack) -> None:
     reason = session.recording.undone[START]
     assert reason.startswith("no guest started a ring within ")
     assert session.recording.undone == {START: reason, STOP: reason, CONT: reason}
+
+
+def test_without_a_destination_there_is_no_migration(
+    guest: Guest, owned: ExitStack, tmp_path: Path
+) -> None:
+    """The reason names the option."""
+    server = QmpServer(tmp_path / "qmp")
+    session = connected(guest, Script("x", (START, MIGRATE)), owned)
+    ActPerformer(None, tmp_path / "qmp", TIMEOUT).perform(session)
+    server.close()
+    assert session.recording.undone == {MIGRATE: NO_DESTINATION}
 
 
 class QmpServer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.timeouts import TIMEOUT
-from vhost_user_conformance.front_end.acts import LOG, STOP
+from vhost_user_conformance.front_end.acts import LOG, MIGRATE, STOP
 from vhost_user_conformance.front_end.qmp import COMMANDS, Qmp
 
 if TYPE_CHECKING:
@@ -56,6 +56,15 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.send(b'{"QMP": {}}\r\n{"return": {}}\r\n')
     yield made
     made.close()
+
+
+def test_the_address_of_the_destination_is_in_the_command(server: Server) -> None:
+    """Also in the second form, which is tried where an argument is missing."""
+    server.client.do(MIGRATE, uri="unix:/in")
+    assert server.command() == {"execute": "migrate", "arguments": {"uri": "unix:/in"}}
+    missing = {"class": "GenericError", "desc": "Parameter 'strategy' is missing"}
+    server.send(json.dumps({"error": missing}).encode() + b"\r\n")
+    assert server.command()["arguments"]["uri"] == "unix:/in"
 
 
 def test_a_response_may_come_in_pieces(server: Server) -> None:

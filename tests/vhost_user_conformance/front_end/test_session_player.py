@@ -14,6 +14,7 @@ from vhost_user.payloads import U64
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.front_end.act_performer import ACT_TIMEOUT
 from vhost_user_conformance.front_end.acts import START
+from vhost_user_conformance.front_end.listener import FrontEndListener
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.session_player import RECONNECT_TIMEOUT, SessionPlayer
@@ -77,13 +78,13 @@ def test_a_front_end_that_does_not_reconnect_is_waited_for_once(
 ) -> None:
     """Later sessions give it less time, until it does reconnect."""
     limits: list[float] = []
-    wait = SessionPlayer._await_connection
+    wait = FrontEndListener.accept
 
-    def noted(this: SessionPlayer, timeout: float) -> socket.socket | None:
+    def noted(this: FrontEndListener, timeout: float) -> socket.socket | None:
         limits.append(timeout)
         return wait(this, min(timeout, TIMEOUT if len(limits) % 2 else RECONNECT_TIMEOUT))
 
-    monkeypatch.setattr(SessionPlayer, "_await_connection", noted)
+    monkeypatch.setattr(FrontEndListener, "accept", noted)
     for talks in ([asks], [asks], [asks, asks], [asks]):
         front_end = PlayedFrontEnd(tmp_path / "s", *talks)
         assert (player.play(TWICE).second is not None) == (len(talks) == 2)

@@ -23,6 +23,10 @@ def test_each_option_has_the_prefix_and_is_one_of_the_command(pytester: pytest.P
     text = run(pytester, "--help").stdout.str()
     names = set(re.findall(rf"{PREFIX}([\w-]+)", text))
     command = CliRunner().invoke(conform, ["back-end", "--help"]).output
-    assert names == {"socket", "exec", "device", "role", "dialect", "patience", "scratch", "only"}
+    command += CliRunner().invoke(conform, ["front-end", "--help"]).output
+    assert names == {
+        *("socket", "exec", "device", "role", "dialect", "patience", "scratch", "only"),
+        "destination",
+    }
     assert {name for name in names if f"--{name}" not in command} == {"role"}
     assert one_of() in " ".join(text.split())

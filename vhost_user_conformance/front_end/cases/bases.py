@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vhost_user.payloads import VringState
 from vhost_user_conformance.front_end.acts import CONT
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import SUSPENDING, Script
+from vhost_user_conformance.front_end.script import MIGRATED, SUSPENDING, Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -57,6 +57,33 @@ def base_restored(fe: FrontEnd) -> None:
             compared += 1
             check(each.state.num == earlier[-1].base, f"base {earlier[-1].base}", f"{each.state}")
     check(compared, "SET_VRING_BASE of a ring that was stopped", "none came")
+
+
+@area.case(611, "At the destination of a migration a ring continues at the source's base")
+def base_migrated(fe: FrontEnd) -> None:
+    recording = fe.session(MIGRATED)
+    there = recording.arrived()
+    wanted = {one.ring: one.base for one in recording.bases}
+    if not any(wanted.values()):
+        unsupported("no ring had a base other than 0")
+    for each in there.some(F.SET_VRING_BASE):
+        base = wanted.get(each.state.ring, each.state.num)
+        check(each.state.num == base, f"base {base} of ring {each.state.ring}", f"{each.state.num}")
+
+
+@area.case(
+    612, "The used index at the destination of a migration is the one that the source's ring had"
+)
+def used_migrated(fe: FrontEnd) -> None:
+    recording = fe.session(MIGRATED)
+    there = recording.arrived()
+    # All that was taken was completed before the migration began.
+    wanted = {one.ring: one.base for one in recording.bases}
+    if not any(wanted.values()):
+        unsupported("no ring had a base other than 0")
+    for start in there.ring_starts:
+        used = wanted.get(start.ring, start.used)
+        check(start.used == used, f"used index {used} of ring {start.ring}", f"{start.used}")
 
 
 @area.case(604, "An arbitrary base is sent back unchanged")

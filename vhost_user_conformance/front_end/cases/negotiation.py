@@ -8,7 +8,7 @@ from vhost_user.features import VHOST_F_LOG_ALL, VIRTIO_F_VERSION_1, ProtocolFea
 from vhost_user_conformance.front_end.acts import CONT
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.ring_service import PROTOCOL_BIT
-from vhost_user_conformance.front_end.script import Script, occasion
+from vhost_user_conformance.front_end.script import MIGRATED, Script, occasion
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
@@ -54,6 +54,20 @@ def _active(recording: Recording) -> Recording:
     """Require that the front-end has sent a message."""
     check(recording.messages, "a message", "the front-end connected and sent nothing")
     return recording
+
+
+@area.case(
+    225,
+    "The destination of a migration acknowledges the features that the source did",
+    spec="virtio 1.3, 2.2",
+    severity=Severity.SHOULD,
+)
+def features_migrated(fe: FrontEnd) -> None:
+    recording = fe.session(MIGRATED)
+    there = recording.arrived()
+    before = recording.some(F.SET_FEATURES)[-1].u64 & ~LOG_ALL
+    after = there.some(F.SET_FEATURES)[-1].u64 & ~LOG_ALL
+    check(after == before, f"features {before:#x}", f"{after:#x}")
 
 
 @area.case(201, "SET_OWNER is sent once", spec="VHOST_USER_SET_OWNER", severity=Severity.SHOULD)

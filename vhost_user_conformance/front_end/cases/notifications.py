@@ -10,7 +10,7 @@ from vhost_user_conformance.front_end.acts import ASKED, CONT, START
 from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE
 from vhost_user_conformance.front_end.recording import RING_FDS, STOPS, F
 from vhost_user_conformance.front_end.request_scripts import ENOUGH, FOR_A_WHILE, ONE_AT_A_TIME
-from vhost_user_conformance.front_end.script import Script
+from vhost_user_conformance.front_end.script import MIGRATED_UNSERVED, Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -112,6 +112,16 @@ def kick_at_start(fe: FrontEnd) -> None:
     recording.did(CONT)
     waiting = recording.kicked(START)
     kicked = recording.kicked(CONT)
+    check(waiting <= kicked, f"kicks of rings {waiting}", f"of {kicked or 'none'}")
+
+
+@area.case(518, "Requests that were available at a migration are kicked for at the destination")
+def kick_at_destination(fe: FrontEnd) -> None:
+    there = fe.session(MIGRATED_UNSERVED).arrived()
+    waiting = {start.ring for start in there.ring_starts if start.waiting}
+    if not waiting:
+        unsupported("no request was available when the rings started at the destination")
+    kicked = there.kicked()
     check(waiting <= kicked, f"kicks of rings {waiting}", f"of {kicked or 'none'}")
 
 
