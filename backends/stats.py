@@ -60,8 +60,18 @@ SLOTS = 16
 DEVICE_BYTES = SLOTS * 8
 
 
-class StatsError(ValueError):
-    """The file is not a statistics file of this version."""
+class StatsError(OSError):
+    """The file is not a statistics file of this version.
+
+    It is an `OSError`, like that of a file that cannot be read: who reports one reports the other.
+
+    Args:
+        path: the file.
+        text: the reason.
+    """
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(errno.EINVAL, text, path)
 
 
 class StatsWriter:
@@ -134,23 +144,23 @@ class StatsReader:
         try:
             self._devices = self._read_header()
             self._read_devices()
-        except (OSError, StatsError):
+        except OSError:
             os.close(self._fd)
             raise
 
     def _read_header(self) -> int:
         header = os.pread(self._fd, HEADER.size, 0)
         if len(header) < HEADER.size:
-            raise StatsError(f"{self._path}: {len(header)} bytes is too short for statistics")
+            raise StatsError(self._path, f"{len(header)} bytes is too short for statistics")
         magic, version, devices, counters = HEADER.unpack(header)
         if magic != MAGIC or version != VERSION or counters != len(COUNTERS):
-            raise StatsError(f"{self._path}: not a statistics file of version {VERSION}")
+            raise StatsError(self._path, f"is not a statistics file of version {VERSION}")
         return int(devices)
 
     def _read_devices(self) -> bytes:
         size = self._devices * DEVICE_BYTES
         if os.fstat(self._fd).st_size < HEADER.size + size:
-            raise StatsError(f"{self._path}: shorter than its {self._devices} devices need")
+            raise StatsError(self._path, f"is shorter than its {self._devices} devices need")
         return os.pread(self._fd, size, HEADER.size).ljust(size, b"\0")
 
     def per_device(self) -> list[dict[str, int]]:

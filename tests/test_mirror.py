@@ -53,6 +53,7 @@ ACROSS = {
     "tests/mutants": "mistakes in our own endpoints, which the suite must find",
     "tests/peers": "the suite on programs of other projects",
     # The tests themselves, and rules for the whole repository.
+    "tests/test_errors.py": "no exception ends a command in a traceback",
     "tests/test_interrupts.py": "SIGINT reaches the programs of tests",
     "tests/test_leftovers.py": "tests/leftovers.py",
     "tests/test_mirror.py": "this file",

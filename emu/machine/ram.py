@@ -15,6 +15,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from emu.errors import EmuError
 from vhost_user.memory import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ HIGH_START = 4 << 30
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-class RamError(ValueError):
+class RamError(EmuError, ValueError):
     """An address range that is not guest memory, or not within one region."""
 
 

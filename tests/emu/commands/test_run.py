@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from emu.commands.run import run as command
 from emu.errors import OptionError
 from tests.emu.test_cli import SMALL, emu
+from tests.timeouts import PROGRAM_TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +39,30 @@ def test_a_run_reports_totals(tmp_path: Path) -> None:
     assert f"integrity: {totals['blk']['requests']} requests" in result.stdout
     assert totals["net"]["packets"] > 0
     assert totals["net"]["kicks"] > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"short", "5 bytes is too short for statistics"), (b"x" * 4096, "is not a statistics file")],
+)
+def test_counters_that_are_damaged_meanwhile(tmp_path: Path, content: bytes, text: str) -> None:
+    """One line, with the file and the reason."""
+    command = [sys.executable, "-m", "emu", "run", *SMALL, "--for", "2s", "--quiet"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        found: list[Path] = []
+
+        def started() -> bool:
+            assert process.poll() is None
+            found[:] = tmp_path.glob("*/*.stats")
+            return bool(found)
+
+        wait_until(started, "the back-ends have counters")
+        found[0].write_bytes(content)
+        _, errors = process.communicate(timeout=PROGRAM_TIMEOUT)
+    assert process.returncode == 1
+    assert errors.startswith(f"emu: {found[0]}: {text}")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
