@@ -29,7 +29,7 @@ from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, Inflight, MemoryRegion, MemTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from vhost_user.virtqueue import RingAddresses
 
@@ -284,6 +284,11 @@ class VhostDevice:
         self.setups += 1
         for ring, ring_addresses in zip(self.rings, addresses, strict=True):
             ring.set_up(ring_addresses)
+
+    def disable_rings(self, rings: Iterable[int]) -> None:
+        """The guest's driver enables the others only; of rings that are not started yet."""
+        for ring in rings:
+            self.rings[ring].enabled = False
 
     def forget_rings(self) -> None:
         """The guest's driver has reset the device: it has no rings until it sets them up again."""

@@ -89,7 +89,7 @@ def reset(device: VhostDevice) -> Procedure:
     device.forget_rings()
 
 
-def activate(device: VhostDevice, addresses: Sequence[RingAddresses]) -> Procedure:
+def activate(device: VhostDevice, addresses: Sequence[RingAddresses | None]) -> Procedure:
     """The guest's driver has set up its rings: they start at index 0.
 
     Raises:
@@ -247,10 +247,21 @@ def _kick(ring: Vring) -> Request:
 
 
 def _enable(device: VhostDevice, ring: Vring) -> list[Request]:
-    """SET_VRING_ENABLE; without bit 30 there is none, and all rings are enabled."""
-    if not device.has_feature(VHOST_USER_F_PROTOCOL_FEATURES):
-        return []
-    return [Request(FrontendRequest.SET_VRING_ENABLE, VringState(ring.index, 1))]
+    """SET_VRING_ENABLE; without bit 30 there is none, and all rings are enabled.
+
+    Raises:
+        BackendError: the ring is to be disabled, and there is none.
+    """
+    if device.has_feature(VHOST_USER_F_PROTOCOL_FEATURES):
+        state = VringState(ring.index, int(ring.enabled))
+        return [Request(FrontendRequest.SET_VRING_ENABLE, state)]
+    if not ring.enabled:
+        raise BackendError(
+            "the back-end does not offer VHOST_USER_F_PROTOCOL_FEATURES: a ring cannot be disabled",
+            device=device.name,
+            ring=ring.index,
+        )
+    return []
 
 
 def _late_setup(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:

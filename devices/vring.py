@@ -24,6 +24,7 @@ class Vring:
         started: the back-end processes it.
         ran: it has been started before, so a kick may be pending in its eventfd.
         served: it has been started since the driver set it up.
+        enabled: the driver has enabled it: a started ring that is disabled is not processed.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Vring:
     started: bool = False
     ran: bool = False
     served: bool = False
+    enabled: bool = True
 
     def mark_started(self) -> None:
         """The back-end has it, from now on."""

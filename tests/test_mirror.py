@@ -84,6 +84,7 @@ ACROSS = {
     "tests/emu/test_leaks.py": "twenty migrations leave nothing",
     "tests/emu/test_other_back_ends.py": "commands and sockets of other back-ends",
     "tests/emu/test_output_files.py": "files that commands write",
+    "tests/emu/test_ring_use.py": "guests that use some rings only",
     "tests/emu/test_terminal.py": "what commands draw on a terminal",
     "tests/vhost_user_conformance/test_back_end.py": "the suite on our back-ends",
     "tests/vhost_user_conformance/test_front_end.py": "the suite on our front-end",

@@ -13,8 +13,10 @@ import click
 from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.option_values import values_of
+from emu.commands.ring_use_options import RingUseOptions, ring_use_options, ring_uses
 from emu.config.device_kinds import KINDS
 from emu.config.plan import LOADS
+from emu.config.ring_use import ALL_RINGS
 from emu.errors import OptionError, SignalError
 from emu.machine.accel import registry
 
@@ -61,6 +63,7 @@ class AttachOptions:
 
     sockets: Mapping[str, tuple[str, ...]]
     rings: int | None
+    ring_use: RingUseOptions
     vcpus: int
     memory: str
     load: str
@@ -73,7 +76,9 @@ class AttachOptions:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
         """From the options of the command."""
-        return values_of(cls, {**options, "sockets": {name: options[name] for name in KINDS}})
+        sockets = {name: options[name] for name in KINDS}
+        ring_use = values_of(RingUseOptions, options)
+        return values_of(cls, {**options, "sockets": sockets, "ring_use": ring_use})
 
 
 @click.command(
@@ -85,8 +90,10 @@ class AttachOptions:
     "--rings",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Rings of each device. [default: as many as its back-end offers, 2 at most]",
+    help="Rings of each device. [default: as many as its back-end offers, 2 at most, or as many "
+    "as --rings-used or --pairs-used name]",
 )
+@ring_use_options
 @click.option("--vcpus", type=int, default=2, show_default=True, help="Number of vCPUs.")
 @click.option("--memory", default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
 @click.option(
@@ -126,8 +133,12 @@ def attach(**options: Any) -> None:
     with SignalWatcher() as watcher, AttachedVm(plan, _report, waiting) as vm:
         vm.start(watcher)
         if not quiet:
-            names = ", ".join(f"{name} on {path}" for name, path in plan.backends.items())
-            _report(f"running ({vm.accel}): {names}")
+            devices = ", ".join(
+                f"{device if device.use.note(device.rings) else device.name} on "
+                f"{plan.backends[device.name]}"
+                for device in vm.spec.devices
+            )
+            _report(f"running ({vm.accel}): {devices}")
         _run(vm, watcher, seconds)
         if not quiet:
             _report(_summary(vm))
@@ -143,7 +154,7 @@ def _ignore(_line: str) -> None:
 
 
 def _plan(options: AttachOptions) -> AttachPlan:
-    from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
+    from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec, with_use
     from emu.orchestrator.attach import AttachPlan
 
     given = [kind for kind in KINDS.values() if options.sockets[kind.name]]
@@ -154,13 +165,18 @@ def _plan(options: AttachOptions) -> AttachPlan:
     for kind in given:
         if rings is not None and (why_not := kind.why_not(rings)):
             raise OptionError(f"--rings {rings}: {why_not}")
+    uses = ring_uses(options.ring_use)
     groups = [
-        DeviceGroup(kind.name, len(options.sockets[kind.name]), rings or kind.rings_per_unit)
+        DeviceGroup(
+            kind.name,
+            len(options.sockets[kind.name]),
+            rings or kind.rings_for(uses.get(kind.name, ALL_RINGS).needed),
+        )
         for kind in given
     ]
     memory = validate.size("--memory", options.memory)
     try:
-        spec = VmSpec(options.vcpus, memory, tuple(groups))
+        spec = VmSpec(options.vcpus, memory, with_use(groups, uses))
     except ShapeError as error:
         raise OptionError(str(error)) from None
     paths = [path for kind in given for path in options.sockets[kind.name]]

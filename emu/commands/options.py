@@ -13,6 +13,7 @@ from emu.commands import backend_options, host_limits, validate
 from emu.commands.backend_options import BackEndOptions, command_options
 from emu.commands.json_output import json_option
 from emu.commands.option_values import values_of
+from emu.commands.ring_use_options import RingUseOptions, ring_use_options, ring_uses
 from emu.config import vm_file
 from emu.config.device_kinds import KINDS
 from emu.config.plan import (
@@ -120,7 +121,7 @@ _OPTIONS = (
 
 
 #: Decorator: the options that describe a VM's devices.
-device_options = option_group(*_DEVICE_OPTIONS)
+device_options = option_group(*_DEVICE_OPTIONS, ring_use_options)
 
 
 #: Decorator: the options that describe the rest of a VM, and where the results go.
@@ -146,6 +147,7 @@ class MachineOptions:
     quiet: bool
     back_ends: BackEndOptions
     devices: Mapping[str, str | None] = field(default_factory=dict)
+    ring_use: RingUseOptions = field(default_factory=RingUseOptions)
     vm_file: Path | None = None
     images: Path | None = None
     plugins: tuple[Path, ...] = ()
@@ -155,7 +157,9 @@ class MachineOptions:
         """From the options of a command; without `device_options` there are no devices yet."""
         devices = {name: options.get(name) for name in KINDS}
         back_ends = BackEndOptions.of(options)
-        return values_of(cls, {**options, "devices": devices, "back_ends": back_ends})
+        ring_use = values_of(RingUseOptions, options)
+        groups = {"devices": devices, "back_ends": back_ends, "ring_use": ring_use}
+        return values_of(cls, {**options, **groups})
 
 
 def _back_ends(options: MachineOptions) -> Mapping[str, str]:
@@ -213,6 +217,7 @@ def machine_plan(options: MachineOptions, sides: Sequence[str] = ("src", "dst"))
         vcpus=options.vcpus,
         memory=options.memory,
         file=options.vm_file,
+        uses=ring_uses(options.ring_use),
     )
     back_ends = backend_options.commands(_back_ends(options), spec)
     listening = backend_options.listening(options.back_ends, spec, sides)

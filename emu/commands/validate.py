@@ -20,6 +20,7 @@ from emu.config.vm_spec import (
     groups_of,
     parse_group,
     parse_size,
+    with_use,
 )
 from emu.errors import EmuError, OptionError, PreflightError
 from emu.machine.accel import registry
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
+    from emu.config.ring_use import RingUse
     from emu.strategies.base import Strategy
 
 #: Bytes: guest memory is one mapping in every process, and the address space has no room for more.
@@ -47,6 +49,7 @@ def shape(
     vcpus: int | None = None,
     memory: str | None = None,
     file: Path | None = None,
+    uses: Mapping[str, RingUse] | None = None,
 ) -> VmSpec:
     """The VM that the options describe. A value of None means that the option is not set.
 
@@ -55,19 +58,23 @@ def shape(
         vcpus: the option's value.
         memory: the option's value, such as ``512M``.
         file: a TOML file that describes the whole VM.
+        uses: the rings that the guest uses, by the name of the kind; the default is all.
 
     Raises:
         PreflightError: a value is invalid, or options contradict each other.
     """
     given: dict[str, object] = {f"--{name}": text for name, text in devices.items()}
     given |= {"--vcpus": vcpus, "--memory": memory}
+    given |= {
+        use.option(name, KINDS[name].rings_per_unit): use for name, use in (uses or {}).items()
+    }
     if file is not None:
         both = [name for name, value in given.items() if value is not None]
         if both:
             raise OptionError(f"--vm describes the whole VM: leave {both[0]} out, or --vm")
         spec = vm_file.read(file)
     else:
-        spec = _shape_of_options(devices, vcpus, memory)
+        spec = _shape_of_options(devices, vcpus, memory, uses or {})
     if not spec.groups:
         options = " or ".join(f"--{name}" for name in KINDS)
         raise OptionError(f"a VM needs at least one device: {options}")
@@ -77,7 +84,10 @@ def shape(
 
 
 def _shape_of_options(
-    devices: Mapping[str, str | None], vcpus: int | None, memory: str | None
+    devices: Mapping[str, str | None],
+    vcpus: int | None,
+    memory: str | None,
+    uses: Mapping[str, RingUse],
 ) -> VmSpec:
     default = VmSpec()
     try:
@@ -87,7 +97,7 @@ def _shape_of_options(
         return VmSpec(
             default.vcpus if vcpus is None else vcpus,
             default.memory_bytes if memory is None else _memory(memory),
-            groups_of(given),
+            with_use(groups_of(given), uses),
         )
     except ShapeError as error:
         raise OptionError(str(error)) from None
@@ -208,8 +218,11 @@ def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
         if write:
             raise OptionError("--write goes with --disk FILE, which is missing")
         return None
-    if not any(KINDS[group.device_class].has_image for group in spec.groups):
+    disks = [group for group in spec.groups if KINDS[group.device_class].has_image]
+    if not disks:
         raise PreflightError(f"--disk {path}: the VM has no disk to put it behind; see --blk")
+    if not disks[0].use.used(disks[0].rings):
+        raise OptionError(f"--disk {path}: the guest uses no ring of the disk that it is to read")
     size = _disk_size(path, write=write)
     if size == 0:
         raise PreflightError(f"--disk {path} is empty")

@@ -36,6 +36,7 @@ class DeviceKind:
         default: number of devices and rings of each in the default VM; None for no device.
         ring_limits: how many rings a device may have. The interrupts of the rings of a unit go to
             the same vCPU.
+        enables_units: the driver may enable some units only (VIRTIO_NET_CTRL_MQ).
         has_image: the back-end serves a disk image for each device.
         has_uplink: the back-end is connected to the network outside of the VM.
     """
@@ -49,6 +50,7 @@ class DeviceKind:
     counters: tuple[str, ...]
     default: tuple[int, int] | None = None
     ring_limits: RingLimits = ANY
+    enables_units: bool = False
     has_image: bool = False
     has_uplink: bool = False
 
@@ -67,6 +69,10 @@ class DeviceKind:
         """The most rings of one device."""
         return self.ring_limits.most
 
+    def rings_for(self, needed: int) -> int:
+        """The fewest rings of a device of the kind that are at least ``needed``, and one unit."""
+        return max(1, -(-needed // self.rings_per_unit)) * self.rings_per_unit
+
     def why_not(self, rings: int) -> str:
         """Why a device of the kind cannot have so many rings; empty if it can."""
         return self.ring_limits.why_not(rings, self.plural)
@@ -84,6 +90,7 @@ _ROWS = (
         counters=("packets", "interrupts", "kicks", "calls", "packets_dropped"),
         default=(16, 32),
         ring_limits=NET,
+        enables_units=True,
         has_uplink=True,
     ),
     DeviceKind(

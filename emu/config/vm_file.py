@@ -12,6 +12,7 @@ A file has the settings of ``--vcpus``, ``--memory`` and the options of the devi
     [blk]
     count = 24
     rings = 4
+    rings_used = [1, 3]  # or pairs_used = 2, of a NIC; all rings without it
     backend = "qemu-storage-daemon"      # as --blk-backend; may be missing
 
 ``net = "16x32"`` is the short form, and ``net = "0"`` means no NIC. A setting that the file lacks
@@ -20,10 +21,12 @@ is that of the default VM, as with the options.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from emu.config.device_kinds import KINDS
+from emu.config.ring_use import ALL_RINGS, RingUse, first_units, these_rings
 from emu.config.vm_spec import (
     DeviceGroup,
     ShapeError,
@@ -31,19 +34,26 @@ from emu.config.vm_spec import (
     groups_of,
     parse_group,
     parse_size,
+    with_use,
 )
 from emu.errors import OptionError, PreflightError
-from emu.json_input import Each, JsonInputError, Members, check
+from emu.json_input import Each, JsonInputError, Maybe, Members, Whole, check
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from emu.config.device_kinds import DeviceKind
     from emu.qmp.protocol import JsonObject
 
-_GROUP = Members({"class": str, "count": int, "rings": int})
+_GROUP = Members(
+    {"class": str, "count": int, "rings": int},
+    {"rings_used": Maybe(Each(Whole())), "others_disabled": bool},
+)
 _SPEC = Members({"vcpus": int, "memory_bytes": int, "ring_size": int, "groups": Each(_GROUP)})
+_REQUIRED, _USES = {"count", "rings"}, {"rings_used", "pairs_used"}
+_OPTIONAL = {"backend", *_USES}
 _KEYS = {"vcpus", "memory", *KINDS}
-_GROUP_KEYS = {"count", "rings"}
 
 
 def read(path: Path) -> VmSpec:
@@ -115,12 +125,47 @@ def _memory(value: object) -> int:
 def _group(device_class: str, value: object) -> DeviceGroup | None:
     if isinstance(value, str):
         return parse_group(device_class, value)
-    if not isinstance(value, dict) or value.keys() - {"backend"} != _GROUP_KEYS:
-        raise ShapeError(f"[{device_class}] has two keys, count and rings, and may have backend")
+    if not isinstance(value, dict) or not _REQUIRED <= value.keys() <= _REQUIRED | _OPTIONAL:
+        raise ShapeError(
+            f"[{device_class}] has two keys, count and rings, and may have backend, and "
+            "rings_used or pairs_used"
+        )
     count, rings = value["count"], value["rings"]
-    if not all(isinstance(n, int) and not isinstance(n, bool) for n in (count, rings)):
+    if not _whole(count, rings):
         raise ShapeError(f"[{device_class}]: count and rings are whole numbers")
-    return parse_group(device_class, f"{count}x{rings}" if count else "0")
+    group = parse_group(device_class, f"{count}x{rings}" if count else "0")
+    if group is None or not value.keys() & _USES:
+        return group
+    try:
+        use = _use(KINDS[device_class], value)
+    except ValueError as error:
+        raise ShapeError(f"[{device_class}]: {error}") from None
+    return with_use([group], {device_class: use})[0]
+
+
+def _whole(*values: object) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+
+
+def _use(kind: DeviceKind, value: Mapping[str, object]) -> RingUse:
+    """The rings that a group of a file uses.
+
+    Raises:
+        ValueError: they are invalid.
+    """
+    if value.keys() >= _USES:
+        raise ValueError("rings_used and pairs_used exclude each other")
+    if "pairs_used" in value:
+        units = value["pairs_used"]
+        if not kind.enables_units:
+            raise ValueError(f"pairs_used: {kind.plural} have no pairs of rings")
+        if not isinstance(units, int) or not _whole(units):
+            raise ValueError(f"pairs_used = {units!r} is not a whole number")
+        return first_units(units, kind.rings_per_unit)
+    rings = value["rings_used"]
+    if not isinstance(rings, list) or not _whole(*rings):
+        raise ValueError(f"rings_used = {rings!r} is not a list of rings, such as [1, 3]")
+    return these_rings(rings)
 
 
 def spec_to_json(spec: VmSpec) -> JsonObject:
@@ -130,7 +175,13 @@ def spec_to_json(spec: VmSpec) -> JsonObject:
         "memory_bytes": spec.memory_bytes,
         "ring_size": spec.ring_size,
         "groups": [
-            {"class": group.device_class, "count": group.count, "rings": group.rings}
+            {
+                "class": group.device_class,
+                "count": group.count,
+                "rings": group.rings,
+                "rings_used": None if group.use.rings is None else list(group.use.rings),
+                "others_disabled": group.use.disable_others,
+            }
             for group in spec.groups
         ],
     }
@@ -146,5 +197,17 @@ def spec_from_json(value: JsonObject) -> VmSpec:
         found = check(value, _SPEC)
     except JsonInputError as error:
         raise ShapeError(f"this is not a shape of a VM: {error}") from None
-    groups = tuple(DeviceGroup(*group.values()) for group in found["groups"])
+    try:
+        groups = tuple(map(_group_from_json, found["groups"]))
+    except ValueError as error:
+        raise ShapeError(f"this is not a shape of a VM: {error}") from None
     return VmSpec(found["vcpus"], found["memory_bytes"], groups, found["ring_size"])
+
+
+def _group_from_json(group: JsonObject) -> DeviceGroup:
+    rings = group.get("rings_used")
+    use = ALL_RINGS
+    if rings is not None:
+        disable_others = group.get("others_disabled", False)
+        use = dataclasses.replace(these_rings(rings), disable_others=disable_others)
+    return DeviceGroup(group["class"], group["count"], group["rings"], use)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emu.config.device_kinds import KINDS, one_of
+from emu.config.ring_use import ALL_RINGS, RingUse
 from emu.errors import EmuError
 from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 MAX_VCPUS = 1024
 #: Devices of one class: more than any host has, and few enough to be listed.
@@ -27,25 +29,53 @@ class ShapeError(EmuError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """One device: its class (a name of `KINDS`), its number within the class, its rings."""
+    """One device.
+
+    Attributes:
+        device_class: a name of `KINDS`.
+        number: within the class.
+        rings: how many it has.
+        use: which of them the guest's driver uses.
+    """
 
     device_class: str
     number: int
     rings: int
+    use: RingUse = ALL_RINGS
 
     @property
     def name(self) -> str:
         """``net0``, ``blk23``: the name that every table, error and socket uses."""
         return f"{self.device_class}{self.number}"
 
+    @property
+    def rings_used(self) -> tuple[int, ...]:
+        """The indices of the rings that the guest's driver uses."""
+        return self.use.used(self.rings)
+
+    @property
+    def rings_set_up(self) -> tuple[int, ...]:
+        """The indices of the rings that the guest's driver sets up."""
+        return self.use.set_up(self.rings)
+
+    @property
+    def rings_disabled(self) -> tuple[int, ...]:
+        """The indices of the rings that are set up and disabled."""
+        return self.use.disabled(self.rings)
+
+    def __str__(self) -> str:
+        """Name, rings, and those in use if these are not all: ``blk0x4 (used: 1,3)``."""
+        return f"{self.name}x{self.rings} {self.use.note(self.rings)}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceGroup:
-    """``count`` devices of one class with ``rings`` rings each."""
+    """``count`` devices of one class with ``rings`` rings each, of which the guest uses ``use``."""
 
     device_class: str
     count: int
     rings: int
+    use: RingUse = ALL_RINGS
 
 
 def default_groups() -> tuple[DeviceGroup, ...]:
@@ -78,7 +108,7 @@ class VmSpec:
     def devices(self) -> list[DeviceSpec]:
         """All devices, in their order on the bus."""
         return [
-            DeviceSpec(group.device_class, number, group.rings)
+            DeviceSpec(group.device_class, number, group.rings, group.use)
             for group in self.groups
             for number in range(group.count)
         ]
@@ -87,6 +117,19 @@ class VmSpec:
     def rings(self) -> int:
         """Rings of all devices together."""
         return sum(group.count * group.rings for group in self.groups)
+
+    @property
+    def answers_network(self) -> bool:
+        """Whether the guest answers frames from outside: the first NIC does, if it uses rings."""
+        return any(
+            KINDS[device.device_class].has_uplink and not device.number and device.rings_used
+            for device in self.devices
+        )
+
+    @property
+    def rings_used(self) -> int:
+        """Rings of all devices together that the guest's drivers use."""
+        return sum(group.count * len(group.use.used(group.rings)) for group in self.groups)
 
 
 def _check_group(group: DeviceGroup) -> None:
@@ -100,6 +143,8 @@ def _check_group(group: DeviceGroup) -> None:
         raise ShapeError(f"{shape}: a VM has at most {MAX_DEVICES} devices of a class")
     if why_not := kind.why_not(group.rings):
         raise ShapeError(f"{shape}: {why_not}")
+    if why_not := group.use.why_not(group.rings, kind.rings_per_unit, kind.title):
+        raise ShapeError(f"{group.use.option(kind.name, kind.rings_per_unit)}: {why_not}")
 
 
 def parse_size(text: str) -> int:
@@ -122,6 +167,29 @@ def groups_of(given: Mapping[str, DeviceGroup | None]) -> tuple[DeviceGroup, ...
     """
     groups = {**{group.device_class: group for group in default_groups()}, **given}
     return tuple(group for name in KINDS if (group := groups.get(name)) is not None)
+
+
+def with_use(groups: Iterable[DeviceGroup], uses: Mapping[str, RingUse]) -> tuple[DeviceGroup, ...]:
+    """The groups, of which the guest uses the given rings.
+
+    Args:
+        groups: of a VM.
+        uses: by the kind's name; all rings of the other kinds are used.
+
+    Raises:
+        ShapeError: the VM has no device of such a kind, or such a device lacks a ring.
+    """
+    groups = tuple(
+        dataclasses.replace(group, use=uses.get(group.device_class, group.use)) for group in groups
+    )
+    present = {group.device_class for group in groups}
+    for name, use in uses.items():
+        if name not in present:
+            kind = KINDS[name]
+            raise ShapeError(f"{use.option(name, kind.rings_per_unit)}: the VM has no {kind.title}")
+    for group in groups:
+        _check_group(group)
+    return groups
 
 
 def parse_group(device_class: str, text: str) -> DeviceGroup | None:

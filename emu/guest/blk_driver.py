@@ -168,7 +168,7 @@ class BlkRing:
 
     def _choose(self, pick: int, index: int) -> int:
         features = self._features
-        if not self.place.position and not self._words[IDENTIFIED]:
+        if self.place.leads and not self._words[IDENTIFIED]:
             self._words[IDENTIFIED] = 1
             return Op.GET_ID
         if features.read_only:

@@ -182,7 +182,7 @@ class DiskReader:
         return True
 
     def interrupt(self, ring: int) -> None:
-        """The device has completed requests of a ring."""
+        """The device has completed requests of a ring, by its index among those in use."""
         with self.lock:
             self._rings[ring].counters[INTERRUPTS] += 1
             self._run((ring,))

@@ -59,6 +59,8 @@ class DiskDriver(Driver):
         if config.reader is None:
             return None
         places = [place for place in self._places if place.number == 0]
+        if not places:
+            raise ShapeError("blk0 is to be read, but the guest uses none of its rings")
         return DiskReader(
             self._context,
             places,
@@ -84,10 +86,10 @@ class DiskDriver(Driver):
         """Those of the rings under the stamped workload, and of all rings of the reader's disk."""
         yield from super().handlers()
         if self.reader is not None:
-            for place in self._places:
-                if place.number == 0:
-                    handler = functools.partial(self.reader.interrupt, place.position)
-                    yield place.device, place.position, handler
+            places = [place for place in self._places if place.number == 0]
+            for index, place in enumerate(places):
+                handler = functools.partial(self.reader.interrupt, index)
+                yield place.device, place.position, handler
 
     def restart_device(self, device: int) -> int:
         """See `Driver.restart_device`; the reader's disk, too."""

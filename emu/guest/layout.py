@@ -79,6 +79,7 @@ class UnitPlace(NamedTuple):
         position: of the unit within the device.
         rings: one, or two of a pair (receive, transmit).
         data: guest physical address of the data buffers.
+        leads: it is the first one of the device that is in use.
     """
 
     unit: int
@@ -87,6 +88,7 @@ class UnitPlace(NamedTuple):
     position: int
     rings: tuple[RingPlace, ...]
     data: int
+    leads: bool
 
     @property
     def first_ring(self) -> int:
@@ -127,7 +129,7 @@ class GuestLayout:
         self.pulse = BASE + PAGE_SIZE
         self.reader = BASE + 2 * PAGE_SIZE
         self.serials = BASE + 3 * PAGE_SIZE
-        devices = spec.devices
+        self._devices = devices = spec.devices
         at = self.serials + _round_up(SERIAL_BYTES * len(devices), PAGE_SIZE)
         self.rings: list[list[RingPlace]] = []
         for device in devices:
@@ -158,10 +160,11 @@ class GuestLayout:
             for index, device in enumerate(spec.devices):
                 if device.device_class != kind:
                     continue
-                for position in range(device.rings // per_unit):
-                    rings = self.rings[index][position * per_unit :][:per_unit]
-                    unit = first[kind] + len(units)
-                    units.append(UnitPlace(unit, index, device.number, position, tuple(rings), at))
+                for start in device.rings_used[::per_unit]:
+                    rings = tuple(self.rings[index][start : start + per_unit])
+                    unit, position = first[kind] + len(units), start // per_unit
+                    leads = start == device.rings_used[0]
+                    units.append(UnitPlace(unit, index, device.number, position, rings, at, leads))
                     at += _round_up(driver.DATA_BYTES, PAGE_SIZE)
         return at
 
@@ -178,9 +181,17 @@ class GuestLayout:
                     "so many rings do not fit into the VM's memory: give it more memory"
                 )
 
-    def ring_addresses(self, device: int) -> list[RingAddresses]:
-        """The addresses of all rings of a device, for SET_VRING_ADDR."""
-        return [place.addresses for place in self.rings[device]]
+    def ring_addresses(self, device: int) -> list[RingAddresses | None]:
+        """The addresses of a device's rings, for SET_VRING_ADDR; None if it is not set up."""
+        set_up = self._devices[device].rings_set_up
+        return [
+            place.addresses if ring in set_up else None
+            for ring, place in enumerate(self.rings[device])
+        ]
+
+    def disabled_rings(self, device: int) -> list[RingPlace]:
+        """The rings of a device that are set up, and that no driver's unit uses."""
+        return [self.rings[device][ring] for ring in self._devices[device].rings_disabled]
 
 
 def _drivers_of(spec: VmSpec) -> dict[str, DataBuffers]:
@@ -190,7 +201,7 @@ def _drivers_of(spec: VmSpec) -> dict[str, DataBuffers]:
 
 
 def _unit_count(spec: VmSpec, kind: str) -> int:
-    rings = sum(device.rings for device in spec.devices if device.device_class == kind)
+    rings = sum(len(device.rings_used) for device in spec.devices if device.device_class == kind)
     return rings // KINDS[kind].rings_per_unit
 
 

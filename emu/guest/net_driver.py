@@ -111,7 +111,7 @@ class NetPair:
 
         The bridges still have its former port, and the NIC's packets to itself do not reach them.
         """
-        if not self.place.number and not self.place.position:
+        if not self.place.number and self.place.leads:
             self._announcements = list(_ANNOUNCEMENTS_MS)
             self._announce_ns = 0
 

@@ -151,6 +151,8 @@ class GuestProgram:
             self._platform.ram.view(gpa, PAGE_SIZE)[:] = bytes(PAGE_SIZE)
         for unit in self._units:
             unit.boot()
+        for device in range(len(self.spec.devices)):
+            self._empty_disabled_rings(device)
         self._context.set(LIGHT_REQUESTS, 1)
         self._context.set(LIGHT_PACKETS, 1)
         self._context.epoch += 1
@@ -163,6 +165,13 @@ class GuestProgram:
         """
         for driver in self.drivers.values():
             driver.boot_device(device)
+        self._empty_disabled_rings(device)
+
+    def _empty_disabled_rings(self, device: int) -> None:
+        """Write empty rings for those that the driver sets up and does not use."""
+        for place in self.layout.disabled_rings(device):
+            self._platform.ram.view(place.start, place.length)[:] = bytes(place.length)
+            self._platform.ram.mark(place.start, place.length)
 
     def restart_device(self, device: int) -> int:
         """The driver of a device that needs a reset submits its requests in flight again.
@@ -226,8 +235,8 @@ class GuestProgram:
         self._workload.tick(now_ns)
         return now_ns + TICK_NS
 
-    def ring_addresses(self, device: int) -> list[RingAddresses]:
-        """The addresses of a device's rings, by its index on the bus."""
+    def ring_addresses(self, device: int) -> list[RingAddresses | None]:
+        """The addresses of a device's rings, by its index on the bus; None if not set up."""
         return self.layout.ring_addresses(device)
 
     # -- loads

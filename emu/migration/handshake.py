@@ -111,7 +111,7 @@ def required_match(spec: VmSpec, accel: str) -> dict[str, object]:
         "vcpus": spec.vcpus,
         "memory": spec.memory_bytes,
         "ring_size": spec.ring_size,
-        "devices": [f"{device.name}x{device.rings}" for device in spec.devices],
+        "devices": [str(device) for device in spec.devices],
     }
 
 
@@ -216,8 +216,7 @@ def _differences(theirs: JsonObject, own: VmSpec, accel: str) -> list[str]:
             title = name.replace("_", " ")
             found.append(f"{title}: {theirs[name]} at the source, {ours[name]} at the destination")
     if theirs["devices"] != ours["devices"]:
-        names = [f"{device.name}x{device.rings}" for device in own.devices]
-        found.append(_device_differences(theirs["devices"], names))
+        found.append(_device_differences(theirs["devices"], list(map(str, own.devices))))
     return found
 
 
@@ -236,7 +235,7 @@ def _missing_features(theirs: Mapping[str, int], vm: Vm) -> list[str]:
 
 
 def _device_differences(theirs: list[str], ours: list[str]) -> str:
-    """The first few devices that only one side has; ``net0x4`` is net0 with 4 rings."""
+    """The first few devices that only one side has, as `DeviceSpec` is converted to text."""
     parts = []
     for where, names in (
         ("source", [name for name in theirs if name not in ours]),

@@ -50,7 +50,8 @@ class AttachPlan(NamedTuple):
         monitor: socket path of its monitor, or None.
         scratch: the contents of the disks may be overwritten. Without it a disk that the guest
             writes to must be all zeroes.
-        rings_given: the number of rings is that of ``spec``; otherwise the back-ends' offer.
+        rings_given: the number of rings is that of ``spec``; otherwise it depends on the back-ends'
+            offer, and ``spec`` has as many as the guest needs.
     """
 
     spec: VmSpec
@@ -196,6 +197,11 @@ class AttachedVm:
         if self._monitor is not None and self._monitor.failure is not None:
             raise self._monitor.failure
 
+    @property
+    def spec(self) -> VmSpec:
+        """The VM, once it has started: with the rings that the back-ends offer."""
+        return self._control.vm.spec
+
     def stats(self) -> JsonObject:
         """See `emu.vm_process.commands.VmControl.stats`."""
         return self._control.stats()
@@ -226,7 +232,8 @@ class AttachedVm:
         vm = self._control.vm
         if self._stalls is not None and (stalled := self._stalls.describe()):
             return stalled
-        if self._plan.load == "none" or vm.machine.paused or any(map(any, vm.guest.progress())):
+        idle = self._plan.load == "none" or not vm.spec.rings_used
+        if idle or vm.machine.paused or any(map(any, vm.guest.progress())):
             return ""
         return "the guest has submitted no request"
 

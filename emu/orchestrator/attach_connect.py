@@ -59,14 +59,25 @@ def with_offered_rings(spec: VmSpec, back_ends: Mapping[str, BackEnd]) -> VmSpec
     """The spec with `DEFAULT_RINGS` for each device, or fewer if its back-end offers fewer.
 
     Args:
-        spec: its rings are placeholders.
+        spec: each device has as many rings as the guest needs at least, so it may get more than
+            `DEFAULT_RINGS`.
         back_ends: of each device, by its name.
+
+    Raises:
+        EmuError: a back-end offers fewer rings than the guest is to use.
     """
 
     def usable(group: DeviceGroup) -> DeviceGroup:
         kind = KINDS[group.device_class]
         names = [device.name for device in spec.devices if device.device_class == kind.name]
-        offered = min(back_ends[name].queues for name in names) * kind.rings_per_unit
-        return dataclasses.replace(group, rings=min(DEFAULT_RINGS, offered, kind.max_rings))
+        name = min(names, key=lambda name: back_ends[name].queues)
+        offered = back_ends[name].queues * kind.rings_per_unit
+        if group.use.needed > offered:
+            raise EmuError(
+                f"{name}: the back-end offers {offered} of the {group.use.needed} rings of "
+                f"{group.use.option(kind.name, kind.rings_per_unit)}"
+            )
+        wanted = max(DEFAULT_RINGS, kind.rings_for(group.use.needed))
+        return dataclasses.replace(group, rings=min(wanted, offered, kind.max_rings))
 
     return dataclasses.replace(spec, groups=tuple(map(usable, spec.groups)))

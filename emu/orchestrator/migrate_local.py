@@ -69,7 +69,8 @@ class MigrationSeries:
 
     def _open_network(self) -> NamespaceNetwork | None:
         """The network of namespaces, if it was selected and can be created."""
-        if self._plan.network != "netns" or not self._source.backends.uplinks:
+        reachable = self._source.backends.uplinks and self._plan.machine.spec.answers_network
+        if self._plan.network != "netns" or not reachable:
             return None
         from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
 
@@ -93,6 +94,8 @@ class MigrationSeries:
         uplinks = [
             side.backends.uplinks[0] for side in self._supervisor.sides if side.backends.uplinks
         ]
+        if not machine.spec.answers_network:
+            uplinks = []
         if network is not None:
             from emu.orchestrator.network.ping import PingClient
 

@@ -99,10 +99,9 @@ class LoadReport:
 
     @property
     def did_nothing(self) -> bool:
-        """No device has completed anything, although the guest has a load."""
-        return self.machine.load != "none" and not any(
-            any(counts.values()) for counts in self.totals.values()
-        )
+        """No device has completed anything, although the guest has a load and uses rings."""
+        busy = self.machine.load != "none" and self.machine.spec.rings_used
+        return bool(busy) and not any(any(counts.values()) for counts in self.totals.values())
 
     def to_json(self) -> JsonObject:
         """The document that docs/reference/json.md describes."""

@@ -383,7 +383,13 @@ def document_head(machine: MachinePlan, accel: str) -> JsonObject:
             "vcpus": machine.spec.vcpus,
             "memory_bytes": machine.spec.memory_bytes,
             "devices": [
-                {"class": group.device_class, "count": group.count, "rings": group.rings}
+                {
+                    "class": group.device_class,
+                    "count": group.count,
+                    "rings": group.rings,
+                    "rings_used": list(group.use.used(group.rings)),
+                    "rings_disabled": list(group.use.disabled(group.rings)),
+                }
                 for group in machine.spec.groups
             ],
         },

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 def vm_line(plan: MachinePlan, accel: str) -> str:
     """One line with the VM, its load, and the injected costs."""
     spec = plan.spec
-    devices = ", ".join(f"{g.count} {g.device_class} x {g.rings} rings" for g in spec.groups)
+    devices = ", ".join(
+        f"{g.count} {g.device_class} x {g.rings} rings {g.use.note(g.rings)}".rstrip()
+        for g in spec.groups
+    )
     costs = "native costs" if plan.costs == "native" else f"costs of {plan.costs} injected"
     extra = f", back-ends stop in {format_duration(plan.stop_time)}" if plan.stop_time else ""
     others = "".join(

@@ -132,6 +132,7 @@ class Vm:
                 [self.machine.vector(index, ring) for ring in rings],
             )
             device.memory = memory
+            device.disable_rings(spec.rings_disabled)
             self.devices.append(device)
             self.machine.set_device_handler(index, device.kick)
 

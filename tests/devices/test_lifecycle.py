@@ -277,3 +277,51 @@ def test_rings_that_are_not_set_up_are_not_started() -> None:
     with pytest.raises(UsageError, match="blk0: is not connected"):
         _ = device.connection
     device.close()
+
+
+@pytest.mark.parametrize("procedure", [lifecycle.start, lifecycle.start_ahead])
+def test_a_ring_that_the_driver_disables_is_set_up_and_disabled(
+    device: VhostDevice, procedure: Callable[[VhostDevice], Procedure]
+) -> None:
+    """Each time that it is started."""
+    device.disable_rings([1])
+    for _ in range(2):
+        sent = [
+            r for step in run(procedure(device)) if isinstance(step, Ask) for r in requests(step)
+        ]
+        states = [r.payload for r in sent if r.id is F.SET_VRING_ENABLE]
+        assert states == [VringState(0, 1), VringState(1, 0)]
+        assert [r.payload for r in sent if r.id is F.SET_VRING_KICK] == [U64(0), U64(1)]
+        for ring in device.rings:
+            ring.mark_stopped(0)
+
+
+@pytest.mark.parametrize("procedure", [lifecycle.start, lifecycle.start_ahead])
+def test_a_back_end_without_ring_states_cannot_disable_a_ring(
+    device: VhostDevice, procedure: Callable[[VhostDevice], Procedure]
+) -> None:
+    """Without bit 30 each ring is enabled when it is started."""
+    agree(device, features=FEATURES & ~(1 << 30))
+    device.disable_rings([1])
+    with pytest.raises(BackendError, match="a ring cannot be disabled") as caught:
+        run(procedure(device))
+    assert (caught.value.device, caught.value.ring) == ("blk0", 1)
+
+
+@pytest.mark.parametrize("procedure", [lifecycle.start, lifecycle.start_ahead])
+@pytest.mark.parametrize("used", [(0,), (1,), ()], ids=str)
+def test_only_the_rings_that_the_driver_has_set_up_are_started_and_stopped(
+    device: VhostDevice, procedure: Callable[[VhostDevice], Procedure], used: tuple[int, ...]
+) -> None:
+    """A device without any sends no message; its notifiers are those of all rings."""
+    where = [RingAddresses(8, n << 16, n << 17, n << 18) for n in (1, 2)]
+    device.set_up_rings([where[ring] if ring in used else None for ring in range(RINGS)])
+    steps = run(procedure(device))
+    sent = [r for step in steps if isinstance(step, Ask) for r in requests(step)]
+    assert [r.payload for r in sent if r.id is F.SET_VRING_KICK] == [U64(ring) for ring in used]
+    assert bool(sent) == bool(used)
+    assert [len(step.edits) for step in steps if isinstance(step, Change)] == [RINGS, RINGS]
+    assert tuple(ring.index for ring in device.rings if ring.started) == used
+    replies = [Reply(F.GET_VRING_BASE, VringState(ring, 7)) for ring in used]
+    asked = [s for s in run(lifecycle.stop(device), {Ask: replies}) if isinstance(s, Ask)]
+    assert [r.payload for s in asked for r in requests(s)] == [VringState(r, 0) for r in used]

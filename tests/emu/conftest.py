@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.locking.locks import enable_checking
 from emu.machine.accel import registry
-from tests.emu.migration.hosts import Host, await_requests
+from tests.emu.migration.hosts import SPEC, Host, await_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,17 @@ def _checked_locks() -> Iterator[None]:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, owned: ExitStack) -> tuple[Host, Host]:
+def spec(request: pytest.FixtureRequest) -> VmSpec:
+    """Both VMs: that of the parameter, or `SPEC`."""
+    found = getattr(request, "param", SPEC)
+    assert isinstance(found, VmSpec)
+    return found
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, owned: ExitStack, spec: VmSpec) -> tuple[Host, Host]:
     """The source and the destination host, whose back-ends serve the same images."""
-    source, destination = Host("a", tmp_path), Host("b", tmp_path)
+    source, destination = Host("a", tmp_path, spec), Host("b", tmp_path, spec)
     owned.callback(source.close)
     owned.callback(destination.close)
     return source, destination

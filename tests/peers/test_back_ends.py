@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from emu.config.costs import NATIVE
+from emu.config.ring_use import first_units, these_rings
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.vm.vm import Vm
 from tests.emu.migration.hosts import (
     IMAGE_BYTES,
     RING_STOPPING_STRATEGIES,
     Migration,
+    await_packets,
     await_requests,
     check_request_log,
+    check_started,
 )
+from tests.emu.runs import EMU
 from tests.peers.programs import Running, pmd_back_end, prefix, storage_daemon
-from tests.timeouts import TIMEOUT
-from tests.waiting import wait_until
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -27,15 +31,21 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.peer
 
 DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
+#: Each disk has 4 rings, of which the guest uses two.
+SOME_RINGS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 4, these_rings([1, 3])),))
+NO_RINGS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 4, these_rings([])),))
 #: Seconds for each answer: two polling testpmds use most of two cores.
 PEER_TIMEOUT = 20.0
 NIC = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4),))
+#: The guest enables one pair of two, or sets up one only: testpmd waits for the first one.
+ONE_PAIR_ENABLED = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4, first_units(1, 2)),))
+ONE_PAIR = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4, these_rings([0, 1])),))
 
 
-def serve_disks(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
+def serve_disks(side: str, folder: Path, owned: ExitStack, spec: VmSpec) -> dict[str, str]:
     """A qemu-storage-daemon for each disk, on the same images on both sides."""
     sockets = {}
-    for disk in DISKS.devices:
+    for disk in spec.devices:
         image = folder / f"{disk.name}.img"
         if not image.exists():
             with image.open("wb") as file:
@@ -63,39 +73,68 @@ def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
     return vm
 
 
+@pytest.mark.parametrize(
+    "spec", [DISKS, SOME_RINGS, NO_RINGS], ids=["all rings", "some rings", "no ring"]
+)
 @pytest.mark.parametrize("strategy", RING_STOPPING_STRATEGIES)
-def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: ExitStack) -> None:
+def test_storage_daemon_to_storage_daemon(
+    strategy: str, spec: VmSpec, tmp_path: Path, owned: ExitStack
+) -> None:
     """By each strategy, under load; each block is read back at the end.
 
     QEMU 7.2's daemon answers GET_VRING_BASE while requests are in flight, and completes them into
     the memory of a VM that has migrated, where its guest never sees them. So the source waits for
     them before it stops the rings (`VhostDevice.drains`).
     """
-    vm = make_vm(DISKS, serve_disks("a", tmp_path, owned), owned)
-    other = make_vm(DISKS, serve_disks("b", tmp_path, owned), owned)
+    vm = make_vm(spec, serve_disks("a", tmp_path, owned, spec), owned)
+    other = make_vm(spec, serve_disks("b", tmp_path, owned, spec), owned)
     vm.boot()
     vm.guest.start_load("heavy")
     await_requests(vm, 500)
     Migration(vm, other, strategy, tmp_path).run()
+    check_started(other)
     await_requests(other, 500)
     check_request_log(other)
 
 
-def test_testpmd_to_testpmd(tmp_path: Path, owned: ExitStack) -> None:
+@pytest.mark.parametrize(
+    "spec", [NIC, ONE_PAIR_ENABLED, ONE_PAIR], ids=["two pairs", "one enabled", "one set up"]
+)
+def test_testpmd_to_testpmd(spec: VmSpec, tmp_path: Path, owned: ExitStack) -> None:
     """Frames that the guest sends come back to it, before and after."""
-    vm = make_vm(NIC, serve_nic("a", tmp_path, owned), owned)
-    other = make_vm(NIC, serve_nic("b", tmp_path, owned), owned)
+    vm = make_vm(spec, serve_nic("a", tmp_path, owned), owned)
+    other = make_vm(spec, serve_nic("b", tmp_path, owned), owned)
     vm.boot()
     vm.guest.start_load("heavy")
     await_packets(vm, 500)
     Migration(vm, other, "prewired", tmp_path).run()
+    check_started(other)
     await_packets(other, 500)
     other.guest.quiesce(TIMEOUT)
     totals = other.guest.request_log()
     assert totals.packets_duplicated == totals.packets_corrupted == totals.corrupted == 0
 
 
-def await_packets(vm: Vm, count: int) -> None:
-    """Return when the guest has received that many more packets."""
-    enough = vm.guest.request_log().packets_received + count
-    wait_until(lambda: vm.guest.request_log().packets_received >= enough)
+@pytest.mark.parametrize("load", ["light", "heavy"])
+@pytest.mark.parametrize("rings", ["1,3", "3", "none"])
+def test_attach_to_a_storage_daemon_of_four_rings(
+    rings: str, load: str, tmp_path: Path, owned: ExitStack
+) -> None:
+    """`emu attach --rings-used`: each request is completed once, on the rings in use."""
+    image, path = tmp_path / "disk.img", tmp_path / "s"
+    with image.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    daemon = Running(storage_daemon(image, path, queues=4), tmp_path / "log")
+    owned.enter_context(daemon).await_socket(path)
+    options = ("--rings", "4", "--rings-used", f"blk={rings}", "--load", load, "--for", "1s")
+    done = subprocess.run(
+        [*EMU, "attach", "--blk", str(path), *options],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    running, counters = done.stderr.splitlines()
+    assert running == f"running (soft): blk0x4 (used: {rings}) on {path}"
+    assert counters.startswith("blk: 0 requests") == (rings == "none")

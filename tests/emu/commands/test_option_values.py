@@ -13,13 +13,20 @@ from emu.commands.migrate import MigrateOptions
 from emu.commands.migration_options import MigrationOptions
 from emu.commands.option_values import values_of
 from emu.commands.options import MachineOptions
+from emu.commands.ring_use_options import RingUseOptions
 from emu.commands.run import RunOptions
 from emu.commands.sweep import SweepOptions
 from emu.config.device_kinds import KINDS
 
 GROUPS: dict[str, tuple[type, ...]] = {
-    "migrate": (MachineOptions, MigrationOptions, BetweenOptions, MigrateOptions),
-    "run": (MachineOptions, BetweenOptions, RunOptions),
+    "migrate": (
+        MachineOptions,
+        RingUseOptions,
+        MigrationOptions,
+        BetweenOptions,
+        MigrateOptions,
+    ),
+    "run": (MachineOptions, RingUseOptions, BetweenOptions, RunOptions),
     "sweep": (MachineOptions, MigrationOptions, SweepOptions),
 }
 #: Options of all programs, which are in force before a command reads its values.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.config import vm_file
+from emu.config.ring_use import first_units, these_rings
 from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
 from emu.errors import OptionError, PreflightError
 
@@ -39,6 +40,21 @@ def test_settings_that_are_missing_are_those_of_the_default(tmp_path: Path) -> N
     )
 
 
+def test_the_rings_that_the_guest_uses(tmp_path: Path) -> None:
+    """As with ``--rings-used`` and ``--pairs-used``."""
+    spec = read(
+        tmp_path,
+        "[net]\ncount = 2\nrings = 8\npairs_used = 3\n"
+        "[blk]\ncount = 1\nrings = 4\nrings_used = [3, 1]\n"
+        "[rng]\ncount = 1\nrings = 1\nrings_used = []\n",
+    )
+    assert [group.use for group in spec.groups] == [
+        first_units(3, 2),
+        these_rings([1, 3]),
+        these_rings([]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -53,6 +69,23 @@ def test_settings_that_are_missing_are_those_of_the_default(tmp_path: Path) -> N
         ("[blk]\ncount = 1\nrings = 257", "at most 256 rings"),
         ("[blk]\ncount = -1\nrings = 4", "not a shape"),
         ("vcpus = 0", "0 vCPUs"),
+        (
+            "[blk]\ncount = 1\nrings = 4\nrings_used = [4]",
+            "--rings-used blk=4: a disk of 4 rings has no ring 4",
+        ),
+        ("[blk]\ncount = 1\nrings = 4\nrings_used = [-1]", "-1 is not a ring: 0 to 255"),
+        ("[blk]\ncount = 1\nrings = 4\nrings_used = [1, 1]", "ring 1 is there twice"),
+        ("[blk]\ncount = 1\nrings = 4\nrings_used = [true]", "is not a list of rings"),
+        ("[blk]\ncount = 1\nrings = 4\nrings_used = 1", "is not a list of rings"),
+        ("[blk]\ncount = 1\nrings = 4\npairs_used = 1", "disks have no pairs of rings"),
+        ("[net]\ncount = 1\nrings = 4\nrings_used = [1]", "is used together with ring 0"),
+        ("[net]\ncount = 1\nrings = 4\npairs_used = 3", "a NIC of 4 rings has 2 pairs"),
+        ("[net]\ncount = 1\nrings = 4\npairs_used = 0", "0 is not a number of pairs"),
+        ('[net]\ncount = 1\nrings = 4\npairs_used = "1"', "is not a whole number"),
+        (
+            "[net]\ncount = 1\nrings = 4\npairs_used = 1\nrings_used = [0, 1]",
+            "exclude each other",
+        ),
         ("vcpus = ", "is not TOML"),
     ],
 )
@@ -75,11 +108,35 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
 
 def test_json_round_trips() -> None:
     """All fields of a shape are in its JSON."""
-    spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 2, 3),), 64)
-    assert vm_file.spec_from_json(vm_file.spec_to_json(spec)) == spec
+    groups = (
+        DeviceGroup("net", 1, 8, first_units(3, 2)),
+        DeviceGroup("blk", 2, 4, these_rings([1, 3])),
+        DeviceGroup("rng", 1, 1, these_rings([])),
+    )
+    for group in (DeviceGroup("blk", 2, 3), *groups):
+        spec = VmSpec(4, 1 << 30, (group,), 64)
+        assert vm_file.spec_from_json(vm_file.spec_to_json(spec)) == spec
 
 
-@pytest.mark.parametrize("value", [{}, {"vcpus": 1, "memory_bytes": 1, "groups": [3]}])
+_GROUP = {"class": "blk", "count": 1, "rings": 2}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"vcpus": 1, "memory_bytes": 1, "groups": [3]},
+        *(
+            {
+                "vcpus": 1,
+                "memory_bytes": 1 << 30,
+                "ring_size": 8,
+                "groups": [{**_GROUP, "rings_used": rings}],
+            }
+            for rings in ([2], [1, 1], [256], ["1"], 1)
+        ),
+    ],
+)
 def test_json_that_is_not_a_shape_is_an_error(value: JsonObject) -> None:
     """A peer may send anything."""
     with pytest.raises(ShapeError):

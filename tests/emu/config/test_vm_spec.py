@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from emu.config.ring_use import ALL_RINGS, first_units, these_rings
 from emu.config.vm_spec import (
     DeviceGroup,
     ShapeError,
     VmSpec,
     parse_group,
     parse_size,
+    with_use,
 )
 
 
@@ -76,3 +78,57 @@ def test_invalid_vms(vcpus: int, memory: int, what: str) -> None:
     """Bounds of the machine."""
     with pytest.raises(ShapeError, match=what):
         VmSpec(vcpus, memory)
+
+
+NET, BLK = DeviceGroup("net", 2, 4), DeviceGroup("blk", 3, 4)
+
+
+def test_the_guest_uses_some_rings_of_each_device_of_a_kind() -> None:
+    """The devices keep all rings; those of the other kinds use all of them."""
+    groups = with_use([NET, BLK], {"blk": these_rings([1, 3])})
+    spec = VmSpec(1, 1 << 30, groups)
+    assert (spec.rings, spec.rings_used) == (20, 14)
+    assert [(device.rings, device.rings_used) for device in spec.devices[1:3]] == [
+        (4, (0, 1, 2, 3)),
+        (4, (1, 3)),
+    ]
+    assert [str(device) for device in spec.devices[1:3]] == ["net1x4", "blk0x4 (used: 1,3)"]
+    assert with_use([NET, BLK], {}) == (NET, BLK)
+
+
+def test_pairs_are_set_up_and_disabled_and_other_rings_are_not_set_up() -> None:
+    """A device's rings are in use, disabled, or unknown to the driver."""
+    groups = with_use([NET, BLK], {"net": first_units(1, 2), "blk": these_rings([0])})
+    net, *_, blk = VmSpec(1, 1 << 30, groups).devices
+    assert (net.rings_used, net.rings_set_up, net.rings_disabled) == ((0, 1), (0, 1, 2, 3), (2, 3))
+    assert (blk.rings_used, blk.rings_set_up, blk.rings_disabled) == ((0,), (0,), ())
+
+
+def test_a_kind_that_the_vm_lacks_has_no_rings() -> None:
+    """All errors name the option."""
+    with pytest.raises(ShapeError, match="--rings-used blk=1: the VM has no disk"):
+        with_use([NET], {"blk": these_rings([1])})
+    with pytest.raises(ShapeError, match="--rings-used blk=4: a disk of 4 rings has no ring 4"):
+        VmSpec(1, 1 << 30, (DeviceGroup("blk", 1, 4, these_rings([4])),))
+
+
+@pytest.mark.parametrize(
+    ("groups", "answers"),
+    [
+        ((NET, BLK), True),
+        ((BLK,), False),
+        ((DeviceGroup("net", 2, 4, these_rings([2, 3])),), True),
+        ((DeviceGroup("net", 2, 4, these_rings([])), BLK), False),
+    ],
+)
+def test_the_first_nic_answers_if_it_uses_rings(
+    groups: tuple[DeviceGroup, ...], answers: bool
+) -> None:
+    """Else no client outside waits for an answer."""
+    assert VmSpec(1, 1 << 30, groups).answers_network is answers
+
+
+def test_all_rings_are_used_unless_the_user_says_otherwise() -> None:
+    """Of each kind."""
+    assert {group.use for group in VmSpec().groups} == {ALL_RINGS}
+    assert VmSpec().rings_used == VmSpec().rings

@@ -7,12 +7,14 @@ interrupts to the guest (`GuestProgram.interrupt`), so that it can stop at any p
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 from collections import deque
 from typing import TYPE_CHECKING
 
-from emu.config.vm_spec import DeviceGroup, VmSpec
+from emu.config.ring_use import ALL_RINGS, RingUse
+from emu.config.vm_spec import VmSpec, parse_group
 from emu.machine.ram import GuestRam
 from vhost_user.memory import MemoryTable
 from vhost_user.payloads import MemoryRegion
@@ -26,12 +28,25 @@ if TYPE_CHECKING:
 NOTIFY_BASE = 0xF000_0000
 
 
-def small_spec(net: str = "2x4", blk: str = "2x2") -> VmSpec:
-    """A VM of the given shape; an empty text leaves a class out."""
+def small_spec(
+    net: str = "2x4",
+    blk: str = "2x2",
+    *,
+    net_use: RingUse = ALL_RINGS,
+    blk_use: RingUse = ALL_RINGS,
+) -> VmSpec:
+    """A VM of the given shape; an empty text leaves a class out.
+
+    Args:
+        net: the NICs.
+        blk: the disks.
+        net_use: which of the NICs' rings the guest uses.
+        blk_use: which of the disks' rings the guest uses.
+    """
     groups = tuple(
-        DeviceGroup(name, *map(int, shape.split("x")))
-        for name, shape in (("net", net), ("blk", blk))
-        if shape
+        dataclasses.replace(group, use=use)
+        for name, shape, use in (("net", net, net_use), ("blk", blk, blk_use))
+        if shape and (group := parse_group(name, shape))
     )
     return VmSpec(vcpus=3, memory_bytes=64 << 20, groups=groups)
 
@@ -98,6 +113,8 @@ class Devices:
         self.queues: dict[tuple[int, int], DeviceQueue] = {}
         for index in range(len(machine.spec.devices)):
             for ring, where in enumerate(program.ring_addresses(index)):
+                if where is None:
+                    continue
                 self.queues[index, ring] = DeviceQueue(
                     where.size,
                     self.table.view(where.desc, 16 * where.size),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.ring_use import these_rings
 from emu.config.vm_spec import ShapeError
 from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
 from emu.guest.control_page import MODE, Mode
@@ -145,3 +146,42 @@ def test_a_reset_disk_of_a_user_is_read_on(make_guest: MakeGuest, write: bool) -
     assert reader.status().sha256 == hashlib.sha256(contents).hexdigest()
     assert guest.program.request_log().intact
     assert bytes(guest.devices.disks[0]) == contents
+
+
+def test_a_disk_without_its_first_ring_is_identified_and_read(make_guest: MakeGuest) -> None:
+    """GET_ID is sent on the first ring in use, and only the rings in use get requests."""
+    guest = make_guest(small_spec(net="", blk="2x4", blk_use=these_rings([1, 3])))
+    disks = guest.program.disks
+    guest.program.start_load("heavy")
+    guest.ticks(4)
+    guest.run(100)
+    assert disks.serial(0) == disks.serial(1) == "small-disk"
+    assert guest.devices.queues.keys() == {(0, 1), (0, 3), (1, 1), (1, 3)}
+    assert all(queue.completed() for queue in disks.queues)
+    # Each ring's blocks are where they are if all rings are used.
+    assert {block // 64 for block in disks.generations(0)} == {1, 3}
+
+
+@pytest.mark.parametrize("write", [False, True], ids=["reads", "writes"])
+def test_a_users_disk_is_read_through_the_rings_in_use(make_guest: MakeGuest, write: bool) -> None:
+    contents = random.Random(7).randbytes(9 * 65536 + 512)
+    config = GuestConfig(reader=ReaderConfig(len(contents) // SECTOR_SIZE, write=write))
+    spec = small_spec(net="", blk="1x4", blk_use=these_rings([1, 3]))
+    guest = make_guest(spec, config, {0: bytearray(contents)})
+    reader = guest.program.reader
+    assert reader is not None
+    reader.start()
+    guest.ticks(2)
+    guest.run(5)
+    guest = guest.move()
+    reader = guest.program.reader
+    assert reader is not None
+    guest.settle()
+    assert reader.status().sha256 == hashlib.sha256(contents).hexdigest()
+    assert {vector for _, vector, _ in guest.program.disks.handlers()} == {1, 3}
+
+
+def test_a_users_disk_without_a_ring_in_use_cannot_be_read(make_guest: MakeGuest) -> None:
+    spec = small_spec(net="", blk="1x4", blk_use=these_rings([]))
+    with pytest.raises(ShapeError, match="blk0 is to be read, but the guest uses none of its"):
+        make_guest(spec, GuestConfig(reader=ReaderConfig(SECTORS)))

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from emu.config.ring_use import first_units, these_rings
 from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
 from emu.guest.layout import CONTROL_BYTES, HIGH, GuestLayout, scratch_bytes
 from emu.machine.ram import RamRegion
@@ -66,3 +67,50 @@ def test_too_many_rings_for_the_memory() -> None:
 
 def test_scratch_image_of_a_disk_of_four_rings_is_a_mebibyte() -> None:
     assert scratch_bytes(4) == 1 << 20
+
+
+def test_units_are_those_of_the_rings_in_use() -> None:
+    """Their numbers have no gaps, the first one of each device leads, and nothing overlaps."""
+    spec = VmSpec(
+        memory_bytes=64 << 20,
+        groups=(
+            DeviceGroup("net", 2, 6, these_rings([2, 3, 4, 5])),
+            DeviceGroup("blk", 2, 4, these_rings([1, 3])),
+        ),
+    )
+    layout = GuestLayout(spec, LOW_ONLY)
+    nets, disks = layout.units["net"], layout.units["blk"]
+    assert [unit.unit for unit in (*nets, *disks)] == list(range(8))
+    assert [(unit.number, unit.position, unit.first_ring) for unit in nets] == [
+        (0, 1, 2),
+        (0, 2, 4),
+        (1, 1, 2),
+        (1, 2, 4),
+    ]
+    assert [(unit.number, unit.position) for unit in disks] == [(0, 1), (0, 3), (1, 1), (1, 3)]
+    assert [unit.leads for unit in (*nets, *disks)] == 4 * [True, False]
+    for unit in (*nets, *disks):
+        places = layout.rings[unit.device]
+        assert unit.rings == tuple(places[unit.first_ring :][: len(unit.rings)])
+    sorted_extents = sorted(extents(layout))
+    for (start, length), (following, _) in itertools.pairwise(sorted_extents):
+        assert start + length <= following
+
+
+def test_rings_that_are_not_set_up_have_no_addresses() -> None:
+    """Those that are disabled have; no driver's unit empties them."""
+    spec = VmSpec(
+        memory_bytes=64 << 20,
+        groups=(
+            DeviceGroup("net", 1, 4, first_units(1, 2)),
+            DeviceGroup("blk", 1, 4, these_rings([1, 3])),
+            DeviceGroup("rng", 1, 1, these_rings([])),
+        ),
+    )
+    layout = GuestLayout(spec, LOW_ONLY)
+    assert [where is not None for where in layout.ring_addresses(0)] == 4 * [True]
+    assert [where is not None for where in layout.ring_addresses(1)] == 2 * [False, True]
+    assert layout.ring_addresses(2) == [None]
+    assert layout.disabled_rings(0) == layout.rings[0][2:]
+    assert layout.disabled_rings(1) == layout.disabled_rings(2) == []
+    assert layout.units["rng"] == []

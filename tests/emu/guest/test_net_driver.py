@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.ring_use import these_rings
 from emu.guest.config import GuestConfig
 from emu.guest.flow import LAST_NS
 from emu.guest.frames import BROADCAST, Probe, nic_mac
@@ -163,3 +164,16 @@ def test_the_flow_continues_when_sent_packets_are_collected_late(
     guest.run(100)
     assert guest.program.request_log().packets_lost == 0
     assert guest.program.nics.queues[0].request_log().packets_received > 50
+
+
+def test_the_first_pair_in_use_announces_the_vm(make_guest: MakeGuest) -> None:
+    """Of the first NIC, after a migration."""
+    guest = make_guest(small_spec(net="2x6", blk="", net_use=these_rings([2, 3, 4, 5])))
+    guest = guest.move()
+    for pair in guest.program.nics.queues:
+        pair.service()
+        assert bool(pair._announcements) == ((pair.place.number, pair.place.position) == (0, 1))
+    guest.settle()
+    (frame,) = guest.devices.outside
+    assert frame[:6] == BROADCAST
+    assert frame[12:14] == b"\x08\x06"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.ring_use import first_units, these_rings
 from emu.config.vm_spec import ShapeError
 from emu.guest.config import GuestConfig, ReaderConfig
 from emu.guest.program import GuestProgram
@@ -335,3 +336,29 @@ def test_many_threads_share_the_units(make_guest: MakeGuest) -> None:
     assert verified.checked > 100
     assert totals.intact
     assert totals.requests == totals.completed == guest.devices.served
+
+
+@pytest.mark.parametrize("load", ["light", "heavy"])
+def test_a_guest_that_uses_no_ring_has_nothing_to_do(make_guest: MakeGuest, load: str) -> None:
+    """It is quiet at once, also when it verifies, and after a migration."""
+    none = these_rings([])
+    guest = make_guest(small_spec(net_use=none, blk_use=none))
+    for made in (guest, guest.move()):
+        made.program.start_load(load)
+        made.ticks(20)
+        made.settle()
+        assert made.program.quiesce(0.0) == 0
+        assert made.program.verify(0.0).finished
+        assert made.program.request_log().intact
+        assert not any(map(any, made.program.progress()))
+
+
+def test_disabled_rings_are_empty_at_each_boot(make_guest: MakeGuest) -> None:
+    """A back-end may have written to them before."""
+    guest = make_guest(small_spec(net="1x4", blk="", net_use=first_units(1, 2)))
+    (*_, place) = guest.program.layout.disabled_rings(0)
+    ring = guest.machine.ram.view(place.start, place.length)
+    for boot in (guest.program.boot, lambda: guest.program.boot_device(0)):
+        ring[:] = b"x" * place.length
+        boot()
+        assert bytes(ring) == bytes(place.length)

@@ -8,27 +8,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devices import lifecycle
 from devices.procedure import Phase
 from emu.errors import CancelledError, MigrationError, Operation
 from emu.migration.handshake import required_match
 from emu.strategies.registry import STRATEGIES, make
+from emu.vm.reset import reset_devices
 from tests import slow
 from tests.emu.migration.hosts import (
+    PARTLY_USED,
     QUICK,
     RING_STOPPING_STRATEGIES,
     Host,
     Migration,
     await_disk,
+    await_packets,
     await_requests,
     check_request_log,
+    check_started,
 )
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -50,61 +52,69 @@ def test_migrates_under_load(
     check_request_log(migration.destination_vm)
 
 
-def use_rings(vm: Vm, used: Collection[int]) -> None:
-    """The drivers reset all devices and set up only these rings; the guest is quiet."""
-    assert vm.guest.quiesce(TIMEOUT) == 0
-    with vm.reconnect.paused():
-        for index, device in enumerate(vm.devices):
-            vm.reset_device(index)
-            vm.pause_vcpus()
-            vm.guest.boot_device(index)
-            vm.resume_vcpus()
-            addresses = vm.guest.ring_addresses(index)
-            device.set_up_rings(
-                [where if ring in used else None for ring, where in enumerate(addresses)]
-            )
-            vm.drive_one(device, lifecycle.start(device))
+EVERY_USE = pytest.mark.parametrize("spec", PARTLY_USED.values(), ids=PARTLY_USED, indirect=True)
 
 
-def check_rings(vm: Vm, used: Collection[int]) -> None:
-    """These rings of all devices are started, and those of disks serve a request."""
-    for device in vm.devices:
-        started = [ring.index for ring in device.rings if ring.started]
-        assert started == [ring.index for ring in device.rings if ring.index in used]
-    for queue in vm.guest.disks.queues:
-        if queue.place.position in used:
-            before = queue.completed()
-            assert queue.submit_one()
-            queue.kick()
-            wait_until(lambda queue=queue, before=before: queue.completed() > before)  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("used", [{1, 3}, set()], ids=["1 and 3", "none"])
+@EVERY_USE
 @pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))
 def test_a_guest_that_uses_some_rings_migrates(
-    vm: Vm, other: Vm, strategy: str, used: set[int], tmp_path: Path, owned: ExitStack
+    vm: Vm, other: Vm, strategy: str, tmp_path: Path, owned: ExitStack
 ) -> None:
-    """The same rings are started at the destination."""
-    use_rings(vm, used)
-    check_rings(vm, used)
+    """Under load: the same rings are started on both sides, and nothing is lost."""
+    check_started(vm)
     migration = Migration(vm, other, strategy, tmp_path, owned=owned)
     migration.run()
-    check_rings(migration.destination_vm, used)
+    there = migration.destination_vm
+    check_started(there)
+    await_requests(there)
+    if there.guest.nics.queues:
+        await_packets(there, 50)
+    check_request_log(there)
 
 
-@pytest.mark.parametrize("used", [{1, 3}, set()], ids=["1 and 3", "none"])
-def test_a_guest_that_uses_some_rings_loses_its_back_end(
-    vm: Vm, hosts: tuple[Host, Host], used: set[int]
-) -> None:
-    """The same rings are started on the next one."""
-    use_rings(vm, used)
+@EVERY_USE
+def test_a_guest_that_uses_some_rings_loses_its_back_end(vm: Vm, hosts: tuple[Host, Host]) -> None:
+    """The same rings are started on the next one, and go on."""
     for victim in ("blk1", "net0"):
         hosts[0].kill(victim)
         wait_until(lambda victim=victim: victim in vm.reconnect.lost)  # type: ignore[misc]
         hosts[0].restart(victim)
         vm.reconnect.await_all(TIMEOUT)
         assert not vm.reconnect.lost
-    check_rings(vm, used)
+    check_started(vm)
+    await_requests(vm)
+    check_request_log(vm)
+
+
+@EVERY_USE
+def test_a_guest_that_uses_some_rings_is_reset(vm: Vm) -> None:
+    """Its drivers set up the same rings again."""
+    with vm.reconnect.paused():
+        assert vm.guest.quiesce(TIMEOUT) == 0
+        reset_devices(vm)
+    vm.guest.start_load("heavy")
+    check_started(vm)
+    await_requests(vm)
+    check_request_log(vm)
+
+
+@pytest.mark.parametrize("spec", [PARTLY_USED["some"]], indirect=True)
+def test_a_destination_whose_guest_uses_other_rings_is_another_vm(
+    vm: Vm, tmp_path: Path, owned: ExitStack
+) -> None:
+    """The handshake refuses it: the drivers' state in guest memory depends on the rings in use."""
+    host = Host("c", tmp_path, PARTLY_USED["none"])
+    owned.callback(host.close)
+    other = host.vm()
+    owned.callback(other.close)
+    text = (
+        r"net0x4 \(used: 2-3\), blk0x4 \(used: 1,3\), blk1x4 \(used: 1,3\) at the source only, "
+        r"net0x4 \(used: none\)"
+    )
+    with pytest.raises(MigrationError, match=text):
+        Migration(vm, other, "split", tmp_path, owned=owned).run()
+    await_requests(vm)
+    check_request_log(vm)
 
 
 @pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))

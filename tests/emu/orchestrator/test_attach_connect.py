@@ -9,7 +9,9 @@ import pytest
 
 from backends.control import ControlOptions
 from emu.config.device_kinds import KINDS
+from emu.config.ring_use import RingUse, first_units, these_rings
 from emu.config.vm_spec import DeviceGroup, DeviceSpec, VmSpec
+from emu.errors import EmuError
 from emu.orchestrator.attach_connect import connect, with_offered_rings
 from tests.backends.served import KINDS as SERVED
 from tests.backends.served import Served
@@ -61,6 +63,35 @@ def test_devices_of_a_kind_have_what_each_back_end_offers(tmp_path: Path) -> Non
         "rng0": offered("rng", 1, tmp_path),
     }
     assert with_offered_rings(spec, back_ends) == spec
+
+
+@pytest.mark.parametrize(
+    ("kind", "use", "rings"),
+    [
+        ("blk", these_rings([1, 3]), 4),
+        ("blk", these_rings([5]), 6),
+        ("blk", these_rings([]), 2),
+        ("net", these_rings([4, 5]), 6),
+        ("net", first_units(2, 2), 4),
+    ],
+)
+def test_a_device_has_the_rings_that_the_guest_uses(
+    kind: str, use: RingUse, rings: int, tmp_path: Path
+) -> None:
+    """And two, if it uses fewer."""
+    unit = KINDS[kind].rings_per_unit
+    placeholder = DeviceGroup(kind, 1, max(use.needed, unit), use)
+    back_ends = {f"{kind}0": offered(kind, 6, tmp_path)}
+    spec = VmSpec(1, 1 << 30, (placeholder,))
+    assert with_offered_rings(spec, back_ends).groups == (DeviceGroup(kind, 1, rings, use),)
+
+
+def test_a_back_end_that_offers_fewer_rings_than_the_guest_uses_is_named(tmp_path: Path) -> None:
+    group = DeviceGroup("blk", 2, 4, these_rings([1, 3]))
+    back_ends = {name: offered("blk", n, tmp_path) for name, n in (("blk0", 4), ("blk1", 2))}
+    text = "blk1: the back-end offers 2 of the 4 rings of --rings-used blk=1,3"
+    with pytest.raises(EmuError, match=text):
+        with_offered_rings(VmSpec(1, 1 << 30, (group,)), back_ends)
 
 
 def test_a_path_without_a_socket_is_not_waited_for(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from emu.config.ring_use import these_rings
+from emu.config.vm_spec import with_use
 from emu.report.load_results import IncomingReport, LoadReport, Sample
 from emu.report.results import Integrity
 from tests.emu.fake_runs import machine_plan
@@ -79,6 +81,9 @@ def test_the_document_has_rates_for_a_second() -> None:
     ],
 )
 def test_a_run_under_load_that_did_nothing(load: str, totals: Counts, *, nothing: bool) -> None:
-    """Without a load there is nothing to do."""
+    """Without a load, or without a ring in use, there is nothing to do."""
     plan = dataclasses.replace(machine_plan(), load=load)
     assert LoadReport(plan, "soft", totals=totals).did_nothing is nothing
+    groups = with_use(plan.spec.groups, {"net": these_rings([]), "blk": these_rings([])})
+    plan = dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, groups=groups))
+    assert not LoadReport(plan, "soft", totals=totals).did_nothing

@@ -191,7 +191,13 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
     values = ["heavy", 0, "shared", "immediate", 1.5, {}, "unix", "loopback"]
     assert [document[key] for key in plan] == values
     assert document["schema"] == 1
-    assert document["vm"]["devices"][0] == {"class": "net", "count": 2, "rings": 4}
+    assert document["vm"]["devices"][0] == {
+        "class": "net",
+        "count": 2,
+        "rings": 4,
+        "rings_used": [0, 1, 2, 3],
+        "rings_disabled": [],
+    }
     assert set(document["vm"]) == {"vcpus", "memory_bytes", "devices"}
     (only,) = document["runs"]
     assert set(only) == {

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from devices.procedure import Phase
 from emu.config.plan import DiskFile
+from emu.config.ring_use import first_units, these_rings
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.report import tables as text
 from emu.report.results import (
     Integrity,
@@ -173,4 +175,18 @@ def test_the_downtime_fits_an_ordinary_terminal() -> None:
     assert (
         "threads: last run: pre-copy 3 rounds, 5 MiB; downtime 1234.0 to 1300.0 ms in 2 runs\n"
         in render(report)
+    )
+
+
+def test_the_first_line_names_the_rings_in_use() -> None:
+    """Of the kinds of which the guest does not use all rings."""
+    groups = (
+        DeviceGroup("net", 2, 8, first_units(2, 2)),
+        DeviceGroup("blk", 3, 4, these_rings([1, 3])),
+        DeviceGroup("rng", 1, 1),
+    )
+    line = text.vm_line(machine_plan(spec=VmSpec(1, 1 << 30, groups)), "soft")
+    assert (
+        "2 net x 8 rings (used: 0-3, the others disabled), 3 blk x 4 rings (used: 1,3), "
+        "1 rng x 1 rings; " in line
     )
