@@ -151,10 +151,10 @@ class Net(Kind):
 
     def prepare(self, rig: Rig) -> None:
         for _ in range(16):
-            self.refill(rig, rig.rings[0])
+            self.replenish(rig)
 
     def replenish(self, rig: Rig) -> None:
-        self.refill(rig, rig.rings[0])
+        self.refill(rig, rig.rings[self.written_ring])
 
     def refill(self, rig: Rig, ring: RigRing) -> None:
         gpa, data = rig.alloc(2048)
@@ -168,8 +168,8 @@ class Net(Kind):
 
     def finish(self, rig: Rig, number: int) -> list[int]:
         rig.rings[self.ring].wait()
-        done = rig.rings[0].wait()
-        gpa, data = rig.buffers.pop((0, done.head))
+        done = rig.rings[self.written_ring].wait()
+        gpa, data = rig.buffers.pop((self.written_ring, done.head))
         expected = FRAME + number.to_bytes(8, "little") * 4
         assert bytes(data[:12]) == bytes(10) + b"\x01\0"
         assert bytes(data[12 : done.written]) == expected

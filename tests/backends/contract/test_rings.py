@@ -107,3 +107,48 @@ def test_disable_and_enable(kind: Kind, running: Rig) -> None:
     if kind.keeps_disabled:
         kind.finish(running, 1)
     kind.work(running, 2)
+
+
+#: What a driver does with the rings that it does not use.
+_OTHERS: dict[str, tuple[F, ...]] = {
+    "not set up": (),
+    "set up and never started": (F.SET_VRING_NUM, F.SET_VRING_ADDR, F.SET_VRING_CALL),
+    "started and disabled": QEMU_ORDER[:-1],
+}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first rings", "last rings"])
+@pytest.mark.parametrize("others", _OTHERS.values(), ids=_OTHERS)
+def test_a_driver_need_not_use_all_rings(
+    kind: Kind, rig: Rig, others: tuple[F, ...], *, last: bool
+) -> None:
+    """Those in use work, stop, and start again at their bases; the others change nothing."""
+    if last:
+        apart = kind.ring - kind.written_ring
+        kind.ring, kind.written_ring = kind.rings - 1, kind.rings - 1 - apart
+    used = [rig.rings[index] for index in sorted({kind.ring, kind.written_ring})]
+    rig.set_features()
+    rig.set_mem_table()
+    for ring in rig.rings:
+        ring.set_up(QEMU_ORDER if ring in used else others)
+    kind.prepare(rig)
+    for number in range(5):
+        kind.work(rig, number)
+    bases = [ring.stop() for ring in used]
+    assert bases[-1] == 5
+    for ring, base in zip(used, bases, strict=True):
+        ring.set_up(QEMU_ORDER, base=base)
+        ring.kick()
+    for number in range(5, 8):
+        kind.work(rig, number)
+
+
+def test_a_driver_that_uses_no_ring(kind: Kind, device: Served, make_rig: MakeRig) -> None:
+    """Its device is set up, and the next driver's rings work."""
+    idle = make_rig(device.connect())
+    idle.set_features()
+    idle.set_mem_table()
+    idle.connection.close()
+    rig = make_rig(device.connect()).start()
+    kind.prepare(rig)
+    kind.work(rig, 1)
