@@ -91,7 +91,7 @@ class RigRing:
         self.ram = ram or rig.low
         self.offsets = split_offsets(size)
         desc, avail, used, end = self.offsets
-        self.offset = 0 if ram else index * 0x2000
+        self.offset = 0 if ram else index * -(-end // 0x2000) * 0x2000
         self.gpa = self.ram.region.gpa + self.offset
         memory = self.ram.bytes[self.offset : self.offset + end]
         self.driver = DriverQueue(
@@ -189,10 +189,11 @@ PREWIRED_ORDER = (
 
 
 class RigOptions(TypedDict, total=False):
-    """Which features a `Rig` negotiates."""
+    """Which features a `Rig` negotiates, and how many descriptors its rings have."""
 
     features: int
     protocol_features: ProtocolFeature
+    ring_size: int
 
 
 class Rig:
@@ -211,6 +212,7 @@ class Rig:
         *,
         features: int = ALL_FEATURES & ~LOG_ALL,
         protocol_features: ProtocolFeature = ALL_PROTOCOL_FEATURES,
+        ring_size: int = RING_SIZE,
     ) -> None:
         self.connection = connection
         self.low = RamRegion(MIB, 8 * MIB, 0x7F00_0000_0000)
@@ -218,7 +220,8 @@ class Rig:
         connection.negotiate(features=features, protocol_features=protocol_features)
         self.features = connection.features
         self.rings = [
-            RigRing(self, n, event_idx=bool(self.features >> 29 & 1)) for n in range(rings)
+            RigRing(self, n, size=ring_size, event_idx=bool(self.features >> 29 & 1))
+            for n in range(rings)
         ]
         #: Buffers that a test has made available: by ring, and head or number.
         self.buffers: dict[tuple[int, int], tuple[int, memoryview]] = {}

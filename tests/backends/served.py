@@ -92,6 +92,10 @@ class Kind(ABC):
     def finish(self, rig: Rig, number: int) -> list[int]:
         """Wait for it and check it; the guest addresses that the device wrote to."""
 
+    @abstractmethod
+    def scattered(self, rig: Rig, count: int) -> None:
+        """A request in a chain of ``count`` descriptors, at least 600, from beginning to end."""
+
     def work(self, rig: Rig, number: int = 0) -> list[int]:
         """A piece of work from beginning to end."""
         self.submit(rig, number)
@@ -134,6 +138,22 @@ class Blk(Kind):
         assert bytes(data[:8]) == number.to_bytes(8, "little")
         return [gpa, gpa + 512]
 
+    def scattered(self, rig: Rig, count: int) -> None:
+        """A read of sectors from 7 on; a header and a status byte are two of the descriptors."""
+        length = (count - 2) // 512 * 512  # in pieces of one byte, and one of all others
+        length += 512 * (length < count - 2)
+        header_gpa, header = rig.alloc(16)
+        header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_IN, 0, 7)
+        gpa, data = rig.alloc(length + 1)
+        data[length] = 0xFF
+        pieces = _pieces(gpa, length, count - 2)
+        rig.rings[self.ring].add([(header_gpa, 16)], [*pieces, (gpa + length, 1)])
+        assert rig.rings[self.ring].wait().written == length + 1
+        assert data[length] == 0
+        for number in range(length // 512):
+            sector = (7 + number).to_bytes(8, "little") * 64
+            assert bytes(data[512 * number : 512 * (number + 1)]) == sector
+
 
 class Net(Kind):
     """A frame that goes out by a transmit ring and comes back by its pair's receive ring."""
@@ -175,6 +195,19 @@ class Net(Kind):
         assert bytes(data[12 : done.written]) == expected
         return [gpa]
 
+    def scattered(self, rig: Rig, count: int) -> None:
+        """A frame of so many bytes, each in a descriptor, to and from buffers of as many."""
+        receive = rig.rings[self.written_ring]
+        while receive.driver.in_flight:  # a frame takes the first buffer
+            self.work(rig, 1)
+        (gpa, sent), (back_gpa, back) = rig.alloc(count), rig.alloc(count)
+        sent[:] = (NET_HEADER + FRAME + bytes(range(256)) * (count // 256))[:count].ljust(count)
+        receive.add([], _pieces(back_gpa, count, count))
+        rig.rings[self.ring].add(_pieces(gpa, count, count), [])
+        rig.rings[self.ring].wait()
+        assert receive.wait().written == count
+        assert back[12:] == sent[12:]
+
 
 class Rng(Kind):
     """A buffer that comes back full of random bytes."""
@@ -200,6 +233,21 @@ class Rng(Kind):
         assert done.written == 64
         assert bytes(data) != bytes(64)
         return [gpa]
+
+    def scattered(self, rig: Rig, count: int) -> None:
+        """So many bytes, each in a descriptor; not all of a part are zeroes."""
+        gpa, data = rig.alloc(count)
+        data[:] = bytes(count)
+        rig.rings[self.ring].add([], _pieces(gpa, count, count))
+        written = rig.rings[self.ring].wait().written
+        assert all(any(data[at : at + 100]) for at in range(0, written - 100, 100))
+        assert written > 0
+
+
+def _pieces(gpa: int, length: int, count: int) -> list[tuple[int, int]]:
+    """Guest memory in ``count`` extents: the first of one byte each, and the rest."""
+    ones = [(gpa + at, 1) for at in range(count - 1)]
+    return [*ones, (gpa + count - 1, length - count + 1)]
 
 
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Blk, Net, Rng)}

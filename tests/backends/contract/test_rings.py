@@ -152,3 +152,15 @@ def test_a_driver_that_uses_no_ring(kind: Kind, device: Served, make_rig: MakeRi
     rig = make_rig(device.connect()).start()
     kind.prepare(rig)
     kind.work(rig, 1)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1024, 1024), (2048, 1100), (2048, 2048)])
+def test_a_chain_may_have_as_many_descriptors_as_its_ring(
+    kind: Kind, device: Served, make_rig: MakeRig, size: int, count: int
+) -> None:
+    """More than the system reads or writes with one call (1024), and its head comes back."""
+    rig = make_rig(device.connect(), ring_size=size).start()
+    for _ in range(2):
+        kind.scattered(rig, count)
+    kind.prepare(rig)
+    kind.work(rig, 1)
