@@ -9,12 +9,14 @@ import platform
 import resource
 import shutil
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
+from backends import landlock
 from emu import distribution
 from emu.commands import host_limits
 from emu.config.vm_spec import VmSpec
@@ -32,6 +34,14 @@ _TIMEOUT = 10.0
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 _USER_MODE_ONLY = 1
 _GIB = 1 << 30
+_ENTER_SANDBOX = """
+import sys
+from backends.sandbox import SandboxError, confine
+try:
+    confine(())
+except SandboxError as error:
+    sys.exit(str(error))
+"""
 
 
 class Finding(NamedTuple):
@@ -155,6 +165,29 @@ def _userfaultfd() -> Finding:
     return Finding("userfaultfd", good=True, here="for memory that user code touches")
 
 
+def _sandbox() -> Finding:
+    """Whether a program can enter the back-end programs' sandbox: another process tries it."""
+    advice = (
+        "back-end programs run without a seccomp filter: pip install 'vhost-emu[sandbox]', or "
+        "install python3-seccomp where the packages of the system are used"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", _ENTER_SANDBOX],
+        cwd="/",  # nothing is imported from the user's directory
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT,
+    )
+    if ended.returncode:
+        return Finding("sandbox", good=False, here=ended.stderr.strip(), advice=advice)
+    interface = landlock.version()
+    if not interface:
+        advice = "back-end programs leave their sockets at their end: use Linux 5.13, lsm=landlock"
+        return Finding("sandbox", good=False, here="seccomp, no Landlock", advice=advice)
+    return Finding("sandbox", good=True, here=f"seccomp, Landlock {interface}")
+
+
 def _hugepages() -> Finding:
     sizes = []
     for folder in sorted(Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB")):
@@ -175,5 +208,6 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _user_namespaces,
     _tap,
     _userfaultfd,
+    _sandbox,
     _hugepages,
 )
