@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vhost_user.codec import HEADER, REPLY, VERSION
+from vhost_user.codec import HEADER, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,11 +29,6 @@ class RawMessage(NamedTuple):
     flags: int
     payload: bytes
     fds: int
-
-    @property
-    def is_reply(self) -> bool:
-        """Whether the header says so."""
-        return bool(self.flags & REPLY)
 
 
 def _is_header(flags: int, size: int) -> bool:

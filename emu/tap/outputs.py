@@ -11,6 +11,7 @@ from emu.report.tables import console_for
 from emu.tap import json_log, text_log
 from emu.tap.device_table import DeviceCounts, DeviceView
 from emu.tap.log_file import LogFile
+from emu.tap.message import Message
 from emu.tap.pcapng import PcapngWriter, section
 from emu.tap.reader import Reader
 from emu.tap.traffic import Traffic
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two drawings of the table.
 INTERVAL = 1.0
+#: Lines about violations that are printed at most.
+MAX_FLAGGED = 1000
 #: In `Logs`: what is written to stdout.
 STDOUT = Path()
 _STDOUT_FD = 1
@@ -70,12 +73,14 @@ class Outputs:
         self._notice = notice
         self._json: LogFile | None = None
         self._finder = TransitionFinder(self._found)
+        self._flagged: set[str] = set()
         self._files: list[LogFile] = []
         self._counts = DeviceCounts()
         sinks: list[Callable[[Record], None]] = [
             self.traffic.take,
             self._counts.take,
             self._finder.take,
+            self._flag,
         ]
         try:
             if logs.text is not None:
@@ -132,6 +137,15 @@ class Outputs:
             if complaint := file.close():
                 self._notice(complaint)
         self._files.clear()
+
+    def _flag(self, record: Record) -> None:
+        """Print each violation of a device once; the logs have all of them."""
+        if isinstance(record, Message):
+            for violation in record.violations:
+                line = f"{record.device}: {violation}"
+                if line not in self._flagged and len(self._flagged) < MAX_FLAGGED:
+                    self._flagged.add(line)
+                    self._notice(line)
 
     def _lines(self, path: Path, line_of: Callable[[Record], str]) -> Callable[[Record], None]:
         """A sink that writes lines."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from emu.tap.connection import Arrived, Closed, Opened, Unreadable
 from emu.tap.message import Message
+from emu.tap.rules import Judge
 from emu.tap.session import ObservedSession
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Reader:
     def __init__(self, sinks: Sequence[Callable[[Record], None]]) -> None:
         self._sinks = sinks
         self._by_connection: dict[Connection, ObservedSession] = {}
+        self._judges: dict[Connection, Judge] = {}
 
     @property
     def sessions(self) -> dict[str, ObservedSession]:
@@ -43,9 +45,12 @@ class Reader:
             record = self._message(event)
         else:
             if isinstance(event, Opened):
-                self._by_connection[event.connection] = ObservedSession(event.connection.name)
+                session = ObservedSession(event.connection.name)
+                self._by_connection[event.connection] = session
+                self._judges[event.connection] = Judge(session)
             elif isinstance(event, Closed):
                 self._by_connection.pop(event.connection, None)
+                self._judges.pop(event.connection, None)
             record = event
         if record is not None:
             for sink in self._sinks:
@@ -57,5 +62,10 @@ class Reader:
         if session is None:
             return None
         message = session.read(event.message, event.sender, on_channel=event.on_channel)
-        session.apply(message)
+        judge = self._judges[event.connection]
+        if message.is_reply:
+            judge.reply(message, session.apply(message))
+        else:
+            judge.request(message)
+            session.apply(message)
         return message

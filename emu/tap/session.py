@@ -97,8 +97,8 @@ class ObservedSession(Session):
 
     def read(self, raw: RawMessage, sender: Sender, *, on_channel: bool) -> Message:
         """Decode a message that has arrived. Its effects have not taken place yet: see `apply`."""
-        requester = Sender.BACK_END if on_channel else Sender.FRONT_END
-        is_reply = raw.is_reply or sender is not requester
+        # The direction decides, not the flag, which a peer may have set wrongly.
+        is_reply = sender is not (Sender.BACK_END if on_channel else Sender.FRONT_END)
         forms = self._forms(is_reply=is_reply, on_channel=on_channel)
         form = forms.get(raw.id)
         message = Message(
@@ -141,6 +141,15 @@ class ObservedSession(Session):
         if message.reply_due:
             pairing.outstanding.append(message)
         return None
+
+    def started(self, ring: int) -> bool:
+        """Whether a ring is started; see the class."""
+        return ring < len(self.rings) and self.rings[ring].started
+
+    def why_gated(self, message: Message) -> str:
+        """What has not been negotiated for a request, or ""."""
+        row = self.row(message)
+        return "" if row is None else self.why_not_allowed(row._replace(unsupported=""))
 
     def allowed(self, number: int) -> AllowedMessage | None:
         """The row of a front-end's message in the current state; None for an unknown one."""

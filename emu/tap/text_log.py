@@ -48,6 +48,7 @@ def message_text(message: Message) -> str:
         parts.append(f"({message.error})")
     if message.latency is not None:
         parts.append(f"after {message.latency / 1000:.0f} us")
+    parts += [f"[{violation}]" for violation in message.violations]
     return " ".join(parts)
 
 

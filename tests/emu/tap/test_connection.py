@@ -60,7 +60,7 @@ def test_messages_of_both_directions(tap: Tap, ends: Ends) -> None:
     assert isinstance(asked, Arrived)
     assert isinstance(answered, Arrived)
     assert (asked.sender, asked.on_channel) == (Sender.FRONT_END, False)
-    assert (answered.sender, answered.message.is_reply) == (Sender.BACK_END, True)
+    assert (answered.sender, answered.message.flags) == (Sender.BACK_END, VERSION | REPLY)
     assert answered.message.payload == U64(7).pack()
     assert asked.message.time <= answered.message.time
 

@@ -46,11 +46,6 @@ def test_descriptors_belong_to_the_message_of_their_byte() -> None:
     ]
 
 
-def test_a_reply_is_one_by_its_flags() -> None:
-    asked, answered = Framer().feed(message(1, b"") + message(1, b"", 5), 0, 0)
-    assert (asked.is_reply, answered.is_reply) == (False, True)
-
-
 @pytest.mark.parametrize(
     ("header", "why"),
     [

@@ -20,6 +20,9 @@ def test_objects_of_a_conversation() -> None:
     talk.ask(F.GET_VRING_BASE, VringState(2, 0))
     talk.answer(F.GET_VRING_BASE, VringState(2, 9))
     talk.ask(F.SET_FEATURES, b"abc")
+    size = "VU-F-0111: The payload of SET_FEATURES has the specified size (SET_FEATURES)"
+    assert talk.messages[2].violations == [size]
+    talk.messages[0].violations.clear()
     talk.reader.take(Unreadable(talk.connection, Sender.FRONT_END, False, 4000, "why"))
     talk.close()
     objects = [json.loads(line_of(record)) for record in talk.records]
@@ -39,7 +42,7 @@ def test_objects_of_a_conversation() -> None:
         {
             "event": "request", "time_ns": 3000, **asked, "id": 2,
             "name": "VHOST_USER_SET_FEATURES", "size": 3, "error": "has no payload of 3 bytes",
-            "reply_due": False,
+            "reply_due": False, "violations": [size],
         },
         {"event": "unreadable", "time_ns": 4000, **common, "sender": "front-end", "why": "why"},
         {"event": "disconnected", "time_ns": 3000, "device": "dev", "by": "front-end"},

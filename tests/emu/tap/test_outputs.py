@@ -91,3 +91,17 @@ def test_a_stop_is_reported_when_it_is_over(
         assert "start of 1 device, 1 ring" in (tmp_path / "report").read_text()
     events = [json.loads(line)["event"] for line in (tmp_path / "j").read_text().splitlines()]
     assert events == ["tap", "connected", "request", "stop", "request", "start"]
+
+
+def test_a_violation_is_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not without end."""
+    monkeypatch.setattr(module, "MAX_FLAGGED", 3)
+    notices: list[str] = []
+    with Outputs(Logs(), PAIRS, None, None, notices.append) as outputs:
+        talk = Talk(reader=outputs.reader)
+        for number in (99, 99, 100, 101, 102):
+            talk.ask(number)
+    assert notices == [
+        f"dev: VU-F-0104: Each request has a defined id (message {number})"
+        for number in (99, 100, 101)
+    ]

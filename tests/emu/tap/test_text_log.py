@@ -27,6 +27,8 @@ def test_lines_of_a_conversation() -> None:
     talk.ask(BackendRequest.CONFIG_CHANGE_MSG, on_channel=True)
     talk.reader.take(Unreadable(talk.connection, Sender.BACK_END, False, 8000, "no header"))
     talk.close()
+    for message in talk.messages:
+        message.violations.clear()
     lines = [line_of(record) for record in talk.records]
     assert [line.removeprefix("0.00000") for line in lines] == [
         "0 (dev) connected",
@@ -50,3 +52,11 @@ def test_time_is_that_of_trace_events(time: int, text: str) -> None:
 def test_a_reason_is_that_of_the_tap() -> None:
     closed = Closed(Talk().connection, 1, "the tap has ended", Sender.FRONT_END)
     assert line_of(closed) == "0.000000 (dev) disconnected: the tap has ended"
+
+
+def test_a_violation_is_in_the_line() -> None:
+    talk = Talk()
+    talk.ask(99)
+    assert line_of(talk.messages[0]).endswith(
+        "[VU-F-0104: Each request has a defined id (message 99)]"
+    )
