@@ -60,8 +60,10 @@ class Shell:
 
     def _await(self, block: Block, process: subprocess.Popen[str], log: Path) -> None:
         def exists() -> bool:
-            assert process.poll() is None, f"{block.name}: it ended\n{log.read_text()}"
-            return (self.path / block.awaits).exists()
+            ended = process.poll() is not None  # first: it may make the path, and end
+            made = (self.path / block.awaits).exists()
+            assert made or not ended, f"{block.name}: it ended\n{log.read_text()}"
+            return made
 
         wait_until(exists, f"{block.name} makes {block.awaits}")
 

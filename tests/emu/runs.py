@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
-from tests.waiting import running
+from tests.waiting import running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,15 +62,17 @@ class Run:
 
     def await_line(self, words: str, *, count: int = 1) -> str:
         """The line on stderr with these words in it; of several the one with this number."""
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            found = [line for line in self._log.read_text().splitlines() if words in line]
-            if len(found) >= count:
-                return found[count - 1]
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.02)
-                raise AssertionError(f"it has ended: {self._log.read_text()}")
-        raise AssertionError(f"{words!r} has not come: {self._log.read_text()}")
+        found: list[str] = []
+
+        def printed() -> bool:
+            ended = self.process.poll() is not None  # first: the line may be its last one
+            text = self._log.read_text()
+            found[:] = [line for line in text.splitlines() if words in line]
+            assert len(found) >= count or not ended, f"it has ended: {text}"
+            return len(found) >= count
+
+        wait_until(printed, f"{words!r} is printed")
+        return found[count - 1]
 
     def interrupt(self) -> None:
         """Ctrl-C; every program of the run must have ended when it has."""

@@ -182,10 +182,14 @@ class Guest(Running):
     def await_line(self, text: str, timeout: float = TIMEOUT) -> None:
         """Return when the guest has printed this line."""
         deadline = time.monotonic() + timeout
-        while f"EMU {text}" not in self.console:
-            assert "EMU failed" not in self.console, self.console
-            assert time.monotonic() < deadline, f"{self.console}\n{self.output}"
-            assert self.process.poll() is None, f"{self.console}\n{self.output}"
+        while True:
+            ended = self.process.poll() is not None  # first: the line may be its last one
+            console = self.console
+            if f"EMU {text}" in console:
+                return
+            assert "EMU failed" not in console, console
+            assert not ended, f"{console}\n{self.output}"
+            assert time.monotonic() < deadline, f"{console}\n{self.output}"
             time.sleep(0.05)  # no event tells that another program has written to a file
 
     def await_end(self) -> None:
