@@ -182,6 +182,10 @@ class Requests:
             f"{name} refused by a non-zero code, or the connection closed",
             "acknowledged with 0",
         )
+        try:
+            self.barrier()
+        except Closed:
+            return "closed"  # after the answer, as rust-vmm's back-ends do
         return f"code {code}"
 
     def not_done(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:

@@ -63,7 +63,14 @@ _OTHERS = {
 }
 
 
-@area.each(1024, _OTHERS, "REM_MEM_REG with another {} is refused", spec=REM, needs=("REPLY_ACK",))
+@area.each(
+    1024,
+    _OTHERS,
+    "REM_MEM_REG with another {} is refused",
+    spec=REM,
+    needs=("REPLY_ACK",),
+    severity=Severity.SHOULD,
+)
 def another(be: BackEnd, name: str) -> None:
     memory = slotted(be, 2 * MIB)
     region = memory.regions[0].on_wire
@@ -87,14 +94,24 @@ def left(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1028, "REM_MEM_REG of an unknown region is refused", spec=REM, needs=("REPLY_ACK",))
+@area.case(
+    1028,
+    "REM_MEM_REG of an unknown region is refused",
+    spec=REM,
+    needs=("REPLY_ACK",),
+    severity=Severity.SHOULD,
+)
 def nothing_there(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     be.not_done(F.REM_MEM_REG, packed(memory.regions[0].on_wire))
 
 
 @area.case(
-    1029, "A second REM_MEM_REG of the same region is refused", spec=REM, needs=("REPLY_ACK",)
+    1029,
+    "A second REM_MEM_REG of the same region is refused",
+    spec=REM,
+    needs=("REPLY_ACK",),
+    severity=Severity.SHOULD,
 )
 def removed_twice(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
