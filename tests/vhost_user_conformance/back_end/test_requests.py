@@ -57,6 +57,11 @@ def test_how_a_request_is_refused() -> None:
     code = Puppet(0, 0, {F.SET_VRING_NUM: lambda _: ((22).to_bytes(8, "little"), ())})
     with closing(connected(code)) as requests:
         assert requests.refused(F.SET_VRING_NUM, bytes(8)) == "code 22"
+    leaving = Puppet(
+        0, 0, {F.SET_VRING_NUM: lambda _: ((22).to_bytes(8, "little"), ())}, last=F.SET_VRING_NUM
+    )
+    with closing(connected(leaving)) as requests:
+        assert requests.refused(F.SET_VRING_NUM, bytes(8)) == "closed"
     silent: dict[int, Callable[[bytes], Answer]] = {F.SET_OWNER: lambda _: (b"", ())}
     with closing(connected(Puppet(0, 0, {}))) as requests, pytest.raises(Failed, match="with 0"):
         requests.refused(F.SET_VRING_NUM, bytes(8))
