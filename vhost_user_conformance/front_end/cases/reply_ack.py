@@ -12,7 +12,7 @@ from vhost_user_conformance.front_end.recording import REGARDLESS, F
 from vhost_user_conformance.front_end.script import Script, refusing
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
-from vhost_user_conformance.model.verdict import check, observed, unsupported
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Received, Recording
@@ -75,7 +75,12 @@ def own_reply(fe: FrontEnd) -> None:
         observed(f"{redundant[0]} has it, which changes nothing")
 
 
-@area.each(705, ACKED_AT_START, "The front-end reacts to an acknowledgement of {0.name} with 1")
+@area.each(
+    705,
+    ACKED_AT_START,
+    "The front-end reacts to an acknowledgement of {0.name} with 1",
+    severity=Severity.SHOULD,
+)
 def refused(fe: FrontEnd, number: F) -> None:
     recording = fe.session(refusing(number))
     asking = [each for each in recording.some(number) if each.need_reply]
