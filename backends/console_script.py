@@ -1,6 +1,7 @@
 """The start and the end of every installed command: its standard streams, and its exit status.
 
-It imports the standard library only, so that Ctrl-C has the same effect while a command loads.
+It imports hardly more than the standard library, so that Ctrl-C has the same effect while a command
+loads.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from vhost_user.one_line import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: Characters of the line about an error: it may name two paths of any length.
+MAX_LINE = 10_000
 #: The status of a command that Ctrl-C has ended.
 INTERRUPTED = 130
 _STDOUT, _STDERR = 1, 2
@@ -46,9 +51,8 @@ def run(name: str, body: Callable[[], int]) -> NoReturn:
 
 
 def complain(name: str, text: str, status: int) -> int:
-    """Write one line on stderr; returns the status."""
-    line = " ".join(text.split())
-    print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    """Write one line on stderr, of what prints; returns the status."""
+    print(f"{name}: {one_line(text, MAX_LINE)}", file=sys.stderr, flush=True)  # noqa: T201
     return status
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from vhost_user.one_line import one_line
+
+#: Characters of the reason why a migration failed.
+MAX_REASON = 800
+
 
 class EmuError(Exception):
     """Base of what the emulator raises on purpose: its text is the line that a user reads."""
@@ -74,12 +79,15 @@ class Operation(StrEnum):
 class MigrationError(EmuError):
     """A migration failed.
 
+    The text may have parts that the other side has sent: it is made one line that prints, of at
+    most `MAX_REASON` characters.
+
     Attributes:
         operation: what failed.
     """
 
     def __init__(self, operation: Operation, text: str) -> None:
-        super().__init__(f"{operation}: {text}")
+        super().__init__(f"{operation}: {one_line(text, MAX_REASON)}")
         self.operation = operation
 
 

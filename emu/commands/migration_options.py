@@ -11,10 +11,8 @@ from backends.options import option_group
 from emu.commands import validate
 from emu.config.migration_parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
 from emu.errors import OptionError
+from emu.strategies.base import MAX_PROCESSES, MAX_THREADS
 from emu.strategies.unsafe import EITHER, MODES
-
-MAX_THREADS = 256
-MAX_PROCESSES = 64
 
 plugin_option = click.option(
     "--plugin",

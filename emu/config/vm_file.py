@@ -37,7 +37,7 @@ from emu.config.vm_spec import (
     with_use,
 )
 from emu.errors import OptionError, PreflightError
-from emu.json_input import Each, JsonInputError, Maybe, Members, Whole, check
+from emu.json_input import INTEGERS, Each, JsonInputError, Maybe, Members, Whole, check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +54,8 @@ _SPEC = Members({"vcpus": int, "memory_bytes": int, "ring_size": int, "groups": 
 _REQUIRED, _USES = {"count", "rings"}, {"rings_used", "pairs_used"}
 _OPTIONAL = {"backend", *_USES}
 _KEYS = {"vcpus", "memory", *KINDS}
+#: Bytes of the largest file that is read; a shape takes a few hundred.
+MAX_BYTES = 1 << 20
 
 
 def read(path: Path) -> VmSpec:
@@ -91,11 +93,27 @@ def _table(path: Path) -> dict[str, Any]:
             path.stat()
             raise PreflightError(f"--vm {path} is not a regular file")
         with path.open("rb") as file:
-            return tomllib.load(file)
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise OptionError(f"--vm {path} has more than {MAX_BYTES} bytes")
+        table = tomllib.loads(text.decode())
+        _check_numbers(table)
     except OSError as error:
         raise PreflightError(f"--vm {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise OptionError(f"--vm {path} is nested too deeply") from None
+    except ValueError as error:  # of TOML, of UTF-8, or a number of more digits than Python reads
         raise OptionError(f"--vm {path} is not TOML: {error}") from None
+    return table
+
+
+def _check_numbers(value: object) -> None:
+    """Raise an error if a number has more than 64 bits: no error could even print it."""
+    if isinstance(value, int) and value not in INTEGERS:
+        raise ValueError("a whole number of more than 64 bits")
+    if isinstance(value, dict | list):
+        for member in value.values() if isinstance(value, dict) else value:
+            _check_numbers(member)
 
 
 def _spec(table: dict[str, Any]) -> VmSpec:

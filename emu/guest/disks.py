@@ -111,7 +111,8 @@ class DiskDriver(Driver):
     def _unplug(self) -> None:
         """Kick the rings to which the last tick submitted requests."""
         pulse, rings = self._context.pulse, self.queues
-        end, count = pulse[self._word + _LIGHT], pulse[self._word + _PLUGGED]
+        # No more than `light` has submitted, whatever memory has come from a migration.
+        end, count = pulse[self._word + _LIGHT], min(pulse[self._word + _PLUGGED], len(rings))
         for index in range(end - count, end):
             rings[index % len(rings)].kick()
         pulse[self._word + _PLUGGED] = 0

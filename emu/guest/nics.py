@@ -66,9 +66,9 @@ class NicDriver(Driver):
             self._expire(now_ns)
 
     def light(self) -> None:
-        """Send one packet on each of the next pairs in turn."""
+        """Send one packet on each of the next pairs in turn, and on none of them twice."""
         pulse, pairs, cursor = self._context.pulse, self.queues, self._word + _LIGHT
-        for _ in range(self._context.control[LIGHT_PACKETS]):
+        for _ in range(min(self._context.control[LIGHT_PACKETS], len(pairs))):
             pairs[pulse[cursor] % len(pairs)].send_one()
             pulse[cursor] += 1
 

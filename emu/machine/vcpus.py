@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
@@ -39,6 +40,17 @@ class Crash(NamedTuple):
 
     def __str__(self) -> str:
         return f"vcpu{self.vcpu}: {type(self.error).__name__}: {self.error}"
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Clear the local variables of an exception's frames.
+
+    They refer to views of guest memory, which is only released with the last of them.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__
 
 
 class VcpuSet:
@@ -93,6 +105,7 @@ class VcpuSet:
         try:
             self._vcpus[index].run(program)
         except Exception as error:  # noqa: BLE001  `crashed` has it
+            _forget_locals(error)
             self.crashed.append(Crash(index, error))
         finally:
             # Nothing may wait for this vCPU any more.

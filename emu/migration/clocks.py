@@ -96,7 +96,7 @@ def probe(
     """Request the time of the other side, ``count`` times; the other side calls `answer`.
 
     Raises:
-        MigrationError: it does not answer, or has disconnected.
+        MigrationError: it does not answer, answers a time that no clock has, or has disconnected.
     """
     probes = []
     for _ in range(count):
@@ -110,7 +110,10 @@ def probe(
             raise MigrationError(
                 Operation.STREAM, f"received {kind.name}, expected PONG with the time"
             )
-        probes.append(RoundTrip(begin, _TIME.unpack(payload)[0], end))
+        answered = int(_TIME.unpack(payload)[0])
+        if abs(answered) > MAX_OFFSET:
+            raise MigrationError(Operation.STREAM, f"a clock at {answered / 1e9:g} s")
+        probes.append(RoundTrip(begin, answered, end))
     return probes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 #: Of the name of the file with which a source marks the directory of images.
 MARK_PREFIX = ".emu-migration-"
+_MARK = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
 def differences(mine: JsonObject, source: JsonObject) -> list[str]:
@@ -41,4 +43,4 @@ def differences(mine: JsonObject, source: JsonObject) -> list[str]:
 
 def _has_mark(images: Path, mark: str) -> bool:
     # The name comes from the other side: it must not contain a path to another directory.
-    return mark.isalnum() and (images / f"{MARK_PREFIX}{mark}").exists()
+    return _MARK.fullmatch(mark) is not None and (images / f"{MARK_PREFIX}{mark}").exists()

@@ -19,9 +19,10 @@ import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-from emu.errors import MigrationError, Operation
+from emu.errors import MAX_REASON, MigrationError, Operation
 from emu.migration import tls
 from vhost_user.codec import close_all
+from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,6 @@ RUNS_PER_SECTION = 1000
 #: Bytes: runs of this length or more are sent by sendfile; one sendmsg for many shorter runs is
 #: faster.
 SENDFILE_BYTES = 256 << 10
-#: Bytes of the largest payload that is accepted, not counting memory.
-MAX_PAYLOAD = 64 << 20
 
 #: Descriptors in one message (SCM_MAX_FD of the kernel).
 DESCRIPTORS_PER_MESSAGE = 253
@@ -72,6 +71,22 @@ class Kind(IntEnum):
     READY = 19
     WELCOME = 20
     PONG = 21
+
+
+#: Bytes of the largest payload that is accepted, not counting memory; JSON takes up to fifty times
+#: as much memory when it is read. Kinds that are not named have none, or a few bytes.
+_JSON, _FEW = 8 << 20, 64
+MAX_PAYLOAD = {
+    Kind.HELLO: _JSON,
+    Kind.WELCOME: _FEW << 6,
+    Kind.PREPARED: _JSON,
+    Kind.COMPLETION: _JSON,
+    Kind.HANDOVER: _JSON,
+    Kind.FAILED: _FEW << 10,
+    Kind.DEVICES: 64 << 20,
+    Kind.SWITCHOVER: 64 << 20,
+    Kind.RAM: RUNS_PER_SECTION * _ENTRY.size,
+}
 
 
 class RamSender(Protocol):
@@ -200,7 +215,7 @@ class MigrationStream:
         except ValueError:
             _refuse_tls(head)
             raise MigrationError(Operation.STREAM, f"a section of unknown kind {number}") from None
-        if length > MAX_PAYLOAD:
+        if length > MAX_PAYLOAD.get(kind, _FEW):
             raise MigrationError(Operation.STREAM, f"a {kind.name} section of {length} bytes")
         payload = bytearray(length)
         self._receive_into([memoryview(payload)])
@@ -292,7 +307,7 @@ class MigrationStream:
         """At the destination: send FAILED, and discard what the source still sends."""
         self.set_timeout(FAILURE_TIMEOUT)
         try:
-            self.send(Kind.FAILED, reason.encode(errors="backslashreplace"))
+            self.send(Kind.FAILED, one_line(reason, MAX_REASON).encode(errors="backslashreplace"))
             self._sock.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + FAILURE_TIMEOUT
             while time.monotonic() < deadline and self._sock.recv(1 << 20):

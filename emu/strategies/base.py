@@ -19,8 +19,15 @@ Halt = type[Step] | None
 POSTED = 4
 
 
+#: Workers of a pool.
+MAX_THREADS = 256
+MAX_PROCESSES = 64
+
+
 class StrategyOptions(NamedTuple):
     """Options that some strategies take.
+
+    They come from a command line, from QMP, or from the source of a migration: `check` them.
 
     Attributes:
         threads: size of the pool of `threads`.
@@ -31,6 +38,16 @@ class StrategyOptions(NamedTuple):
     threads: int = 8
     processes: int = 2
     unsafe: str = ""
+
+    def check(self) -> None:
+        """Check the sizes of the pools.
+
+        Raises:
+            ValueError: one is out of bounds.
+        """
+        for name, most in (("threads", MAX_THREADS), ("processes", MAX_PROCESSES)):
+            if not 1 <= (size := getattr(self, name)) <= most:
+                raise ValueError(f"{name}: {size} is not in 1 to {most}")
 
 
 class DeviceCost(NamedTuple):

@@ -69,6 +69,7 @@ def make(name: str, options: StrategyOptions | None = None) -> Strategy:
         PluginError: an installed one cannot be loaded.
     """
     strategy, options = find(name), options or StrategyOptions()
+    options.check()
     if strategy is Threads and options.unsafe:
         return UnsafeThreads.from_options(options)
     return strategy.from_options(options)

@@ -37,6 +37,13 @@ def test_a_migrations_error_begins_with_what_failed() -> None:
     assert Operation.LOAD_STATE.value == Phase.LOAD_STATE.value
 
 
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J", "\ud800", "x" * (1 << 20), "\0" * 5000])
+def test_a_migrations_error_is_one_line_whatever_the_other_side_has_sent(text: str) -> None:
+    line = str(MigrationError(Operation.DESTINATION, text))
+    assert line.isprintable()
+    assert len(line) <= len("destination: ") + errors.MAX_REASON
+
+
 def test_a_commands_error_names_the_peer_and_keeps_the_class() -> None:
     error = CommandError("VM A", "DeviceNotFound", "no such device")
     assert str(error) == "VM A: no such device"

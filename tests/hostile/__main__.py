@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ def main() -> int:
         elif not done % 100:
             print(f"{done} of {len(cells)} cells", file=sys.stderr, flush=True)  # noqa: T201
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runner = Runner(NEIGHBOUR_LIMIT, report)
     try:
         verdicts = runner.run(cells)

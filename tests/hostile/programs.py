@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tests.backends.served import KINDS
+from tests.hostile.commands import addresses, files, peers
+from tests.hostile.commands.command import Commands
 from tests.hostile.front_end import (
     bounds,
     framing,
@@ -15,11 +17,13 @@ from tests.hostile.front_end import (
     wrong_descriptors,
 )
 from tests.hostile.front_end.program import BackEndProgram
+from tests.hostile.migration import destinations, sources, tls
+from tests.hostile.migration.incoming import Incoming
 from tests.hostile.vm import back_ends, qmp_clients
 from tests.hostile.vm.attached import Attached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.hostile.cell import Cell, Verdict
@@ -43,8 +47,8 @@ class Program(Protocol):
 
 def start(program: str, folder: Path, neighbour_limit: float | None) -> Program:
     """Start the program of some cells."""
-    if program == "attach":
-        return Attached(folder, neighbour_limit)
+    if program in _OTHERS:
+        return _OTHERS[program](folder, neighbour_limit)
     return BackEndProgram(program, folder, neighbour_limit)
 
 
@@ -58,7 +62,22 @@ _FRONT_ENDS = (
     bounds.cells,
 )
 
-_VMS = (back_ends.cells, qmp_clients.cells)
+_VMS = (
+    back_ends.cells,
+    qmp_clients.cells,
+    sources.cells,
+    tls.cells,
+    destinations.cells,
+    files.cells,
+    addresses.cells,
+    peers.cells,
+)
+#: Programs other than those that serve a kind of device.
+_OTHERS: dict[str, Callable[[Path, float | None], Program]] = {
+    "attach": Attached,
+    "incoming": Incoming,
+    "command": Commands,
+}
 
 
 def all_cells() -> Iterator[Cell]:

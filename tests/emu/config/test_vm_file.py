@@ -87,6 +87,13 @@ def test_the_rings_that_the_guest_uses(tmp_path: Path) -> None:
             "exclude each other",
         ),
         ("vcpus = ", "is not TOML"),
+        ("vcpus = " + "9" * 5000, "is not TOML"),
+        ("vcpus = 0x" + "f" * 100_000, "more than 64 bits"),
+        ("vcpus = [[0x" + "f" * 100_000 + "]]", "more than 64 bits"),
+        ("vcpus = " + "[" * 100_000, "nested too deeply"),
+        ("vcpus = inf", "not a whole number"),
+        ("memory = nan", "is not a size"),
+        ("#" * (vm_file.MAX_BYTES + 1), "has more than"),
     ],
 )
 def test_an_invalid_file_is_an_error_of_one_line_that_names_it(

@@ -158,6 +158,28 @@ def test_a_crash_is_recorded_and_the_others_continue(rig: SoftVcpus) -> None:
     assert guest.next_interrupt() == (2, 2)
 
 
+def test_a_crash_keeps_no_view_of_guest_memory(rig: SoftVcpus) -> None:
+    """Neither do the errors that have led to it: the memory is only released with the last view."""
+
+    class Faulty(Recorder):
+        def take_interrupt(self, vcpu: int, vector: int) -> None:
+            view = memoryview(memory)
+            super().take_interrupt(vcpu, vector)
+            try:
+                view[8]
+            except IndexError as error:
+                raise KeyError("driver") from error
+
+    memory = bytearray(8)
+    guest = Faulty()
+    rig.run(guest)
+    rig.signal(1)
+    assert guest.next_interrupt() == (1, 1)
+    rig.vcpus._threads[1].join(TIMEOUT)
+    assert rig.vcpus.crashed
+    memory.clear()  # a BufferError while there is a view
+
+
 def test_pause_and_resume_are_idempotent(rig: SoftVcpus) -> None:
     guest = Recorder()
     rig.run(guest)

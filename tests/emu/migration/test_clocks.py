@@ -93,6 +93,17 @@ def test_an_unexpected_section_is_an_error(ends: tuple[MigrationStream, Migratio
         clocks.answer(destination)
 
 
+@pytest.mark.parametrize("time", [-(1 << 63), (1 << 63) - 1, clocks.MAX_OFFSET + 1])
+def test_a_time_that_no_clock_has_is_an_error(
+    ends: tuple[MigrationStream, MigrationStream], time: int
+) -> None:
+    """An offset is computed from it, which has to fit its section."""
+    source, destination = ends
+    destination.send(Kind.PONG, time.to_bytes(8, "little", signed=True))
+    with pytest.raises(MigrationError, match="a clock at"):
+        clocks.probe(source)
+
+
 def test_one_clock_has_one_identity() -> None:
     """The identity is the same for each call, and not empty."""
     assert clocks.identity() == clocks.identity() != ""

@@ -16,6 +16,7 @@ from emu.errors import MigrationError
 from emu.machine.ram import GuestRam
 from emu.migration.stream import (
     HEADER,
+    MAX_PAYLOAD,
     RUNS_PER_SECTION,
     SENDFILE_BYTES,
     Kind,
@@ -43,10 +44,10 @@ def test_sections_keep_kind_and_bytes(ends: tuple[MigrationStream, MigrationStre
     a, b = ends
     a.send(Kind.HELLO, b"who")
     a.send(Kind.SWITCHOVER)
-    b.send(Kind.RUNNING, bytes(1000))
+    b.send(Kind.PREPARED, bytes(1000))
     assert b.receive() == (Kind.HELLO, 0, b"who")
     assert b.receive() == (Kind.SWITCHOVER, 0, b"")
-    assert a.receive() == (Kind.RUNNING, 0, bytes(1000))
+    assert a.receive() == (Kind.PREPARED, 0, bytes(1000))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,10 @@ def test_a_peer_that_disconnects_is_an_error(ends: tuple[MigrationStream, Migrat
     [
         (HEADER.pack(99, 0, 0), "unknown kind 99"),
         (HEADER.pack(Kind.HELLO, 0, 1 << 40), "a HELLO section of 1099511627776 bytes"),
+        *(
+            (HEADER.pack(kind, 0, MAX_PAYLOAD.get(kind, 64) + 1), f"a {kind.name} section of ")
+            for kind in Kind
+        ),
     ],
 )
 def test_an_invalid_header_is_an_error(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices.procedure import AwaitSwitchover, Change
+from emu.strategies import registry
 from emu.strategies.base import POSTED, DeviceCost, Strategy, StrategyOptions
 
 if TYPE_CHECKING:
@@ -82,3 +83,12 @@ def test_options_are_for_those_that_take_them() -> None:
     made.close()
     made.close()
     assert made.missed(None) == made.missed("an error") == ""
+
+
+@pytest.mark.parametrize("size", [-1, 0, 257, 1 << 63])
+@pytest.mark.parametrize("option", ["threads", "processes"])
+def test_the_size_of_a_pool_is_bounded(option: str, size: int) -> None:
+    """Whoever names it: a command line, QMP, or the source of a migration."""
+    options = StrategyOptions(**{option: size})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"{option}: {size} is not in 1 to"):
+        registry.make("split", options)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.hostile.cell import ANSWER, Cell, ClosedByPeer, NotOk, Verdict
 from tests.hostile.process import Process
+from tests.hostile.vm.qmp import QmpClient
 from tests.hostile.vm.relay import Relay
 
 if TYPE_CHECKING:
@@ -26,12 +25,14 @@ class Attached:
     """The command; cells run on it one after another.
 
     Attributes:
+        folder: of its files.
         relay: the disk's back-end, whose replies a cell may change.
         owned: of the cell that runs.
     """
 
     def __init__(self, folder: Path, _neighbour_limit: float | None) -> None:
         disk, nic, back = (str(folder / name) for name in ("disk.sock", "nic.sock", "back.sock"))
+        self.folder = folder
         image = folder / "disk.img"
         image.touch()
         os.truncate(image, _IMAGE_BYTES)
@@ -100,7 +101,7 @@ class Attached:
         raise NotOk(f"{what}{text}")
 
     def _counters(self) -> tuple[int, int]:
-        client = QmpClient(self.qmp)
+        client = QmpClient.connect(self.qmp)
         try:
             client.ask("qmp_capabilities")
             client.ask("cont")  # a cell may have stopped it
@@ -111,7 +112,7 @@ class Attached:
 
     def client(self) -> QmpClient:
         """A QMP client of the cell, which has read the greeting."""
-        client = QmpClient(self.qmp)
+        client = QmpClient.connect(self.qmp)
         self.owned.callback(client.close)
         return client
 
@@ -125,51 +126,3 @@ class Attached:
     def discard(self) -> None:
         """Kill everything."""
         self._owned.close()
-
-
-class QmpClient:
-    """Sends whatever it likes, and reads what comes."""
-
-    def __init__(self, path: str) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(ANSWER)
-        self.sock.connect(path)
-        self._file = self.sock.makefile("rb")
-        self.line()
-
-    def line(self) -> Any:
-        """The next message.
-
-        Raises:
-            ClosedByPeer: there is none.
-        """
-        try:
-            line = self._file.readline()
-        except ConnectionError:
-            raise ClosedByPeer from None
-        if not line:
-            raise ClosedByPeer
-        return json.loads(line)
-
-    def ask(self, name: str, **arguments: object) -> Any:
-        """Execute a command; its answer."""
-        self.send(json.dumps({"execute": name, "arguments": arguments}).encode())
-        while "event" in (answer := self.line()):
-            pass
-        return answer
-
-    def send(self, data: bytes) -> None:
-        """Send bytes.
-
-        Raises:
-            ClosedByPeer: the connection is closed.
-        """
-        try:
-            self.sock.sendall(data)
-        except ConnectionError:
-            raise ClosedByPeer from None
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._file.close()
-        self.sock.close()

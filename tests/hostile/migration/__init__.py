@@ -1,0 +1,1 @@
+"""Hostile sources and destinations of a migration, on the processes of VMs."""
