@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_COPIED = ("vhost_user", "vhost_user_conformance", "devices", "backends", "emu", "tests")
+_COPIED = ("vhost_user", "vhost_user_conformance", "devices", "backends", "emu", "tests", "docs")
 _FILES = ("pyproject.toml", "setup.py", "README.md")
 #: The tests that use the C parts, and those that replay the corpus of `make fuzz`.
 TESTS = ("tests/vhost_user", "tests/backends", "tests/emu/machine", "tests/fuzz", "tests/hostile")

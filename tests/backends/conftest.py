@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Unpack
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 Serve = Callable[..., Rig]
 NATIVE = ControlOptions()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> Iterator[None]:
+    """A device collects garbage when its front-end disconnects: not among all that pytest has.
+
+    The programs do the same when they start. With a sanitizer such a collection takes seconds.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
