@@ -215,7 +215,9 @@ class Vm:
     def drain_requests(self, timeout: float) -> None:
         """Wait until all requests of the devices that need it are completed (`VhostDevice.drains`).
 
-        The vCPUs are paused, so the guest submits none.
+        The vCPUs are paused, so the guest submits none. Nor does it kick a ring that has requests
+        which the back-end has not been notified of, as a driver that plugs its queue leaves them;
+        so the rings are kicked here.
 
         Args:
             timeout: seconds.
@@ -224,6 +226,15 @@ class Vm:
             VhostUserError: a back-end has not completed its requests in time.
         """
         deadline = time.monotonic() + timeout
+        self._eventfds.signal(
+            [
+                ring.kick_fd
+                for device in self.devices
+                if device.drains
+                for ring in device.rings
+                if ring.started
+            ]
+        )
         for device in self.devices:
             while device.drains and (left := self._not_completed(device)):
                 if time.monotonic() > deadline:
