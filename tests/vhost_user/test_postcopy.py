@@ -145,7 +145,7 @@ def test_giving_up_wakes_who_waits(table: FaultingTable, faults: PageFaults, ram
 def test_an_access_to_a_page_that_was_removed_never_waits(
     table: FaultingTable, ram: int, how: str
 ) -> None:
-    """Nobody brings it again."""
+    """The page does not come a second time."""
     os.pwrite(ram, b"here" * 1024, PAGE_SIZE)
     table.propose([REGION], [os.dup(ram)], replace=True)
     table.commit()

@@ -90,7 +90,7 @@ static void on_sigbus(int number, siginfo_t *info, void *unused_context) {
     errno = saved;
 }
 
-/* A fork() waits until no other thread holds the lock, which in the child nobody would give back. */
+/* A fork() waits until no other thread holds the lock: the child would not have that thread. */
 static void lock(void) { pthread_mutex_lock(&changing); }
 static void unlock(void) { pthread_mutex_unlock(&changing); }
 

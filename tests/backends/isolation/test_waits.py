@@ -119,7 +119,7 @@ def test_pages_that_never_come(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["rings", "buffers", "everything"])
 @pytest.mark.parametrize("name", KINDS)
 def test_pages_that_are_removed_again(name: str, where: str, tmp_path: Path) -> None:
-    """The rings run, and nobody brings the pages a second time."""
+    """The rings run, and the pages do not come a second time."""
     with ExitStack() as stack, pair.running(KINDS[name](), tmp_path) as given:
         rig = pair.connect(given.victim, given.kind)
         stack.callback(rig.close)

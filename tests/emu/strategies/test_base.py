@@ -88,7 +88,7 @@ def test_options_are_for_those_that_take_them() -> None:
 @pytest.mark.parametrize("size", [-1, 0, 257, 1 << 63])
 @pytest.mark.parametrize("option", ["threads", "processes"])
 def test_the_size_of_a_pool_is_bounded(option: str, size: int) -> None:
-    """Whoever names it: a command line, QMP, or the source of a migration."""
+    """For each origin of the name: a command line, QMP, or the source of a migration."""
     options = StrategyOptions(**{option: size})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"{option}: {size} is not in 1 to"):
         registry.make("split", options)

@@ -77,7 +77,7 @@ def test_a_side_that_listens_later_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_without_the_other_side_it_is_a_disconnect(tmp_path: Path) -> None:
-    """And a line says which socket has nobody behind it."""
+    """And a line names the socket on which no process listens."""
     sides = Sides(tmp_path)
     sides.listener.close()
     with Tap([sides.pair], patience=0.0) as tap:

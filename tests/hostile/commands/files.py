@@ -73,7 +73,7 @@ def _fifo(on: Commands) -> str:
 
 
 def _read_fifo(on: Commands) -> str:
-    """One that somebody reads: a program that writes to another one waits, as all do."""
+    """One that a process reads: a program that writes to another one waits, as all do."""
     path = _fifo(on)
     on.owned.callback(os.close, os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     return path

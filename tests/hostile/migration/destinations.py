@@ -209,7 +209,7 @@ def _sends(data: bytes, sock: socket.socket, _: bytes) -> None:
 
 
 def _closes(_sock: socket.socket, _: bytes) -> None:
-    """The connection is closed by whoever calls this."""
+    """The caller closes the connection."""
 
 
 def _half_closes(sock: socket.socket, _: bytes) -> None:

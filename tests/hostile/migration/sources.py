@@ -582,7 +582,7 @@ def _endless(on: Incoming) -> None:
 
 
 def _reads_nothing(on: Incoming) -> None:
-    """PINGs are answered, and nobody reads the answers."""
+    """PINGs are answered, and the answers are not read."""
     on.listen()
     ping = Section(Kind.PING, 0, b"").raw()
     sock = on.play(_with_hello({**HELLO, "clock": "another"}), close=False)

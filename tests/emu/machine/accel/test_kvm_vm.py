@@ -135,7 +135,7 @@ def run_page() -> tuple[int, int]:
 def test_a_vcpu_that_is_about_to_enter_ends_all_the_same(
     kernel: KernelMachine, held_store: ctypes.CDLL, end: Callable[[KernelMachine], None]
 ) -> None:
-    """It has seen that it need not end, and nobody has seen yet that it enters."""
+    """It has seen that it need not end, and no other thread has seen yet that it enters."""
     kernel.create_vcpus(1)
     outcome: list[Exit | Exception | None] = []
 
