@@ -19,7 +19,8 @@ from emu.commands import host_limits, validate
 from emu.commands.json_output import is_stdout
 from emu.commands.option_values import values_of
 from emu.errors import EmuError, OptionError, SignalError
-from emu.tap.outputs import STDOUT, Logs
+from emu.tap.last_messages import Cause
+from emu.tap.outputs import STDOUT, Last, Logs
 from vhost_user.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from emu.orchestrator.signals import SignalWatcher
     from emu.tap.outputs import Outputs
     from emu.tap.proxy import Pair, Proxy
+
+#: Messages that --last holds at most; a message takes about 1 KiB.
+MAX_LAST = 1_000_000
 
 HELP = """Forward between vhost-user front-ends and back-ends, and read along.
 
@@ -42,6 +46,7 @@ Examples:
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock --text
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock --pcap - | \
       wireshark -k -i - -X lua_script:<(emu tap --dissector)
+  emu tap --listen /tmp/tap.sock --connect /run/disk.sock --text log --last 10000
   emu tap --pair /tmp/a.sock:/run/a.sock --pair /tmp/b.sock:/run/b.sock
   emu tap --listen /tmp/tap.sock --connect /tmp/disk.sock \\
       --exec 'vhost-emu-blk --socket-path {socket} --blk-file disk.img'
@@ -61,6 +66,8 @@ class TapOptions:
     text: Path | None
     json_file: Path | None
     pcap: Path | None
+    last: int | None
+    dump_on: tuple[str, ...]
     duration: str | None
     quiet: bool
 
@@ -130,6 +137,18 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
     help="Write the messages as pcapng, for Wireshark; to stdout if FILE is -.",
 )
 @click.option(
+    "--last",
+    type=click.IntRange(1, MAX_LAST),
+    metavar="N",
+    help="Hold the last N messages back, and write them to the logs only for --dump-on.",
+)
+@click.option(
+    "--dump-on",
+    type=click.Choice([str(cause) for cause in Cause]),
+    multiple=True,
+    help="When to write them; may be given several times.  [default: error]",
+)
+@click.option(
     "--dissector",
     is_flag=True,
     is_eager=True,
@@ -153,13 +172,14 @@ def tap(**options: Any) -> None:
     text = own.duration
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     commands = _commands(own.program, pairs)
-    logs = _logs(own)
+    logs, last = _logs(own), _last(own)
+    report = None if own.quiet else sys.stderr
     view = None if own.quiet or _uses_stdout(logs) or not sys.stdout.isatty() else sys.stdout
     host_limits.raise_descriptor_limit()
     with (
         SignalWatcher() as watcher,
         _started(commands, watcher),
-        Outputs(logs, pairs, view, None if own.quiet else sys.stderr, _report) as outputs,
+        Outputs(logs, pairs, view, report, _report, last) as outputs,
         Proxy(pairs, outputs.reader.take, _report, patience) as proxy,
     ):
         if not own.quiet:
@@ -184,6 +204,22 @@ def _logs(options: TapOptions) -> Logs:
     if len(set(named)) < len(named):
         raise OptionError("--text, --json and --pcap cannot write to the same file")
     return Logs(*given)
+
+
+def _last(options: TapOptions) -> Last | None:
+    """The option --last with its causes.
+
+    Raises:
+        OptionError: there is no log, or --dump-on is without --last.
+    """
+    if options.last is None:
+        if options.dump_on:
+            raise OptionError("--dump-on needs --last N")
+        return None
+    if options.text is None and options.json_file is None and options.pcap is None:
+        raise OptionError("--last needs a log: --text, --json or --pcap")
+    causes = [Cause(text) for text in options.dump_on] or [Cause.ERROR]
+    return Last(options.last, causes)
 
 
 def _uses_stdout(logs: Logs) -> bool:

@@ -38,6 +38,7 @@ class Message:
         ring: the ring that it names, or None.
         error: why it could not be decoded; empty if it could.
         reply_due: a reply or an acknowledgement is due for it.
+        acknowledged: it is the latter.
         request: of a reply the request, if it was seen.
         violations: rules of the protocol that it breaks; see `emu.tap.rules`.
     """
@@ -56,6 +57,7 @@ class Message:
     ring: int | None = None
     error: str = ""
     reply_due: bool = False
+    acknowledged: bool = False
     request: Message | None = None
     violations: list[str] = field(default_factory=list)
 

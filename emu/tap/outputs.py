@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.report.tables import console_for
 from emu.tap import json_log, text_log
 from emu.tap.device_table import DeviceCounts, DeviceView
+from emu.tap.last_messages import LastMessages
 from emu.tap.log_file import LogFile
 from emu.tap.message import Message
 from emu.tap.pcapng import PcapngWriter, section
@@ -19,9 +20,10 @@ from emu.tap.transition_table import object_of, render
 from emu.tap.transitions import TransitionFinder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import Self, TextIO
 
+    from emu.tap.last_messages import Cause
     from emu.tap.proxy import Pair
     from emu.tap.reader import Record
     from emu.tap.transitions import Transition
@@ -43,6 +45,13 @@ class Logs(NamedTuple):
     pcap: Path | None = None
 
 
+class Last(NamedTuple):
+    """How many messages are held back, and for which causes they are written."""
+
+    messages: int
+    causes: Collection[Cause]
+
+
 class Outputs:
     """The sinks of a tap, as a context manager.
 
@@ -52,6 +61,7 @@ class Outputs:
         view: the terminal for the table of devices, or None.
         report: the stream for stops and starts where there is no such terminal, or None.
         notice: prints a line for the user.
+        last: write the last messages only, and only for a cause.
 
     Attributes:
         reader: the observer for the proxy.
@@ -68,6 +78,7 @@ class Outputs:
         view: TextIO | None,
         report: TextIO | None,
         notice: Callable[[str], None],
+        last: Last | None = None,
     ) -> None:
         self.traffic = Traffic()
         self._notice = notice
@@ -82,18 +93,21 @@ class Outputs:
             self._finder.take,
             self._flag,
         ]
+        writers: list[Callable[[Record], None]] = []
         try:
             if logs.text is not None:
-                sinks.append(self._lines(logs.text, text_log.line_of))
+                writers.append(self._lines(logs.text, text_log.line_of))
             if logs.json is not None:
-                sinks.append(self._lines(logs.json, json_log.line_of))
+                writers.append(self._lines(logs.json, json_log.line_of))
                 self._json = self._files[-1]
                 self._json.put_line(json_log.head(pairs))
             if logs.pcap is not None:
-                sinks.append(self._blocks(logs.pcap))
+                writers.append(self._blocks(logs.pcap))
         except BaseException:
             self.close()
             raise
+        self._last = None if last is None else LastMessages(writers, last.messages, last.causes)
+        sinks += writers if self._last is None else [self._last.take]
         self.reader = Reader(sinks)
         stream = view or report
         self._console = None if stream is None else console_for(stream)
@@ -105,6 +119,8 @@ class Outputs:
 
     def __exit__(self, *_exception: object) -> None:
         self._finder.finish()
+        if self._last is not None:
+            self._last.finish()
         if self._view is not None:
             self._view.close()
         self.close()

@@ -135,7 +135,8 @@ class ObservedSession(Session):
         if message.on_channel:
             row = self.row(message)
             always = row is not None and row.reply is ReplyRule.ALWAYS
-            message.reply_due = always or (self._acks and message.need_reply)
+            message.acknowledged = self._acks and message.need_reply and not always
+            message.reply_due = always or message.acknowledged
         else:
             self._apply_request(message)
         if message.reply_due:
@@ -170,7 +171,7 @@ class ObservedSession(Session):
             message.reply_due = acked
             return
         own = allowed.own_reply and message.payload.__class__ is not allowed.no_reply_payload
-        message.reply_due = own or acked
+        message.reply_due, message.acknowledged = own or acked, acked and not own
         if message.error or not self._note_ring(message):
             return
         if message.id == FrontendRequest.SET_VRING_KICK and message.ring is not None:

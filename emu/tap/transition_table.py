@@ -8,12 +8,14 @@ from rich.console import Group
 from rich.text import Text
 
 from emu.report.cells import milliseconds, new_table
+from emu.tap.what_if import what_if
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
     from emu.tap.transitions import Row, Transition
+    from emu.tap.what_if import Estimate
 
 #: Devices that the table names.
 SLOWEST = 5
@@ -51,7 +53,21 @@ def render(transition: Transition, *, plain: bool) -> RenderableType:
         table.add_row(row.phase.title, _ms(row.wall), _ms(row.busy), str(row.messages), order(row))
     if len(transition.devices) == 1:
         return Group(heading, table)
-    return Group(heading, table, _slowest(transition, plain=plain))
+    parts: list[RenderableType] = [heading, table, _slowest(transition, plain=plain)]
+    if estimates := what_if(transition):
+        parts.append(_estimates(estimates, plain=plain))
+    return Group(*parts)
+
+
+def _estimates(estimates: list[Estimate], *, plain: bool) -> Table:
+    """What other strategies would have made of it."""
+    table = new_table(None, plain=plain)
+    table.add_column("what if: replies only")
+    table.add_column("back-ends at the same time, ms", justify="right")
+    table.add_column("one thread for all, ms", justify="right")
+    for estimate in estimates:
+        table.add_row(estimate.strategy, _ms(estimate.apart), _ms(estimate.together))
+    return table
 
 
 def _slowest(transition: Transition, *, plain: bool) -> Table:
@@ -81,6 +97,14 @@ def object_of(transition: Transition) -> dict[str, Any]:
         "end_ns": transition.end,
         "since_ns": transition.before.start if transition.before else None,
         "migration": transition.is_migration,
+        "what_if": [
+            {
+                "strategy": estimate.strategy,
+                "apart_ns": estimate.apart,
+                "together_ns": estimate.together,
+            }
+            for estimate in what_if(transition)
+        ],
         "rows": [
             {
                 "row": row.phase.title,

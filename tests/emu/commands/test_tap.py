@@ -157,6 +157,8 @@ def test_the_dissector_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (("--listen", "a", "--connect", "b", "--wait", "long"), "--wait 'long' is not a duration"),
         (("--listen", "a", "--connect", "b", "--for", "1"), "--for '1' is not a duration"),
         (("--listen", "a", "--connect", "b", "--text", "--json"), "cannot write to the same file"),
+        (("--listen", "a", "--connect", "b", "--last", "5"), "--last needs a log"),
+        (("--listen", "a", "--connect", "b", "--dump-on", "end"), "--dump-on needs --last N"),
         (("--listen", "a", "--connect", "b", "--exec", "x"), "--exec: write {socket} where"),
         (("--listen", "a", "--connect", "b", "--exec", "'"), '--exec "\'": No closing quotation'),
     ],

@@ -11,7 +11,8 @@ import pytest
 
 from emu.errors import EmuError
 from emu.tap import outputs as module
-from emu.tap.outputs import Logs, Outputs
+from emu.tap.last_messages import Cause
+from emu.tap.outputs import Last, Logs, Outputs
 from emu.tap.proxy import Pair
 from emu.tap.transitions import QUIET
 from tests.emu.tap.talk import F, Talk
@@ -105,3 +106,18 @@ def test_a_violation_is_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         f"dev: VU-F-0104: Each request has a defined id (message {number})"
         for number in (99, 100, 101)
     ]
+
+
+def test_the_last_messages_are_written_for_a_cause(tmp_path: Path) -> None:
+    """In all logs; the stops are in the JSON log in any case."""
+    logs = Logs(tmp_path / "t", tmp_path / "j")
+    last = Last(2, [Cause.ERROR])
+    with Outputs(logs, PAIRS, None, None, print, last) as outputs:
+        talk = Talk(reader=outputs.reader)
+        for number in (F.SET_OWNER, F.GET_FEATURES, 99, F.GET_FEATURES):
+            talk.ask(number)
+        talk.ask(F.SET_VRING_BASE, VringState(0, 0))
+    lines = (tmp_path / "t").read_text().splitlines()
+    assert [line.split()[3] for line in lines] == ["VHOST_USER_GET_FEATURES", "VHOST_USER_message"]
+    events = [json.loads(line)["event"] for line in (tmp_path / "j").read_text().splitlines()]
+    assert events == ["tap", "request", "request", "start"]
