@@ -15,14 +15,21 @@ def reset_devices(vm: Vm) -> None:
 
     A device whose back-end fails meanwhile is lost and does not delay the others: its rings are set
     up as well, so that it can be started when it has reconnected.
+
+    Requests of a back-end that may complete them after it has stopped a ring are awaited first
+    (`VhostDevice.drains`): it would complete them in the rings of after the reset.
     """
-    for index, device in enumerate(vm.devices):
-        try:
-            vm.reset_device(index)
-        except VhostUserError as error:
-            vm.reconnect.mark_lost(device, error)
-            device.forget_rings()
     try:
+        if vm.drains:
+            vm.pause_vcpus()
+            _drain(vm)
+        for index, device in enumerate(vm.devices):
+            try:
+                vm.reset_device(index)
+            except VhostUserError as error:
+                if device.name not in vm.reconnect.lost:
+                    vm.reconnect.mark_lost(device, error)
+                device.forget_rings()
         vm.pause_vcpus()
         for index in range(len(vm.devices)):
             vm.guest.boot_device(index)
@@ -36,3 +43,15 @@ def reset_devices(vm: Vm) -> None:
             vm.activate_device(index)
         except VhostUserError as error:
             vm.reconnect.mark_lost(device, error)
+
+
+def _drain(vm: Vm) -> None:
+    """Wait for the requests in flight; a device that does not complete them is lost."""
+    while vm.drains:
+        try:
+            vm.drain_requests(vm.timeout)
+        except VhostUserError as error:
+            device = next(device for device in vm.devices if device.name == error.device)
+            vm.reconnect.mark_lost(device, error)
+        else:
+            return

@@ -10,6 +10,7 @@ import pytest
 from emu.config.costs import NATIVE
 from emu.config.ring_use import first_units, these_rings
 from emu.config.vm_spec import DeviceGroup, VmSpec
+from emu.vm.reset import reset_devices
 from emu.vm.vm import Vm
 from tests.emu.migration.hosts import (
     IMAGE_BYTES,
@@ -138,3 +139,20 @@ def test_attach_to_a_storage_daemon_of_four_rings(
     running, counters = done.stderr.splitlines()
     assert running == f"running (soft): blk0x4 (used: {rings}) on {path}"
     assert counters.startswith("blk: 0 requests") == (rings == "none")
+
+
+@pytest.mark.parametrize("spec", [DISKS, SOME_RINGS], ids=["all rings", "some rings"])
+def test_resets_under_load(spec: VmSpec, tmp_path: Path, owned: ExitStack) -> None:
+    """QEMU 7.2's daemon would complete requests of before a reset in the rings of after it."""
+    vm = make_vm(spec, serve_disks("a", tmp_path, owned, spec), owned)
+    vm.boot()
+    vm.guest.start_load("heavy")
+    for _ in range(10):
+        await_requests(vm, 200)
+        with vm.reconnect.paused():
+            reset_devices(vm)
+        vm.guest.resume_load()
+        assert not vm.reconnect.lost
+        check_started(vm)
+    await_requests(vm, 200)
+    check_request_log(vm)
