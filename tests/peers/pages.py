@@ -32,8 +32,8 @@ _WRITTEN = (
     "[tests/peers/explanations.toml](../../../tests/peers/explanations.toml)."
 )
 _COUNTED = """Each of these programs is from Debian 12, from a newer release of Debian (in a chroot:
-`make peers-newer`) or from this project, and ran on 2 cores that had other work, too; *time* is
-that of the longest run.
+`make peers-newer`) or from this project, and ran on 2 cores that had much other work (a load of 20
+to 50); *time* is that of the longest run, and several times what idle cores need.
 A case counts as FAIL if it failed in at least one run. For each FAIL its page has the reason why
 the peer is at fault and not the suite.
 
