@@ -22,6 +22,28 @@ _FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame
 #: The interpreter frees little at its end, handles out of memory itself, and tests end processes
 #: with SIGBUS.
 _ASAN = "detect_leaks=0:allocator_may_return_null=1:handle_sigbus=0"
+#: Each Python process opens the file of its reports when it starts, as it may enter a sandbox in
+#: which it can open none. A high number, so that the tests' own descriptors keep theirs.
+_SITE = """
+import ctypes, fcntl, os, resource
+_fd = os.open(f"{reports}/{{os.getpid()}}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+_most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
+_high = fcntl.fcntl(_fd, fcntl.F_DUPFD_CLOEXEC, min(900, _most))
+os.close(_fd)
+for _name in os.environ["LD_PRELOAD"].split():
+    ctypes.CDLL(_name).__sanitizer_set_report_fd(ctypes.c_void_p(_high))
+"""
+#: Writes behind allocated memory in the C part, in a process like a back-end program's.
+_MISTAKE = """
+import ctypes
+from backends.sandbox import confine
+from vhost_user.native import log_marker
+allocate = ctypes.CDLL(None).malloc
+allocate.restype = ctypes.c_void_p
+log, mark = allocate(16), log_marker()
+confine([])
+mark(log, 1000, 20 * 8 * 4096, 1)
+"""
 #: Of the compiled extensions: one that the sanitizer has instrumented calls it.
 _MARK = b"__asan_"
 
@@ -33,17 +55,40 @@ def main() -> int:
     _copy(where)
     reports.mkdir()
     _build(where)
+    (where / "sitecustomize.py").write_text(_SITE.format(reports=reports))
+    environment = _environment(where, reports)
+    _prove(where, reports, environment)
     status = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_pytest_arguments(extra)],
         cwd=where,
-        env=_environment(where, reports),
+        env=environment,
         check=False,
     ).returncode
-    found = sorted(reports.iterdir())
+    found = _written(reports)
     for report in found:
         print(report.read_text(errors="replace"))  # noqa: T201
     print(f"{len(found)} reports of sanitizers, status {status} of the tests")  # noqa: T201
     return int(bool(found) or status != 0)
+
+
+def _prove(where: Path, reports: Path, environment: dict[str, str]) -> None:
+    """A mistake in the C part is reported, also by a process in the sandbox."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MISTAKE],
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    found = _written(reports)
+    assert len(found) == 1, done.stderr.decode(errors="replace")
+    assert "heap-buffer-overflow" in found[0].read_text(errors="replace")
+    found[0].unlink()
+
+
+def _written(reports: Path) -> list[Path]:
+    """The reports: each process has a file, nearly all are empty."""
+    return sorted(file for file in reports.iterdir() if file.stat().st_size)
 
 
 def _pytest_arguments(extra: list[str]) -> list[str]:
