@@ -47,12 +47,18 @@ def document(*arguments: str) -> dict[str, Any]:
 
 
 SOME = ("--rings-used", "blk=1,3", "--pairs-used", "1", "--rings-used", "rng=none")
+LAST = ("--rings-used", "net=2-3", "--rings-used", "blk=3")
 NONE = ("--rings-used", "net=none", "--rings-used", "blk=none", "--rings-used", "rng=none")
 USED: dict[tuple[str, ...], list[dict[str, object]]] = {
     SOME: [
         {"class": "net", "count": 1, "rings": 4, "rings_used": [0, 1], "rings_disabled": [2, 3]},
         {"class": "blk", "count": 2, "rings": 4, "rings_used": [1, 3], "rings_disabled": []},
         {"class": "rng", "count": 1, "rings": 1, "rings_used": [], "rings_disabled": []},
+    ],
+    LAST: [
+        {"class": "net", "count": 1, "rings": 4, "rings_used": [2, 3], "rings_disabled": []},
+        {"class": "blk", "count": 2, "rings": 4, "rings_used": [3], "rings_disabled": []},
+        {"class": "rng", "count": 1, "rings": 1, "rings_used": [0], "rings_disabled": []},
     ],
     NONE: [
         {"class": "net", "count": 1, "rings": 4, "rings_used": [], "rings_disabled": []},
@@ -62,7 +68,7 @@ USED: dict[tuple[str, ...], list[dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("options", USED, ids=["some", "none"])
+@pytest.mark.parametrize("options", [SOME, NONE], ids=["some", "none"])
 def test_a_run(options: tuple[str, ...]) -> None:
     """Rings in use work, and the devices without one do nothing, which is no failure."""
     result = document("run", "--for", "1s", *options)
@@ -75,18 +81,30 @@ def test_a_run(options: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("options", "strategies"),
-    slow.after(1, [(SOME, "prewired"), (SOME, ",".join(STRATEGIES)), (NONE, ",".join(STRATEGIES))]),
-    ids=["some, one strategy", "some", "none"],
+    slow.after(
+        1,
+        [
+            (SOME, "prewired"),
+            (SOME, ",".join(STRATEGIES)),
+            (LAST, ",".join(STRATEGIES)),
+            (NONE, ",".join(STRATEGIES)),
+        ],
+    ),
+    ids=["some, one strategy", "some", "last", "none"],
 )
 def test_migrations(options: tuple[str, ...], strategies: str) -> None:
-    """By each strategy; a NIC without a ring in use has no downtime that the network sees."""
+    """By each strategy.
+
+    The frames of the client outside reach a NIC's last pair, if the guest uses only that one; a NIC
+    without a ring in use has no downtime that the network sees.
+    """
     result = document("migrate", "--strategy", strategies, *options)
     assert result["vm"]["devices"] == USED[options]
     assert [run["strategy"] for run in result["runs"]] == strategies.split(",")
     for run in result["runs"]:
         assert run["outcome"] == "completed"
         assert not any(run["integrity"][name] for name in FAILURES)
-        assert bool(run["integrity"]["requests"]) == (options == SOME)
+        assert bool(run["integrity"]["requests"]) == (options != NONE)
         assert (run["network_gap_ms"] is None) == (options == NONE)
 
 

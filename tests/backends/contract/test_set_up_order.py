@@ -23,7 +23,7 @@ NO_POSTCOPY = ALL_PROTOCOL_FEATURES & ~ProtocolFeature.PAGEFAULT
 EVENT_IDX = 1 << 29
 LOG_ALL = 1 << 26
 #: What is permuted: these messages of the device, and those of each ring. Kicks follow.
-DEVICE = (F.SET_FEATURES, F.SET_MEM_TABLE)
+DEVICE = (F.SET_FEATURES, F.SET_MEM_TABLE, F.SET_LOG_BASE)
 _MOST_RINGS = 4
 
 
@@ -57,6 +57,8 @@ def send(rig: Rig, order: list[tuple[int | None, F]]) -> None:
                 rig.rings[ring].set_up([message])
         elif message is F.SET_FEATURES:
             rig.set_features()
+        elif message is F.SET_LOG_BASE:
+            rig.set_log(features=False)
         else:
             rig.set_mem_table()
 
