@@ -242,6 +242,11 @@ class Recording:
             unsupported("there was no session with the destination")
         return self.second
 
+    def running_at_migration(self) -> set[int]:
+        """Rings that ran when the migration began."""
+        begun = [each.at for each in self.messages if each.act == MIGRATE]
+        return self.running(begun[0] if begun else len(self.messages))
+
     def started(self) -> None:
         """Require that a ring was started. Raises as `did`."""
         self.did(START)

@@ -51,6 +51,9 @@ class ScriptedSession(Protocol):
     def restart_quiet(self) -> None:
         """Start the time of `quiet` again."""
 
+    def start_serving(self) -> None:
+        """Serve the rings from now on, also where the script is idle."""
+
     def waiting(self) -> dict[int, int]:
         """Rings with requests that have not been kicked for, and the index of the next request."""
 

@@ -158,6 +158,12 @@ class Session:
         """Complete the request that has been held longest. Returns False if none is held."""
         return self._service.complete_one()
 
+    def start_serving(self) -> None:
+        """Serve the rings from now on, also where the script is idle."""
+        self._service.paused = False
+        for ring in self.rings.values():
+            self._service.serve(ring)
+
     def stop_serving(self) -> None:
         """Take no further request; those that are available stay so."""
         self._service.paused = True

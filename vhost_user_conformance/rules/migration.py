@@ -80,7 +80,7 @@ rule(
     1,
     "A table has 1 to 8 regions, with a descriptor each in the same order",
     back="0301..0313 0326",
-    front="0105 0301 0302",
+    front="0105 0301 0302 0313",
 )
 rule(
     2,

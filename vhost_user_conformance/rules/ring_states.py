@@ -126,7 +126,7 @@ rule(
     13,
     "A ring is set up with size, base and addresses before it is started",
     back="1760..1764",
-    front="0401..0404 0408 0419 0420 0423 1716",
+    front="0401..0404 0408 0419 0420 0423..0428 1716",
 )
 rule(
     14,
@@ -234,12 +234,12 @@ rule(
     "NO_INTERRUPT and EVENT_IDX suppress calls",
     source="virtio 1.3, 2.7.7",
     back="0503 0520..0528 2187..2189 2195 2230..2233 2251",
-    front="0514..0517 2108",
+    front="0514..0517 0519 2108",
 )
 rule(
     5,
     "CALL, KICK and ERR may be sent in any order, and replaced",
-    back="0508 0509 0512 0513 0524 0531 0533 1918 2014",
+    back="0508 0509 0512 0513 0524 0531 0533 0536 1918 2014",
     front="0501..0503 0510 0513 0520 0521",
 )
 rule(

@@ -15,7 +15,7 @@ from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
+from vhost_user_conformance.model.verdict import Failed, Severity, check, observed, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +147,31 @@ def call_without_fd(be: BackEnd) -> None:
     be.serve(ring)
     be.serve(ring)
     be.check_responds("after a completion without a call")
+
+
+@area.case(
+    536,
+    "After SET_VRING_CALL without a descriptor the one before it is not called any more",
+    works=True,
+    severity=Severity.SHOULD,
+)
+def old_call_dropped(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.send(F.SET_VRING_CALL, u64(ring.index | VRING_NO_FD))
+    be.barrier()
+    ring.calls()
+    old = os.dup(ring.call_fd)
+    be.own(lambda: os.close(old))
+    # Waiting for a completion reads the ring's own descriptor.
+    os.dup2(be.spare_fd(), ring.call_fd, inheritable=False)
+    try:
+        be.serve(ring)
+        be.serve(ring)
+    except Failed:
+        unsupported("it serves no ring without a call descriptor: see VU-B-0510")
+    called = select.select([old], [], [], QUIET)[0]
+    check(not called, "no call, as the driver polls", "the old one was called")
 
 
 @area.case(511, "SET_VRING_ERR is accepted, with a descriptor and without")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import MemTable
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import Script, refusing
+from vhost_user_conformance.front_end.script import MIGRATED, Script, refusing
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
@@ -29,6 +29,13 @@ def _tables(recording: Recording) -> list[tuple[Received, tuple[MemoryRegion, ..
     return [
         (each, MemTable.unpack(each.payload).regions) for each in recording.some(F.SET_MEM_TABLE)
     ]
+
+
+@area.case(313, "Memory is shared with the destination of a migration before a ring starts there")
+def at_destination(fe: FrontEnd) -> None:
+    there = fe.session(MIGRATED).arrived()
+    for each in there.some(F.SET_VRING_KICK):
+        check(there.table_at(each.at), f"guest memory before {each}", "none was shared")
 
 
 @area.case(301, "A memory table has 1 to 8 regions", spec="VHOST_USER_SET_MEM_TABLE")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VRING_NO_FD
-from vhost_user_conformance.front_end.acts import ASKED, CONT, START
+from vhost_user_conformance.front_end.acts import ASKED, CONT, START, STOP
 from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE
 from vhost_user_conformance.front_end.recording import RING_FDS, STOPS, F
 from vhost_user_conformance.front_end.request_scripts import ENOUGH, FOR_A_WHILE, ONE_AT_A_TIME
@@ -167,6 +167,25 @@ def _await_requests(session: ScriptedSession) -> None:
     session.pump(lambda: len(session.recording.chains) >= ENOUGH, session.wire.timeout)
 
 
+def _serve(session: ScriptedSession) -> None:
+    session.start_serving()
+    _await_requests(session)
+
+
+@area.case(519, "A ring that continues has its call: its driver continues, too", spec="Ring states")
+def called_after_cont(fe: FrontEnd) -> None:
+    fe.plain().did(CONT)
+    usual = fe.session(FOR_A_WHILE)
+    usual.did(ASKED)
+    script = Script(
+        "nothing is served before the VM continues",
+        (START, STOP, CONT, ASKED),
+        idle=True,
+        asks=_serve,
+    )
+    _check_as_many(usual, fe.session(script))
+
+
 @area.case(516, "A driver that is called only on request continues", spec="virtio 1.3, 2.7.7.1")
 def called_as_asked(fe: FrontEnd) -> None:
     _check_continues(fe, "calls only on request of the driver", 0)
@@ -189,7 +208,10 @@ def _check_continues(fe: FrontEnd, name: str, without: int) -> None:
     script = Script(
         name, (START, ASKED), without=without, calls_as_asked=True, asks=_await_requests
     )
-    recording = fe.session(script)
+    _check_as_many(usual, fe.session(script))
+
+
+def _check_as_many(usual: Recording, recording: Recording) -> None:
     recording.did(ASKED)
     # A busy driver may have made many more requests than ENOUGH.
     wanted, came = min(len(usual.chains), ENOUGH), len(recording.chains)

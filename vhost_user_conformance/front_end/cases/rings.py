@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
 from vhost_user_conformance.front_end.acts import CONT, END, START, STOP
 from vhost_user_conformance.front_end.recording import STOPS, F
-from vhost_user_conformance.front_end.script import Script
+from vhost_user_conformance.front_end.script import MIGRATED, Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -38,6 +38,21 @@ def set_up_first(fe: FrontEnd, number: F) -> None:
     for ring, messages in recording.starts():
         names = [each.name for each in messages]
         check(number.name in names, f"{number.name} of ring {ring}", f"only {', '.join(names)}")
+
+
+@area.each(
+    424,
+    (*SET_UP, F.SET_VRING_CALL, F.SET_VRING_ENABLE),
+    "{0.name} is sent to the destination of a migration for each ring that ran at the source",
+)
+def set_up_at_destination(fe: FrontEnd, number: F) -> None:
+    recording = fe.session(MIGRATED)
+    there = recording.arrived()
+    if number == F.SET_VRING_ENABLE and not (there.messages[-1].features or 0) & PROTOCOL_BIT:
+        unsupported("without bit 30 all rings are enabled")
+    ran = recording.running_at_migration()
+    came = {each.ring for each in there.of(number)}
+    check(ran <= came, f"{number.name} of rings {ran}", f"of {came or 'none'}")
 
 
 @area.case(404, "A ring's size is a power of 2 and at most 32768", spec="virtio 1.3, 2.7")
