@@ -229,10 +229,14 @@ def _uses_stdout(logs: Logs) -> bool:
 def _forward(proxy: Proxy, outputs: Outputs, watcher: SignalWatcher, seconds: float | None) -> str:
     """Forward until the end; returns what has ended it."""
     end = None if seconds is None else time.monotonic() + seconds
+
+    def next_look() -> float | None:
+        looks = [moment for moment in (end, outputs.next_look) if moment is not None]
+        return min(looks, default=None)
+
     try:
         while end is None or time.monotonic() < end:
-            looks = [moment for moment in (end, outputs.next_look) if moment is not None]
-            proxy.run(watcher.fds, min(looks, default=None))
+            proxy.run(watcher.fds, next_look)
             watcher.check()
             outputs.look()
     except SignalError as signaled:

@@ -39,6 +39,10 @@ PAUSE = 0.2
 _EVENTS = 64
 
 
+def _never() -> None:
+    """No deadline."""
+
+
 class TapError(EmuError):
     """The tap cannot listen or connect."""
 
@@ -130,19 +134,20 @@ class Proxy:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def run(self, stop: Iterable[int], deadline: float | None = None) -> None:
+    def run(self, stop: Iterable[int], deadline: Callable[[], float | None] = _never) -> None:
         """Forward until one of the descriptors ``stop`` is readable, or until the deadline.
 
         Args:
             stop: descriptors, such as that of a signal's pipe.
-            deadline: on the clock of `time.monotonic`, or None.
+            deadline: returns it, on the clock of `time.monotonic`, or None. It is called again and
+                again: what the observer takes may change it.
         """
         stops = set(stop)
         for fd in stops:
             self._epoll.register(fd, select.EPOLLIN)
         try:
-            while deadline is None or time.monotonic() < deadline:
-                ready = self._epoll.poll(self._timeout(deadline), _EVENTS)
+            while (due := deadline()) is None or time.monotonic() < due:
+                ready = self._epoll.poll(self._timeout(due), _EVENTS)
                 if ready:
                     self._idle = IDLE
                 else:

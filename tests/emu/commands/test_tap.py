@@ -9,17 +9,21 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from emu.commands.tap import tap
 from emu.errors import OptionError
 from tests.emu.runs import EMU, Run
+from tests.peers.programs import need
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.waiting import wait_until
+from vhost_user.channel import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
 
 BLK = (sys.executable, "-m", "backends.blk")
@@ -167,3 +171,108 @@ def test_options_that_make_no_tap_are_refused(arguments: tuple[str, ...], text: 
     """Before a socket is made."""
     with pytest.raises(OptionError, match=text):
         tap.main(list(arguments), standalone_mode=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("area", ["framing", "channel", "pipelining", "memory"])
+def test_the_conformance_suite_sees_no_tap(rig: Rig, area: str) -> None:
+    """Also where it sends pieces of messages, and descriptors of the wrong number or kind."""
+    rig.back_end()
+    run = rig.tap()
+    argv = [*EMU, "conform", "back-end", "--socket", rig.tapped, "--device", "blk"]
+    done = subprocess.run(
+        [*argv, "--only", area],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    run.interrupt()
+    assert run.end().status == 0
+
+
+class Monitor:
+    """QMP of a QEMU."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = connect(str(path), "qmp", TIMEOUT)
+        self._stream = self._sock.makefile("rw")
+        self._stream.readline()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str) -> dict[str, Any]:
+        """Execute a command; returns its result."""
+        self._stream.write(json.dumps({"execute": command}) + "\n")
+        self._stream.flush()
+        while "return" not in (answer := json.loads(self._stream.readline())):
+            assert "error" not in answer, answer
+        result: dict[str, Any] = answer["return"]
+        return result
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._stream.close()
+        self._sock.close()
+
+
+@pytest.mark.peer
+def test_qemu_with_disks_of_qemu_storage_daemon(tmp_path: Path, owned: ExitStack) -> None:
+    """It boots from them as far as it can, stops and continues; each is a row of the JSON log."""
+    daemon = need("qemu-storage-daemon", "qemu-system-common")
+    qemu = need("qemu-system-x86_64", "qemu-system-x86")
+
+    def start(*argv: str) -> subprocess.Popen[bytes]:
+        program = subprocess.Popen(argv)
+        owned.callback(program.wait)
+        owned.callback(program.kill)
+        return program
+
+    pairs, devices = [], []
+    for name in ("disk0", "disk1"):
+        image, end, near = (tmp_path / f"{name}.{kind}" for kind in ("img", "end", "sock"))
+        with image.open("wb") as file:
+            file.truncate(1 << 20)
+        export = f"type=vhost-user-blk,id=e,node-name=d,addr.type=unix,addr.path={end}"
+        start(
+            daemon,
+            f"--blockdev=driver=file,node-name=f,filename={image},locking=off",
+            "--blockdev=driver=raw,node-name=d,file=f",
+            f"--export={export},num-queues=2,writable=on",
+        )
+        pairs += ["--pair", f"{near}:{end}"]
+        devices += ["-chardev", f"socket,id={name},path={near}"]
+        disk = f"vhost-user-blk-pci,chardev={name},num-queues=2,bootindex={name[-1]}"
+        devices += ["-device", disk]
+    log = tmp_path / "log.json"
+    tapped = Run(tmp_path / "tap.log", ["tap", *pairs, "--json", str(log)])
+    owned.callback(tapped.close)
+    tapped.await_line("disk1: listening at")
+    qmp = tmp_path / "qmp"
+    vm = start(
+        qemu, "-machine", "q35,memory-backend=m", "-m", "128M", "-accel", "tcg", "-nodefaults",
+        "-object", "memory-backend-memfd,id=m,size=128M,share=on", "-display", "none",
+        *devices, "-qmp", f"unix:{qmp},server=on,wait=off",
+    )  # fmt: skip
+    wait_until(qmp.is_socket, "QEMU serves QMP")
+
+    def events(kind: str) -> list[dict[str, Any]]:
+        lines = log.read_text().splitlines()
+        return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+    wait_until(lambda: events("start"), "the firmware starts the disks' rings")
+    monitor = Monitor(qmp)
+    for _ in range(2):
+        monitor.execute("stop")
+        monitor.execute("cont")
+    monitor.execute("quit")
+    vm.wait(TIMEOUT)
+    monitor.close()
+    tapped.interrupt()
+    assert tapped.end().status == 0
+    stops = events("stop")
+    assert len(stops) >= 2
+    assert {row["row"] for row in stops[0]["rows"]} >= {"get vring base"}
+    messages = events("request") + events("reply")
+    assert not [event for event in messages if "violations" in event]
+    assert len(events("connected")) == len(events("disconnected")) == 2

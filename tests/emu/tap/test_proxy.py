@@ -138,7 +138,7 @@ def test_an_observer_that_fails_does_not_stop_it(sides: Sides) -> None:
         front = sides.dial()
         front.close()
         for _ in range(3):
-            proxy.run((), deadline=0.0)
+            proxy.run((), deadline=lambda: 0.0)
         proxy.run((stop,))
     os.close(stop)
     os.close(wake)
@@ -175,3 +175,13 @@ def test_no_descriptors_is_no_end(sides: Sides, monkeypatch: pytest.MonkeyPatch)
         front.close()
         back.close()
     assert tap.notices == ["dev: cannot accept: Too many open files"]
+
+
+def test_the_deadline_may_come_while_it_runs(sides: Sides) -> None:
+    """The observer sets it; nothing else ends the run."""
+    deadlines: list[float] = []
+    with Proxy([sides.pair], lambda _: deadlines.append(0.0), print, 1.0) as proxy:
+        front = sides.dial()
+        proxy.run((), lambda: deadlines[0] if deadlines else None)
+        front.close()
+    assert deadlines
