@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: Texts that are no JSON, or more of it than anybody can want, by name.
-TEXTS: dict[str, bytes] = {
+_SMALL: dict[str, bytes] = {
     "empty": b"",
     "a zero byte": b"\0",
     "zeroes": bytes(4096),
@@ -25,11 +26,7 @@ TEXTS: dict[str, bytes] = {
     "half an object": b'{"version": ',
     "half a string": b'{"vers',
     "two objects": b"{}{}",
-    "nested arrays": b"[" * 100_000 + b"]" * 100_000,
-    "nested arrays, open": b"[" * 1_000_000,
-    "nested objects": b'{"version":' * 100_000 + b"1" + b"}" * 100_000,
     "a number of 5000 digits": b'{"version": ' + b"9" * 5000 + b"}",
-    "a number of a million digits": b'{"version": ' + b"9" * 1_000_000 + b"}",
     "a fraction of 5000 digits": b'{"version": 0.' + b"9" * 5000 + b"}",
     "1e999": b'{"version": 1e999}',
     "-1e999": b'{"version": -1e999}',
@@ -40,11 +37,22 @@ TEXTS: dict[str, bytes] = {
     "UTF-16": '{"version": 4}'.encode("utf-16"),
     "byte order mark": b"\xef\xbb\xbf{}",
     "the same key twice": b'{"version": 4, "version": 4}',
-    "a million members": b"{" + b",".join(b'"%d":0' % n for n in range(1_000_000)) + b"}",
-    "a million nulls": b"[" + b"null," * 1_000_000 + b"null]",
-    "32 MiB of spaces": b" " * (32 << 20) + b"{}",
-    "32 MiB of a key": b'{"' + b"a" * (32 << 20) + b'": 1}',
-    "32 MiB of a string": b'{"version": "' + b"a" * (32 << 20) + b'"}',
+}
+#: The same; each is made when it is sent, as all of them together are large.
+_LARGE: dict[str, Callable[[], bytes]] = {
+    "nested arrays": lambda: b"[" * 100_000 + b"]" * 100_000,
+    "nested arrays, open": lambda: b"[" * 1_000_000,
+    "nested objects": lambda: b'{"version":' * 100_000 + b"1" + b"}" * 100_000,
+    "a number of a million digits": lambda: b'{"version": ' + b"9" * 1_000_000 + b"}",
+    "a million members": lambda: b"{" + b",".join(b'"%d":0' % n for n in range(1_000_000)) + b"}",
+    "a million nulls": lambda: b"[" + b"null," * 1_000_000 + b"null]",
+    "32 MiB of spaces": lambda: b" " * (32 << 20) + b"{}",
+    "32 MiB of a key": lambda: b'{"' + b"a" * (32 << 20) + b'": 1}',
+    "32 MiB of a string": lambda: b'{"version": "' + b"a" * (32 << 20) + b'"}',
+}
+TEXTS: dict[str, Callable[[], bytes]] = {
+    **{name: partial(bytes, text) for name, text in _SMALL.items()},
+    **_LARGE,
 }
 
 #: Values in place of the right one.

@@ -57,7 +57,7 @@ _DESTINATIONS: dict[str, bytes] = {
     "WELCOME with infinite numbers": Section(Kind.WELCOME, 0, b'{"version": 1e999}').raw(),
     "FAILED of many lines": Section(Kind.FAILED, 0, b"a\nb\n" * 1000).raw(),
     "FAILED that clears the screen": Section(Kind.FAILED, 0, b"\x1b[2J\x1b]0;x\x07").raw(),
-    "FAILED of 64 MiB": Section(Kind.FAILED, 0, b"x" * _MOST).raw(),
+    "FAILED of 64 MiB, cut": Section(Kind.FAILED, 0, b"x").raw(more=_MOST) + b"x" * (1 << 20),
     "GO": Section(Kind.GO, 0, b"").raw(),
 }
 

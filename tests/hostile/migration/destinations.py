@@ -52,8 +52,8 @@ def cells() -> Iterator[Cell]:
     yield _cell("stream", "without a mistake", _right)
     for place in _PLACES:
         name = "COMPLETION" if place is Kind.COMPLETION else _RIGHT[place][0].name
-        for what, data in _bytes(place):
-            yield _cell(name, what, partial(_tried, place, partial(_sends, data)))
+        for what, make in _bytes(place):
+            yield _cell(name, what, partial(_tried, place, partial(_sends, make)))
         yield _cell(name, "closed instead", partial(_tried, place, _closes))
         yield _cell(name, "half closed instead", partial(_tried, place, _half_closes))
         yield _cell(name, "nothing", partial(_tried, place, _stalls))
@@ -73,13 +73,40 @@ def _cell(place: str, name: str, attack: Callable[[Attached], None]) -> Cell:
     return Cell(_GROUP, place, name, "attach", attack)
 
 
-def _bytes(place: Kind) -> Iterator[tuple[str, bytes]]:
-    """What is sent in place of the right answer."""
+def _bytes(place: Kind) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """What is sent in place of the right answer; large ones are made when they are sent."""
     if place is Kind.COMPLETION:
         kind, payload = Kind.COMPLETION, json.dumps(_COMPLETION).encode()
     else:
         kind, payload = _RIGHT[place]
     right = Section(kind, 0, payload)
+    for name, data in _small(right):
+        yield name, partial(bytes, data)
+    yield "a payload of 64 MiB", partial(_filled, kind, b"\0")
+    yield "FAILED of 64 MiB", partial(_filled, Kind.FAILED, b"x")
+    document = {Kind.HELLO: _WELCOME, Kind.COMPLETION: _COMPLETION}.get(place)
+    if place is Kind.DEVICES:
+        document = {"start_ns": 1, "history": {}}
+    for name, make in json_lies.TEXTS.items() if document is not None else ():
+        yield f"JSON, {name}", partial(_section, kind, make)
+    for member, name, changed in json_lies.changed(document or {}):
+        yield f"{member}: {name}", partial(_section, kind, partial(_json, changed))
+
+
+def _section(kind: Kind, make: Callable[[], bytes]) -> bytes:
+    return Section(kind, 0, make()).raw()
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+def _filled(kind: Kind, byte: bytes) -> bytes:
+    return Section(kind, 0, byte * _MOST).raw()
+
+
+def _small(right: Section) -> Iterator[tuple[str, bytes]]:
+    kind = right.kind
     for number in (0, *Kind, 255, (1 << 32) - 1):
         if number not in (kind, Kind.FAILED):
             text = Kind(number).name if number in list(Kind) else str(number)
@@ -96,7 +123,6 @@ def _bytes(place: Kind) -> Iterator[tuple[str, bytes]]:
     yield "text", b"HTTP/1.1 400 Bad Request\r\n\r\n"
     yield "a TLS alert", bytes.fromhex("15030300020228") + bytes(16)
     yield "memory", Section(Kind.RAM, 1, bytes(ENTRY)).raw()
-    yield "a payload of 64 MiB", Section(kind, 0, bytes(_MOST)).raw()
     for name, reason in {
         "": b"",
         "a reason": b"the disk is on fire",
@@ -105,19 +131,10 @@ def _bytes(place: Kind) -> Iterator[tuple[str, bytes]]:
         "of zeroes": bytes(1000),
         "that is not UTF-8": b"\xff\xfe" * 100,
         "of half a MiB": b"x" * (1 << 19),
-        "of 64 MiB": b"x" * _MOST,
         "of surrogates": "\ud800".encode(errors="surrogatepass"),
         "of other directions": "\u202e\u2066".encode(),
     }.items():
         yield f"FAILED {name}".rstrip(), Section(Kind.FAILED, 0, reason).raw()
-    document = {Kind.HELLO: _WELCOME, Kind.COMPLETION: _COMPLETION}.get(place)
-    texts = json_lies.TEXTS if place in {*_PLACES} - {Kind.SWITCHOVER, Kind.GO} else {}
-    for name, data in texts.items():
-        yield f"JSON, {name}", Section(kind, 0, data).raw()
-    if place is Kind.DEVICES:
-        document = {"start_ns": 1, "history": {}}
-    for member, name, changed in json_lies.changed(document or {}):
-        yield f"{member}: {name}", Section(kind, 0, json.dumps(changed).encode()).raw()
 
 
 class _Destination:
@@ -201,9 +218,9 @@ def _drain(sock: socket.socket) -> None:
             pass
 
 
-def _sends(data: bytes, sock: socket.socket, _: bytes) -> None:
+def _sends(make: Callable[[], bytes], sock: socket.socket, _: bytes) -> None:
     with suppress(OSError):
-        sock.sendall(data)
+        sock.sendall(make())
         sock.shutdown(socket.SHUT_WR)
     _drain(sock)
 

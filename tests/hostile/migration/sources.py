@@ -132,8 +132,12 @@ def _at(
     return partial(_sent, changed, expected=late.get(place.kind, expected))
 
 
-def _with_payload(payload: bytes, section: Section) -> bytes:
-    return section._replace(payload=payload).raw()
+def _with_payload(make: Callable[[], bytes], section: Section) -> bytes:
+    return section._replace(payload=make()).raw()
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document).encode()
 
 
 def _instead(made: Section, _: Section) -> bytes:
@@ -146,10 +150,9 @@ def _miscounted(by: int, section: Section) -> bytes:
 
 def _whole() -> _Inputs:
     yield "stream", "without a mistake", partial(_sent, _stream, expected=("completed",))
-    for name, data in json_lies.TEXTS.items():
-        if data:  # a connection without a byte is a probe
-            make = partial(_sent, partial(bytes, data), expected=_FAILED)
-            yield "stream", f"{name}, no stream", make
+    for name, make in json_lies.TEXTS.items():
+        if name != "empty":  # a connection without a byte is a probe
+            yield "stream", f"{name}, no stream", partial(_sent, make, expected=_FAILED)
     for name, data in {
         "a TLS record": _TLS_RECORD + bytes(512),
         "a TLS alert": b"\x15\x03\x03\x00\x02\x02\x28",
@@ -298,19 +301,15 @@ def _swapped(first: Place, second: Place) -> bytes:
 
 def _documents() -> _Inputs:
     for place, document in ((HELLO_PLACE, HELLO), (Place(Kind.COMPLETION), _COMPLETION)):
-        for name, data in json_lies.TEXTS.items():
+        for name, make in json_lies.TEXTS.items():
             yield (
                 place.name,
                 f"JSON, {name}",
-                _at(place, partial(_with_payload, data), expected=_FAILED),
+                _at(place, partial(_with_payload, make), expected=_FAILED),
             )
         for member, name, changed in json_lies.changed(document):
-            data = json.dumps(changed).encode()
-            yield (
-                f"{place.name}, {member}",
-                name,
-                _at(place, partial(_with_payload, data)),
-            )
+            make = partial(_json, changed)
+            yield f"{place.name}, {member}", name, _at(place, partial(_with_payload, make))
     yield from _options()
     yield from _disks()
 
@@ -602,7 +601,7 @@ def _connections() -> _Inputs:
     for name, first in {
         "no JOIN": b"",
         "another session": Section(Kind.JOIN, 0, b"1" * 32).raw(),
-        "a session of 64 MiB": Section(Kind.JOIN, 0, bytes(_MOST)).raw(),
+        "a session of 64 KiB": Section(Kind.JOIN, 0, bytes(1 << 16)).raw(),
         "HELLO": Section(Kind.HELLO, 0, json.dumps(HELLO).encode()).raw(),
         "half a JOIN": Section(Kind.JOIN, 0, b"0" * 32).raw()[:20],
         "text": b"GET / HTTP/1.1\r\n\r\n",
@@ -700,7 +699,11 @@ def _clocks() -> _Inputs:
             f"an offset of {ns:#x}",
             partial(_sent, partial(made, clocks.PROBES, time_of(ns))),
         )
-    for name, payload in {"empty": b"", "of 7 bytes": bytes(7), "of 64 MiB": bytes(_MOST)}.items():
+    for name, payload in {
+        "empty": b"",
+        "of 7 bytes": bytes(7),
+        "of 64 KiB": bytes(1 << 16),
+    }.items():
         offset = Section(Kind.PING, 0, payload).raw()
         make = partial(made, clocks.PROBES, offset)
         yield "clocks", f"an offset that is {name}", partial(_sent, make, expected=_FAILED)
