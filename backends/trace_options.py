@@ -30,6 +30,8 @@ def _enable(context: click.Context, option: click.Parameter, patterns: str | Non
         for name, event in sorted(tracing.EVENTS.items()):
             click.echo(f"{name}: {event.help}")
         context.exit()
+    if tracing.is_recording():
+        raise click.UsageError(f"{option.opts[0]} and EMU_TRACE do not go with --trace")
     name = context.info_name or "-"
     if file is not None:
         _open(context, file, patterns)

@@ -11,13 +11,15 @@ PHASE_BEGIN = event(
 )
 PHASE_END = event(
     "migration_phase_end",
-    *("side", "phase", "device_class", "device", "ring", "in_blackout", "units", "us"),
-    help="The phase ends; `units` are its messages or notifiers, `us` its microseconds.",
+    *("side", "phase", "device_class", "device", "ring", "in_blackout", "units", "start_ns", "us"),
+    help="The phase ends; `units` are its messages or notifiers, `start_ns` is its beginning on "
+    "the clock of the lines, `us` its microseconds.",
 )
 MARK = event(
     "migration_mark",
-    *("mark",),
-    help="A point in time from which the downtime is computed, such as `pause_start_ns`.",
+    *("mark", "at_ns"),
+    help="A point in time from which the downtime is computed, such as `pause_start_ns`; `at_ns` "
+    "is exact, on the clock of the lines.",
 )
 STATUS = event(
     "migration_status",
@@ -28,6 +30,12 @@ ROUND = event(
     "migration_round",
     *("round", "remaining", "sent"),
     help="A round of memory begins; `remaining` and `sent` are bytes.",
+)
+REQUESTS = event(
+    "guest_requests",
+    *("in_flight",),
+    help="Requests to disks and entropy devices in flight: at each round of memory, and when the "
+    "vCPUs have been paused.",
 )
 COMMIT = event(
     "memory_commit",

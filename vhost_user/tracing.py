@@ -13,26 +13,38 @@ the same clock in all processes of a host), the process, the event, and its fiel
 
 Processes that are started by a traced one are traced as well: `environment` has what they need.
 A line is written by one ``write``, so that lines of several processes do not mix.
+
+For a program that reads the trace, `enable_records` keeps the events in memory, which takes less
+time than a line, and writes them as JSON when there are many, and when the process ends (`Record`).
 """
 
 from __future__ import annotations
 
+import atexit
+import errno
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 #: Patterns of event names; the descriptor to write to; the name of the process in each line.
 PATTERNS_VARIABLE = "EMU_TRACE"
 FD_VARIABLE = "EMU_TRACE_FD"
 PROCESS_VARIABLE = "EMU_TRACE_PROCESS"
+#: Set where the descriptor gets records.
+RECORDS_VARIABLE = "EMU_TRACE_RECORDS"
+#: Records that are kept until they are written.
+KEPT_RECORDS = 50_000
+#: Bytes of one ``write`` of records, about.
+_CHUNK = 1 << 16
 
 _STDERR = 2
 
@@ -55,6 +67,11 @@ class TraceEvent:
 
     def emit(self, **values: object) -> None:
         """Write the event's line. A field that is None is left out."""
+        if _output.records is not None:
+            _output.records.append((time.monotonic_ns(), threading.get_native_id(), self, values))
+            if len(_output.records) >= KEPT_RECORDS:
+                write_records()
+            return
         parts = [
             f" {field}={_text(values[field])}" for field in self.fields if values[field] is not None
         ]
@@ -66,17 +83,38 @@ class TraceEvent:
             _output.failure = _output.failure or error
 
 
+class Record(NamedTuple):
+    """One event of a process, for a program that reads the trace.
+
+    Attributes:
+        time_ns: CLOCK_MONOTONIC nanoseconds.
+        pid, tid: of the process, and of its thread.
+        process: its name.
+        event: name of the event.
+        fields: values that JSON has; others are text. Those that are None are left out.
+    """
+
+    time_ns: int
+    pid: int
+    tid: int
+    process: str
+    event: str
+    fields: dict[str, object]
+
+
 @dataclass(slots=True)
 class _Output:
     fd: int = _STDERR
     process: str = "-"
     failure: OSError | None = None
+    records: list[tuple[int, int, TraceEvent, dict[str, object]]] | None = None
 
 
 #: All events of the modules that were imported, by name.
 EVENTS: dict[str, TraceEvent] = {}
 _output = _Output()
 _patterns: list[str] = []
+_writing = threading.Lock()
 
 
 def event(name: str, *fields: str, help: str) -> TraceEvent:  # noqa: A002  as argparse calls it
@@ -101,9 +139,82 @@ def enable(patterns: str, *, fd: int = _STDERR, process: str = "-") -> None:
         process: name of this process in each line.
     """
     _patterns[:] = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    _output.fd, _output.process, _output.failure = fd, process, None
+    _output.fd, _output.process, _output.failure, _output.records = fd, process, None, None
     for made in EVENTS.values():
         made.enabled = _is_named(made.name)
+
+
+def enable_records(patterns: str, *, fd: int, process: str) -> None:
+    """Switch events on, as `enable` does, and write them as records, for `read_records`.
+
+    Args:
+        patterns: as of `enable`.
+        fd: of a regular file, opened with O_APPEND; processes that are started inherit it.
+        process: name of this process.
+    """
+    enable(patterns, fd=fd, process=process)
+    _output.records = []
+    atexit.unregister(write_records)
+    atexit.register(write_records)
+
+
+def is_recording() -> bool:
+    """Whether events are kept as records."""
+    return _output.records is not None
+
+
+def disable() -> None:
+    """Switch all events off, and forget the records."""
+    enable("")
+
+
+def write_records() -> None:
+    """Write the records that are kept. Nothing is done where none are."""
+    with _writing:
+        taken = (_output.records or [])[:]
+        if _output.records is not None:
+            del _output.records[: len(taken)]  # other threads append meanwhile
+    pid = os.getpid()
+    lines: list[str] = []
+    size = 0
+    for time_ns, tid, made, values in taken:
+        fields = {name: values[name] for name in made.fields if values[name] is not None}
+        record = (time_ns, pid, tid, _output.process, made.name, fields)
+        line = json.dumps(record, default=str)
+        lines.append(line)
+        size += len(line) + 1
+        if size > _CHUNK:
+            _write_lines(lines)
+            lines, size = [], 0
+    _write_lines(lines)
+
+
+def _forget_records() -> None:
+    """In a child: the records so far are the parent's."""
+    if _output.records is not None:
+        _output.records = []
+
+
+def _write_lines(lines: list[str]) -> None:
+    """Whole lines in one ``write``: the kernel does not mix those of several processes."""
+    if not lines:
+        return
+    data = "".join(f"{line}\n" for line in lines).encode()
+    try:
+        if os.write(_output.fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        _output.failure = _output.failure or error
+
+
+def read_records(lines: Iterable[str]) -> Iterator[Record]:
+    """The records of a file; a line that a full disk has cut short is left out."""
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        yield Record(*found)
 
 
 def configure_from_environment(process: str) -> None:
@@ -114,12 +225,13 @@ def configure_from_environment(process: str) -> None:
     """
     patterns = os.environ.get(PATTERNS_VARIABLE, "")
     if patterns:
-        fd = os.environ.get(FD_VARIABLE, "")
-        enable(
-            patterns,
-            fd=int(fd) if fd.isdigit() else _STDERR,
-            process=os.environ.get(PROCESS_VARIABLE, process),
-        )
+        text = os.environ.get(FD_VARIABLE, "")
+        fd = int(text) if text.isdigit() else _STDERR
+        name = os.environ.get(PROCESS_VARIABLE, process)
+        if RECORDS_VARIABLE in os.environ:
+            enable_records(patterns, fd=fd, process=name)
+        else:
+            enable(patterns, fd=fd, process=name)
 
 
 def environment(process: str) -> Mapping[str, str]:
@@ -134,6 +246,7 @@ def environment(process: str) -> Mapping[str, str]:
         PATTERNS_VARIABLE: ",".join(_patterns),
         FD_VARIABLE: str(_output.fd),
         PROCESS_VARIABLE: process,
+        **({} if _output.records is None else {RECORDS_VARIABLE: "1"}),
     }
 
 
@@ -162,3 +275,6 @@ def _text(value: object) -> str:
 
 def _is_named(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _patterns)
+
+
+os.register_at_fork(after_in_child=_forget_records)

@@ -14,6 +14,7 @@ from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.option_values import values_of
 from emu.commands.ring_use_options import RingUseOptions, ring_use_options, ring_uses
+from emu.commands.trace_option import trace_option
 from emu.config.device_kinds import KINDS
 from emu.config.plan import LOADS
 from emu.config.ring_use import ALL_RINGS
@@ -119,6 +120,7 @@ class AttachOptions:
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @trace_options
+@trace_option
 def attach(**options: Any) -> None:
     """Check the options, run the VM, and report its counters."""
     from emu.orchestrator.attach import AttachedVm

@@ -27,6 +27,7 @@ from emu.commands.options import (
     machine_options,
     machine_plan,
 )
+from emu.commands.trace_option import trace_option
 from emu.config.plan import TRANSPORTS, MigrationPlan
 from emu.errors import EmuError, OptionError, PluginError
 from emu.report import progress
@@ -142,6 +143,7 @@ class _Migrate(click.Command):
 @socket_options
 @machine_options
 @trace_options
+@trace_option
 def migrate(**options: Any) -> None:
     """Validate the options, migrate, and print the report."""
     from emu.orchestrator.images_lock import Role

@@ -19,6 +19,7 @@ from emu.commands.options import (
     machine_options,
     machine_plan,
 )
+from emu.commands.trace_option import trace_option
 from emu.errors import EmuError, OptionError
 from emu.report import progress
 
@@ -68,6 +69,7 @@ images.
 @device_options
 @machine_options
 @trace_options
+@trace_option
 def run(**options: Any) -> None:
     """Validate the options, run, and print the report."""
     from emu.orchestrator.images_lock import Role

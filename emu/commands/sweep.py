@@ -19,6 +19,7 @@ from emu.commands.migration_options import (
 )
 from emu.commands.option_values import values_of
 from emu.commands.options import MachineOptions, machine_options, machine_plan
+from emu.commands.trace_option import trace_option
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
 from emu.report import progress
@@ -84,6 +85,7 @@ Examples:
 @migration_options
 @machine_options
 @trace_options
+@trace_option
 def sweep(**options: Any) -> None:
     """Validate the options, migrate every VM, and print the report."""
     from emu.report import sweep as sweeping

@@ -178,7 +178,7 @@ class DestinationBase(MigrationSide):
         begun = timeline.begin(Phase.RESUME_VCPUS)
         running = vm.resume_incoming(self._timeout)
         timeline.end(begun, at=running)
-        timeline.marks["running_ns"] = running
+        timeline.mark("running_ns", running)
         timeline.in_blackout = False
         self.awaits_vm = False
         # After the vCPUs have resumed: their threads would compete with the handlers of these

@@ -21,6 +21,7 @@ from emu.migration.stream import Kind, MigrationStream
 from emu.migration.vmstate import pack_devices, pack_switchover
 from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import garbage_collector_off
+from emu.trace_events import REQUESTS
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
@@ -298,12 +299,17 @@ class Source(MigrationSide):
             sync,
             channels,
             self._parameters,
-            self._observe,
+            self._observe_pass,
             forecast=DowntimeForecast(vm, self.strategy, self._history, self._parameters.timeout),
             throttle=vm.machine.vcpus.throttle,
             pause=self._cancelled.wait,
             check=self._check_cancelled,
         )
+
+    def _observe_pass(self, name: str, data: JsonObject) -> None:
+        if REQUESTS.enabled:
+            REQUESTS.emit(in_flight=self.vm.guest.requests_in_flight())
+        self._observe(name, data)
 
     def _await_prepared(self, stream: MigrationStream) -> bytes:
         """Wait for PREPARED; return its payload."""
@@ -361,6 +367,8 @@ class Source(MigrationSide):
                 with timeline.span(Phase.DRAIN_REQUESTS):
                     vm.drain_requests(self._stage.timeout)
             self.requests_in_flight = vm.guest.requests_in_flight()
+            if REQUESTS.enabled:
+                REQUESTS.emit(in_flight=self.requests_in_flight)
             yield
             timeline.mark("running_ns")
             timeline.in_blackout = False

@@ -96,11 +96,16 @@ class Timeline:
         """Spans and marks, for a monitor or the other side."""
         return {"spans": [span.to_json() for span in self.spans], "marks": dict(self.marks)}
 
-    def mark(self, name: str) -> int:
-        """Record the current time under a name, and return it."""
-        at = self.marks[name] = now()
+    def mark(self, name: str, at: int | None = None) -> int:
+        """Record a time under a name, and return it.
+
+        Args:
+            name: of the mark.
+            at: CLOCK_MONOTONIC nanoseconds; None for now.
+        """
+        at = self.marks[name] = now() if at is None else at
         if MARK.enabled:
-            MARK.emit(mark=name)
+            MARK.emit(mark=name, at_ns=at)
         return at
 
     def begin(
@@ -130,9 +135,9 @@ class Timeline:
             Span(device_class, device, ring, phase, start, at, units, self.in_blackout)
         )
         if PHASE_END.enabled:
-            self._trace(PHASE_END, begun, units=units, us=(at - start) // 1000)
+            self._trace(PHASE_END, begun, units=units, start_ns=start, us=(at - start) / 1000)
 
-    def _trace(self, event: TraceEvent, span: OpenSpan, **more: int) -> None:
+    def _trace(self, event: TraceEvent, span: OpenSpan, **more: float) -> None:
         event.emit(
             side=span.phase.side,
             phase=span.phase.value,

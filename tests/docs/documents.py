@@ -84,7 +84,8 @@ class Block:
     @property
     def name(self) -> str:
         """``docs/README.md:12``."""
-        return f"{self.document.relative_to(ROOT)}:{self.line}"
+        own = self.document.is_relative_to(ROOT)
+        return f"{self.document.relative_to(ROOT) if own else self.document}:{self.line}"
 
 
 def _with(block: Block, word: str) -> Block:

@@ -32,6 +32,12 @@ _BACKEND = _DISK + _program("my-backend", 'vhost-emu-blk --socket-path "$1" --bl
 _VMM = _program("my-vmm", 'emu attach --blk "$1" --rings 2 --scratch -q')
 
 
+#: COMMAND is called with the paths of a socket and of an image.
+_BLK_PROGRAM = _program(
+    "COMMAND", 'vhost-emu-blk --num-queues 4 --socket-path "$1" --blk-file "$2"'
+)
+
+
 class Use(NamedTuple):
     """How commands of a row are run.
 
@@ -66,6 +72,11 @@ USES = {
     "measure the downtime from outside, through bridges": Use(),
     "migrate to another terminal or machine, with TLS": Use("mkdir images", background="b.sock"),
     "run a VM with many queues under load": Use(),
+    "see a migration as a timeline": Use(),
+    "see what my front-end and my back-end say to each other": Use(
+        server=_SERVER, background="TAP", slow=False
+    ),
+    "migrate a VM on my own back-ends": Use(_BLK_PROGRAM),
     "run a VM on a back-end that I have started": Use(server=_SERVER, slow=False),
     "test my back-end for conformance": Use(_BACKEND),
     "test my front-end for conformance": Use(_VMM),

@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.timeouts import PROGRAM_TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from vhost_user import tracing
 from vhost_user.errors import UsageError
 
@@ -113,3 +116,103 @@ def test_a_process_that_is_started_traces_to_the_same_descriptor(
 def test_nothing_is_passed_on_where_nothing_is_traced() -> None:
     assert not tracing.environment("child")
     assert not tracing.inherited_fds()
+
+
+def records_of(path: Path) -> list[tracing.Record]:
+    with path.open() as file:
+        return list(tracing.read_records(file))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Path]:
+    """Events are recorded, and written to this file."""
+    path = tmp_path / "records"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+    tracing.enable_records("kept*", fd=fd, process="a program")
+    yield path
+    tracing.enable("")
+    os.close(fd)
+
+
+def test_records_are_kept_until_they_are_written(recording: Path) -> None:
+    kept = tracing.event("kept", "number", "text", "nothing", help="")
+    other = tracing.event("other", help="")
+    assert kept.enabled
+    assert not other.enabled
+    assert tracing.is_recording()
+    kept.emit(number=3, text="a b", nothing=None)
+    assert records_of(recording) == []
+    tracing.write_records()
+    tracing.write_records()
+    (record,) = records_of(recording)
+    assert record.fields == {"number": 3, "text": "a b"}
+    assert (record.pid, record.process, record.event) == (os.getpid(), "a program", "kept")
+    assert record.tid == threading.get_native_id()
+    assert 0 < record.time_ns <= time.monotonic_ns()
+
+
+def test_many_records_are_written_at_once(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is lost or written twice, also when several threads emit."""
+    monkeypatch.setattr(tracing, "KEPT_RECORDS", 100)
+    kept = tracing.event("kept", "number", help="")
+
+    def emit(first: int) -> None:
+        for number in range(first, first + 1000):
+            kept.emit(number=number)
+
+    threads = [threading.Thread(target=emit, args=(1000 * n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert len(records_of(recording)) > 3000
+    tracing.write_records()
+    assert sorted(str(r.fields["number"]) for r in records_of(recording)) == sorted(
+        map(str, range(4000))
+    )
+
+
+def test_a_process_that_is_started_records_until_its_end(recording: Path) -> None:
+    code = (
+        "from vhost_user import tracing; made = tracing.event('kept', 'number', help=''); "
+        "tracing.configure_from_environment('x'); made.emit(number=7)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **tracing.environment("a child")},
+        pass_fds=tracing.inherited_fds(),
+        timeout=PROGRAM_TIMEOUT,
+        check=True,
+    )
+    (record,) = records_of(recording)
+    assert (record.process, record.fields) == ("a child", {"number": 7})
+    assert record.pid != os.getpid()
+
+
+def test_a_forked_child_does_not_write_its_parents_records(recording: Path) -> None:
+    kept = tracing.event("kept", "number", help="")
+    kept.emit(number=1)
+    child = os.fork()
+    if not child:
+        tracing.write_records()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    tracing.write_records()
+    assert len(records_of(recording)) == 1
+
+
+def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        tracing.enable_records("kept*", fd=full.fileno(), process="x")
+        tracing.event("kept", help="").emit()
+        tracing.write_records()
+        failure = tracing.failure()
+        tracing.disable()
+    assert failure is not None
+    assert failure.strerror == "No space left on device"
+    assert not tracing.is_recording()
+
+
+def test_a_line_that_was_cut_short_is_left_out() -> None:
+    whole = '[1, 2, 3, "p", "e", {}]'
+    assert len(list(tracing.read_records([whole, whole[:9], ""]))) == 1

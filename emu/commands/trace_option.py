@@ -1,0 +1,75 @@
+"""The option ``--trace``: what happened, for the viewers of the Chrome trace event format."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from backends.trace_options import PROTOCOL_EVENTS
+from emu import trace_events
+from emu.commands import validate
+from emu.errors import OptionError
+from vhost_user import output_file, tracing
+
+if TYPE_CHECKING:
+    from typing import IO
+
+#: The events that become part of the trace; the migration's are defined when this is imported.
+_EVENTS = (
+    *(PROTOCOL_EVENTS.WRITE, PROTOCOL_EVENTS.READ),
+    *(PROTOCOL_EVENTS.BACKEND_READ, PROTOCOL_EVENTS.BACKEND_WRITE, PROTOCOL_EVENTS.RING_STATE),
+    *(trace_events.PHASE_END, trace_events.MARK, trace_events.STATUS, trace_events.ROUND),
+    *(trace_events.REQUESTS, trace_events.COMMIT, trace_events.VCPUS),
+)
+
+
+def _trace(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    """Record events until the command ends, and then write the document."""
+    if path is None:
+        return
+    validate.output_file("--trace", path)
+    if tracing.environment("-"):
+        raise OptionError("--trace-events and EMU_TRACE do not go with --trace")
+    # Unlinked: nothing is left, whatever ends the command. Its processes inherit the descriptor.
+    file = tempfile.TemporaryFile("a+", prefix="emu-trace-", encoding="utf-8")  # noqa: SIM115
+    patterns = ",".join(event.name for event in _EVENTS)
+    tracing.enable_records(patterns, fd=file.fileno(), process=context.info_name or "emu")
+    context.call_on_close(lambda: _write(path, file))
+
+
+def _write(path: Path, file: IO[str]) -> None:
+    from emu.report.chrome_trace import ChromeTrace
+
+    tracing.write_records()
+    failure = tracing.failure()
+    file.seek(0)
+    document = ChromeTrace(tracing.read_records(file)).to_json()
+    tracing.disable()
+    file.close()
+    try:
+        output_file.write(path, json.dumps(document, separators=(",", ":")) + "\n")
+    except OSError as error:
+        failure = failure or error
+    if failure is not None:
+        line = f"--trace {os.fspath(path)}: {failure.strerror}: the trace is incomplete"
+        if sys.exception() is None:
+            raise click.ClickException(line)
+        click.echo(line, err=True)  # the exception has the exit status
+
+
+#: Decorator: after `trace_options`, which is looked at before.
+trace_option = click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_trace,
+    metavar="FILE",
+    help="Write phases, messages and counters of all processes to a file for ui.perfetto.dev "
+    "(Chrome trace event format).",
+)

@@ -1,0 +1,138 @@
+"""Records as a Chrome trace: rows of a track, flows, moments and counters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emu.report.chrome_trace import ChromeTrace
+from vhost_user.tracing import Record
+
+VM, BACK_END = "VM-process-A", "back-end-blk-0-of-side-A"
+
+
+def record(at: int, event: str, *, process: str = VM, **fields: Any) -> Record:
+    """A record of one of two processes."""
+    return Record(at, 1 if process == VM else 2, 7, process, event, fields)
+
+
+def phase(start: int, end: int, *, device: str | None = "blk0", **more: Any) -> Record:
+    """The record of a phase's end."""
+    about: dict[str, Any] = {"phase": "src.get_vring_base", "device_class": "blk", **more}
+    about.setdefault("in_blackout", True)
+    if device is not None:
+        about["device"] = device
+    return record(
+        end, "migration_phase_end", **about, units=1, start_ns=start, us=(end - start) / 1000
+    )
+
+
+def message(at: int, event: str, *, process: str = VM, name: str = "GET_VRING_BASE") -> Record:
+    """The record of a message."""
+    device = "blk0" if process == VM else "A-blk0"
+    return record(at, event, process=process, device=device, message=name)
+
+
+def events(*records: Record) -> list[dict[str, Any]]:
+    """The events of the document, without names."""
+    document = ChromeTrace(records).to_json()
+    return [event for event in document["traceEvents"] if event["ph"] != "M"]
+
+
+def names(*records: Record) -> dict[int, str]:
+    """The tracks of the VM's process, by number."""
+    document = ChromeTrace(records).to_json()["traceEvents"]
+    return {
+        event["tid"]: event["args"]["name"]
+        for event in document
+        if event["name"] == "thread_name" and event["pid"] == 1
+    }
+
+
+def test_spans_within_each_other_share_a_row() -> None:
+    """And those that follow each other."""
+    found = events(phase(1000, 9000), phase(2000, 4000, ring=0), phase(4000, 9000, ring=1))
+    assert len({event["tid"] for event in found}) == 1
+    assert [event["dur"] for event in found] == [8.0, 2.0, 5.0]
+
+
+def test_spans_that_overlap_have_rows_of_their_own() -> None:
+    """With the track's name: viewers draw only what is nested."""
+    records = (phase(1000, 5000, ring=0), phase(2000, 8000, ring=1))
+    assert len({event["tid"] for event in events(*records)}) == 2
+    assert [name for name in names(*records).values() if name == "blk0"] == ["blk0", "blk0"]
+
+
+def test_a_span_without_a_device_is_on_the_track_of_its_class_or_of_the_migration() -> None:
+    """Such as a commit for all devices."""
+    tracks = names(
+        phase(1, 2, device=None), phase(3, 4, device=None, device_class="vm"), phase(5, 6)
+    )
+    assert set(tracks.values()) == {"migration", "blk", "blk0"}
+
+
+def test_a_message_ends_before_what_follows() -> None:
+    """It takes no time: its slice is there to be seen."""
+    found = events(
+        message(1000, "vhost_user_write"), message(1300, "vhost_user_write"), phase(1900, 2500)
+    )
+    assert [event["dur"] for event in found if event["ph"] == "X"] == [0.3, 0.6, 0.6]
+
+
+def test_a_request_and_its_reply_are_two_flows() -> None:
+    """From one end to the other and back, in the order of the connection."""
+    found = events(
+        message(1, "vhost_user_write", name="SET_OWNER"),
+        message(2, "vhost_user_write"),
+        message(3, "vhost_user_backend_read", process=BACK_END, name="SET_OWNER"),
+        message(4, "vhost_user_backend_read", process=BACK_END),
+        message(5, "vhost_user_backend_write", process=BACK_END),
+        message(6, "vhost_user_read"),
+    )
+    flows = [(e["ph"], e["id"], e["pid"]) for e in found if e["ph"] in "sf"]
+    assert flows == [
+        *(("s", 1, 1), ("s", 2, 1), ("f", 1, 2), ("f", 2, 2)),
+        *(("s", 3, 2), ("f", 3, 1)),
+    ]
+    assert [e["name"] for e in found if e["ph"] == "X"][-2:] == ["GET_VRING_BASE reply"] * 2
+
+
+def test_a_message_that_was_not_sent_here_has_no_flow() -> None:
+    """As of a back-end that another front-end uses, too."""
+    found = events(message(1, "vhost_user_backend_read", process=BACK_END))
+    assert [event["ph"] for event in found] == ["X"]
+
+
+def test_counters_and_moments() -> None:
+    """Commits are counted; bytes are pages; a mark and the end of a phase are checkpoints."""
+    found = events(
+        record(1, "memory_commit"),
+        record(2, "memory_commit"),
+        record(3, "migration_round", remaining=8192, sent=0, round=1),
+        record(4, "guest_requests", in_flight=5),
+        record(5, "migration_mark", mark="pause_start_ns", at_ns=5),
+        phase(6, 7, device=None, device_class="vm", phase="src.pause_vcpus"),
+        record(8, "vcpus_state", state="running"),
+        record(9, "qmp_command", name="stop"),
+    )
+    counters = [(e["name"], *e["args"].values()) for e in found if e["ph"] == "C"]
+    assert counters == [
+        *(("commits", 1), ("commits", 2)),
+        *(("dirty pages", 2), ("requests in flight", 5)),
+    ]
+    assert [e["name"] for e in found if e["ph"] == "i"] == [
+        *("pause_start_ns", "src-downtime-start", "src-vm-stopped", "vcpus_state running"),
+    ]
+
+
+def test_vm_processes_come_before_their_back_ends() -> None:
+    """Side by side."""
+    order = ["VM-process-B", "back-end-x-of-side-B", "back-end-x-of-side-A", VM, "migrate"]
+    records = [
+        Record(n, n, n, name, "migration_mark", {"mark": "x", "at_ns": n})
+        for n, name in enumerate(order)
+    ]
+    document = ChromeTrace(records).to_json()["traceEvents"]
+    sorted_names = [e["args"]["name"] for e in document if e["name"] == "process_name"]
+    assert sorted_names == [
+        *("migrate", VM, "back-end-x-of-side-A", "VM-process-B", "back-end-x-of-side-B"),
+    ]
