@@ -155,13 +155,13 @@ class Outputs:
         self._files.clear()
 
     def _flag(self, record: Record) -> None:
-        """Print each violation of a device once; the logs have all of them."""
+        """Print the first violation of each rule by each device; the logs have all of them."""
         if isinstance(record, Message):
             for violation in record.violations:
-                line = f"{record.device}: {violation}"
-                if line not in self._flagged and len(self._flagged) < MAX_FLAGGED:
-                    self._flagged.add(line)
-                    self._notice(line)
+                key = f"{record.device}: {violation.partition(':')[0]}"
+                if key not in self._flagged and len(self._flagged) < MAX_FLAGGED:
+                    self._flagged.add(key)
+                    self._notice(f"{record.device}: {violation}")
 
     def _lines(self, path: Path, line_of: Callable[[Record], str]) -> Callable[[Record], None]:
         """A sink that writes lines."""

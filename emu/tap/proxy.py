@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
-from emu.tap.connection import Connection, Event
+from emu.tap.connection import Arrived, Connection, Event
 from vhost_user import unix_socket
 from vhost_user.channel import check_path
 
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
     from emu.tap.relay import Relay
 
-#: Events that may wait for the observer while there is something to forward.
-BACKLOG = 2000
+#: Bytes of events that may wait for the observer while there is something to forward: some 25,000
+#: messages, more than a migration of 608 rings has.
+BACKLOG = 16 << 20
+#: Bytes of an event besides its payload.
+_EVENT_BYTES = 600
 #: Seconds without anything to forward until events are handed over: a front-end in lock-step sends
 #: the next message sooner than that.
 IDLE = 0.001
@@ -88,6 +91,10 @@ class _Door:
         self.sock.listen(socket.SOMAXCONN)
 
 
+def _bytes_of(event: Event) -> int:
+    return _EVENT_BYTES + (len(event.message.payload) if isinstance(event, Arrived) else 0)
+
+
 class Proxy:
     """A tap that forwards; use it as a context manager.
 
@@ -118,6 +125,7 @@ class Proxy:
         self._waiting: dict[int, _Waiting] = {}
         self._connections: list[Connection] = []
         self._events: deque[Event] = deque()
+        self._waiting_bytes = 0
         self._idle = IDLE
         try:
             for pair in pairs:
@@ -157,7 +165,8 @@ class Proxy:
                     if fd in stops:
                         return
                     self._handle(fd, events)
-                self._deliver(len(self._events) - BACKLOG)
+                while self._waiting_bytes > BACKLOG:
+                    self._deliver(SLICE)
                 if self._waiting:
                     self._connect_waiting()
                 self._resume_doors()
@@ -200,11 +209,17 @@ class Proxy:
         elif fd in self._waiting:
             self._give_up(fd)
 
+    def _take(self, event: Event) -> None:
+        self._events.append(event)
+        self._waiting_bytes += _bytes_of(event)
+
     def _deliver(self, count: int) -> None:
         """Hand events to the observer; what that does with them cannot end the tap."""
         for _ in range(min(count, len(self._events))):
+            event = self._events.popleft()
+            self._waiting_bytes -= _bytes_of(event)
             try:
-                self._observer(self._events.popleft())
+                self._observer(event)
             except Exception as error:  # noqa: BLE001  whatever a peer has made it do
                 self._notice(f"cannot read along: {type(error).__name__}: {error}")
 
@@ -250,9 +265,7 @@ class Proxy:
             return True
         door.connections += 1
         front, back = (other, waiting.sock) if pair.reverse else (waiting.sock, other)
-        connection = Connection(
-            pair.name, door.connections, self._epoll, self._relays, self._events.append
-        )
+        connection = Connection(pair.name, door.connections, self._epoll, self._relays, self._take)
         self._connections = [each for each in self._connections if each.open]
         self._connections.append(connection)
         connection.start(front, back)

@@ -300,7 +300,8 @@ class TransitionFinder:
             ):
                 self._finish([transition])
                 transition = None
-            self._last_kind[device] = kind
+            if message.id in _CERTAIN:
+                self._last_kind[device] = kind
         if transition is None:
             if message.is_reply:
                 return  # its request belongs to one that is over

@@ -94,17 +94,17 @@ def test_a_stop_is_reported_when_it_is_over(
     assert events == ["tap", "connected", "request", "stop", "request", "start"]
 
 
-def test_a_violation_is_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not without end."""
-    monkeypatch.setattr(module, "MAX_FLAGGED", 3)
+def test_the_first_violation_of_a_rule_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each device; and not without end."""
+    monkeypatch.setattr(module, "MAX_FLAGGED", 2)
     notices: list[str] = []
     with Outputs(Logs(), PAIRS, None, None, notices.append) as outputs:
-        talk = Talk(reader=outputs.reader)
-        for number in (99, 99, 100, 101, 102):
-            talk.ask(number)
+        for device in ("a", "b", "c"):
+            talk = Talk(device=device, reader=outputs.reader)
+            for number in (99, 99, 100):
+                talk.ask(number)
     assert notices == [
-        f"dev: VU-F-0104: Each request has a defined id (message {number})"
-        for number in (99, 100, 101)
+        f"{device}: VU-F-0104: Each request has a defined id (message 99)" for device in ("a", "b")
     ]
 
 

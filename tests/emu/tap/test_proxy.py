@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.tap.connection import Closed
+from emu.tap import proxy as module
+from emu.tap.connection import Arrived, Closed
 from emu.tap.proxy import Pair, Proxy, TapError
 from tests.emu.tap.taps import Sides, Tap
+from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds, wait_until
 from vhost_user.errors import UsageError
 
@@ -185,3 +187,17 @@ def test_the_deadline_may_come_while_it_runs(sides: Sides) -> None:
         proxy.run((), lambda: deadlines[0] if deadlines else None)
         front.close()
     assert deadlines
+
+
+def test_events_that_wait_have_a_bound(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that never pauses does not make the tap hold more and more."""
+    monkeypatch.setattr(module, "BACKLOG", 5000)
+    monkeypatch.setattr(module, "IDLE", TIMEOUT)
+    with Tap([sides.pair]) as tap:
+        front, back = sides.connected()
+        for _ in range(50):
+            front.send(b"\1\0\0\0\1\0\0\0\0\0\0\0")
+            back.recv(100)
+        tap.await_event(Arrived, 40)
+        front.close()
+        back.close()

@@ -10,7 +10,7 @@ import pytest
 from emu.tap import transitions as module
 from emu.tap.transitions import QUIET, Kind, Phase, Transition, TransitionFinder
 from tests.emu.tap.talk import TICK, Clock, F, Talk
-from vhost_user.payloads import U64, MemoryRegion, MemTable, VringState
+from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
 
 if TYPE_CHECKING:
     from vhost_user.payload_layout import Payload
@@ -127,6 +127,17 @@ def test_quick_stops_and_starts_are_apart() -> None:
     vm.finder.finish()
     assert [transition.kind for transition in vm.found] == [Kind.STOP, Kind.START] * 3
     assert {transition.rings for transition in vm.found} == {4}
+
+
+def test_the_dirty_log_does_not_divide_a_stop() -> None:
+    """It is switched off by SET_VRING_ADDR, while other rings still stop."""
+    vm = Vm("a")
+    for _ in range(3):
+        vm.stop("a", rings=1)
+        vm.talks["a"].ask(F.SET_VRING_ADDR, VringAddr(0, 0, 0, 0, 0, 0))
+    vm.finder.finish()
+    (stop,) = vm.found
+    assert (stop.kind, stop.messages) == (Kind.STOP, 3)
 
 
 def test_disabled_rings_are_part_of_a_stop() -> None:
