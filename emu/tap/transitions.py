@@ -293,7 +293,7 @@ class TransitionFinder:
         kind, device = phase.kind, message.device
         transition = self._open.get(kind)
         if not message.is_reply:
-            again = transition is not None and any(key[1] == device for key in transition.spans)
+            again = transition is not None and device in transition.certain
             if transition is not None and (
                 (again and self._last_kind.get(device) is not kind)
                 or transition.messages >= MAX_MESSAGES
