@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,7 +31,8 @@ def from_file(path: str, name: str | None = None) -> type[VirtioDevice]:
     Raises:
         PluginError: the file is not there, cannot be imported, or has no such class.
     """
-    sys.path.insert(0, str(Path(path).resolve().parent))
+    # Not `Path.resolve`, for which links in a loop are a RuntimeError before Python 3.13.
+    sys.path.insert(0, str(Path(os.path.realpath(path)).parent))
     try:
         found = {device.__name__: device for device in classes_of(path, VirtioDevice)}
     except PluginFileError as error:

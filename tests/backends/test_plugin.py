@@ -81,6 +81,12 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "entry_points", points.select)
 
 
+def test_links_in_a_loop(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(PluginError, match="link: "):
+        from_file(str(tmp_path / "link"))
+
+
 @pytest.mark.usefixtures("_installed")
 def test_an_entry_point() -> None:
     assert from_entry_point("right").__name__ == "NetDevice"
