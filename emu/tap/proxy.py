@@ -154,7 +154,12 @@ class Proxy:
         for fd in stops:
             self._epoll.register(fd, select.EPOLLIN)
         try:
-            while (due := deadline()) is None or time.monotonic() < due:
+            while True:
+                due = deadline()
+                if due is not None and time.monotonic() >= due:
+                    if not self._events:
+                        return
+                    self._deliver(SLICE)  # what waits happened before the deadline
                 ready = self._epoll.poll(self._timeout(due), _EVENTS)
                 if ready:
                     self._idle = IDLE

@@ -201,3 +201,19 @@ def test_events_that_wait_have_a_bound(sides: Sides, monkeypatch: pytest.MonkeyP
         tap.await_event(Arrived, 40)
         front.close()
         back.close()
+
+
+def test_what_waits_is_handed_over_before_the_deadline_ends_the_run(sides: Sides) -> None:
+    """Otherwise a stop whose messages still wait would count as over."""
+    events: list[object] = []
+    with Proxy([sides.pair], events.append, print, 1.0) as proxy:
+        front = sides.dial()
+        handled: list[int] = []
+
+        def deadline() -> float | None:
+            handled.append(1)
+            return 0.0 if len(handled) > 1 else None
+
+        proxy.run((), deadline)
+        assert events
+        front.close()
