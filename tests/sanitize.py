@@ -20,8 +20,8 @@ _FILES = ("pyproject.toml", "setup.py", "README.md")
 TESTS = ("tests/vhost_user", "tests/backends", "tests/emu/machine", "tests/fuzz", "tests/hostile")
 _FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 #: The interpreter frees little at its end, handles out of memory itself, and tests end processes
-#: with SIGBUS. Freed memory is kept (256 MiB by default) to find its use: tests assert that a program
-#: does not grow.
+#: with SIGBUS. Freed memory is kept (256 MiB by default) to find its use, but tests assert that a
+#: program does not grow.
 _ASAN = "detect_leaks=0:allocator_may_return_null=1:handle_sigbus=0:quarantine_size_mb=8"
 #: Each Python process opens the file of its reports when it starts, as it may enter a sandbox in
 #: which it can open none. A high number, so that the tests' own descriptors keep theirs.
