@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import socket
+import subprocess
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,7 +76,10 @@ def _fifo(on: Commands) -> str:
 def _read_fifo(on: Commands) -> str:
     """One that a process reads: a program that writes to another one waits, as all do."""
     path = _fifo(on)
-    on.owned.callback(os.close, os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # the reader sees no end
+    on.owned.callback(os.close, fd)
+    reader = on.owned.enter_context(subprocess.Popen(["cat"], stdin=fd, stdout=subprocess.DEVNULL))
+    on.owned.callback(reader.kill)
     return path
 
 
@@ -284,6 +288,7 @@ OPTIONS = (
     Option(_RUN, "--plugin", _INPUTS, SMALL),
     Option(_RUN, "--json", _OUTPUTS, SMALL),
     Option(_RUN, "--trace-file", _OUTPUTS, ("--trace-events", "*", *SMALL)),
+    Option(_RUN, "--trace", _OUTPUTS, SMALL),
     Option(_RUN, "--images", _OUTPUTS, SMALL),
     Option(
         _INCOMING,
@@ -310,6 +315,7 @@ OPTIONS = (
             "--plugin": _INPUTS,
             "--json": _OUTPUTS,
             "--trace-file": _OUTPUTS,
+            "--trace": _OUTPUTS,
             "--images": _OUTPUTS,
         }.items()
     ),
@@ -329,6 +335,7 @@ OPTIONS = (
             "--plugin": _INPUTS,
             "--json": _OUTPUTS,
             "--trace-file": _OUTPUTS,
+            "--trace": _OUTPUTS,
         }.items()
     ),
     *(
@@ -359,6 +366,13 @@ OPTIONS = (
         "--trace-file",
         _some(_OUTPUTS),
         ("--trace-events", "*", "--net", "{folder}/none"),
+        words="waiting for a back-end",
+    ),
+    Option(
+        ("emu", "attach"),
+        "--trace",
+        _some(_OUTPUTS),
+        ("--net", "{folder}/none"),
         words="waiting for a back-end",
     ),
     Option(("emu", "conform", "back-end"), "--socket", _OUTPUTS, ("--only", "VU-B-0101", "-q")),
