@@ -13,6 +13,8 @@ from tests.emu.test_cli import SMALL, emu
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Half a nanosecond in the unit of times, microseconds: floating point numbers are that exact.
+HALF_NS = 0.0005
 #: The members that the format requires of each kind of event.
 REQUIRED = {
     "X": {"name", "cat", "ts", "dur", "pid", "tid", "args"},
@@ -40,9 +42,9 @@ def check_format(document: dict[str, Any]) -> None:
             assert place in threads
             begin, end = event["ts"], event["ts"] + event["dur"]
             ends = tracks[place]
-            while ends and ends[-1] <= begin + 1e-6:
+            while ends and ends[-1] <= begin + HALF_NS:
                 ends.pop()
-            assert not ends or end <= ends[-1] + 1e-3, event
+            assert not ends or end <= ends[-1] + HALF_NS, event
             ends.append(end)
         if event["ph"] in "sf":
             assert (*place, event["ts"]) in slices, "a flow is bound to the slice that begins there"
