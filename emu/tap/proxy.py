@@ -69,12 +69,12 @@ class Pair(NamedTuple):
 class _Waiting(NamedTuple):
     """An accepted connection whose other side does not listen yet."""
 
-    door: _Door
+    listener: _Listener
     sock: socket.socket
     deadline: float
 
 
-class _Door:
+class _Listener:
     """Where the tap listens for one pair."""
 
     def __init__(self, pair: Pair) -> None:
@@ -120,7 +120,7 @@ class Proxy:
         self._notice = notice
         self._patience = patience
         self._epoll = select.epoll()
-        self._doors: dict[int, _Door] = {}
+        self._listeners: dict[int, _Listener] = {}
         self._relays: dict[int, Relay] = {}
         self._waiting: dict[int, _Waiting] = {}
         self._connections: list[Connection] = []
@@ -129,9 +129,9 @@ class Proxy:
         self._idle = IDLE
         try:
             for pair in pairs:
-                door = _Door(pair)
-                self._doors[door.sock.fileno()] = door
-                self._epoll.register(door.sock.fileno(), select.EPOLLIN)
+                listener = _Listener(pair)
+                self._listeners[listener.sock.fileno()] = listener
+                self._epoll.register(listener.sock.fileno(), select.EPOLLIN)
         except BaseException:
             self.close()
             raise
@@ -174,16 +174,16 @@ class Proxy:
                     self._deliver(SLICE)
                 if self._waiting:
                     self._connect_waiting()
-                self._resume_doors()
+                self._resume_listeners()
         finally:
             for fd in stops:
                 self._epoll.unregister(fd)
 
     def close(self) -> None:
         """Disconnect everything, remove the sockets' paths, and hand over the last events."""
-        for door in self._doors.values():
-            door.sock.close()
-        self._doors.clear()
+        for listener in self._listeners.values():
+            listener.sock.close()
+        self._listeners.clear()
         for waiting in self._waiting.values():
             waiting.sock.close()
         self._waiting.clear()
@@ -200,7 +200,9 @@ class Proxy:
             return self._idle
         now = time.monotonic()
         ends = [] if deadline is None else [deadline]
-        ends += [door.paused_until for door in self._doors.values() if door.paused_until]
+        ends += [
+            listener.paused_until for listener in self._listeners.values() if listener.paused_until
+        ]
         if self._waiting:
             ends.append(now + RETRY)
         return max(0.0, min(ends) - now) if ends else -1.0
@@ -209,8 +211,8 @@ class Proxy:
         relay = self._relays.get(fd)
         if relay is not None:
             relay.handle(fd, events)
-        elif fd in self._doors:
-            self._accept(self._doors[fd])
+        elif fd in self._listeners:
+            self._accept(self._listeners[fd])
         elif fd in self._waiting:
             self._give_up(fd)
 
@@ -230,31 +232,31 @@ class Proxy:
 
     # -- connecting
 
-    def _accept(self, door: _Door) -> None:
+    def _accept(self, listener: _Listener) -> None:
         try:
-            sock, _ = door.sock.accept()
+            sock, _ = listener.sock.accept()
         except BlockingIOError:
             return
         except OSError as error:  # no descriptors left: the caller waits in the backlog
-            self._notice(f"{door.pair.name}: cannot accept: {error.strerror}")
-            door.paused_until = time.monotonic() + PAUSE
-            self._epoll.unregister(door.sock.fileno())
+            self._notice(f"{listener.pair.name}: cannot accept: {error.strerror}")
+            listener.paused_until = time.monotonic() + PAUSE
+            self._epoll.unregister(listener.sock.fileno())
             return
-        waiting = _Waiting(door, sock, time.monotonic() + self._patience)
+        waiting = _Waiting(listener, sock, time.monotonic() + self._patience)
         if not self._connect(waiting):
             self._waiting[sock.fileno()] = waiting
             self._epoll.register(sock.fileno(), 0)  # for the hang-up
 
-    def _resume_doors(self) -> None:
-        for fd, door in self._doors.items():
-            if door.paused_until and door.paused_until <= time.monotonic():
-                door.paused_until = 0.0
+    def _resume_listeners(self) -> None:
+        for fd, listener in self._listeners.items():
+            if listener.paused_until and listener.paused_until <= time.monotonic():
+                listener.paused_until = 0.0
                 self._epoll.register(fd, select.EPOLLIN)
 
     def _connect(self, waiting: _Waiting) -> bool:
         """Connect to the other side; True when the accepted socket needs to wait no longer."""
-        door = waiting.door
-        pair = door.pair
+        listener = waiting.listener
+        pair = listener.pair
         other = None
         try:
             other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -268,9 +270,11 @@ class Proxy:
             self._notice(f"{pair.name}: no {role} at {pair.connect}: {error.strerror}")
             waiting.sock.close()
             return True
-        door.connections += 1
+        listener.connections += 1
         front, back = (other, waiting.sock) if pair.reverse else (waiting.sock, other)
-        connection = Connection(pair.name, door.connections, self._epoll, self._relays, self._take)
+        connection = Connection(
+            pair.name, listener.connections, self._epoll, self._relays, self._take
+        )
         self._connections = [each for each in self._connections if each.open]
         self._connections.append(connection)
         connection.start(front, back)
