@@ -17,6 +17,7 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
 from backends.stop_policy import StopPolicy
+from devices.blk import VhostUserBlk
 from emu.config.costs import NATIVE, CostModel
 from emu.config.migration_parameters import Parameters
 from emu.config.ring_use import RingUse, first_units, these_rings
@@ -30,10 +31,13 @@ from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.vm.vm import Vm
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.features import ProtocolFeature
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
+
+    import pytest
 
     from emu.migration.history import History
     from emu.migration.stream import MigrationStream
@@ -123,6 +127,18 @@ class Host:
         )
         return answer.get(timeout=TIMEOUT)
 
+    def hold(self, device: str) -> threading.Event:
+        """Stop the device's back-end in the middle of its work, until the event is set."""
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            release.wait(TIMEOUT)
+
+        self.loops[device].post(hold)
+        assert held.wait(TIMEOUT)
+        return release
+
     def kill(self, device: str) -> None:
         """End the device's back-end at an arbitrary moment, with requests in flight."""
         assert self.loops[device].stop(TIMEOUT)
@@ -139,6 +155,12 @@ class Host:
             server.close()
         for loop in (*self.loops.values(), *self._replaced_loops):
             loop.close()
+
+
+def without_inflight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The back-ends of disks seem to lack the inflight region from now on."""
+    wanted = VhostUserBlk.wanted_protocol_features & ~ProtocolFeature.INFLIGHT_SHMFD
+    monkeypatch.setattr(VhostUserBlk, "wanted_protocol_features", wanted)
 
 
 class Events:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from devices.blk import VhostUserBlk
 from emu.vm.reset import reset_devices
-from tests.emu.migration.hosts import await_requests, check_request_log
+from tests.emu.migration.hosts import await_requests, check_request_log, without_inflight
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
-from vhost_user.features import ProtocolFeature
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from emu.vm.vm import Vm
     from tests.emu.migration.hosts import Host
-
-WITHOUT_INFLIGHT = VhostUserBlk.wanted_protocol_features & ~ProtocolFeature.INFLIGHT_SHMFD
 
 
 def test_every_ring_starts_anew_and_the_guest_works_on(vm: Vm, hosts: tuple[Host, Host]) -> None:
@@ -65,7 +60,7 @@ def test_requests_that_no_inflight_region_records_are_completed_before_a_reset(
     hosts: tuple[Host, Host], owned: ExitStack, monkeypatch: pytest.MonkeyPatch, load: str
 ) -> None:
     """A back-end might complete them in the rings of after it."""
-    monkeypatch.setattr(VhostUserBlk, "wanted_protocol_features", WITHOUT_INFLIGHT)
+    without_inflight(monkeypatch)
     vm = hosts[0].vm()
     owned.callback(vm.close)
     vm.boot()
@@ -84,21 +79,14 @@ def test_a_device_that_does_not_complete_its_requests_is_lost_at_a_reset(
     hosts: tuple[Host, Host], owned: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the time-out; the others are reset, and work."""
-    monkeypatch.setattr(VhostUserBlk, "wanted_protocol_features", WITHOUT_INFLIGHT)
+    without_inflight(monkeypatch)
     vm = hosts[0].vm()
     owned.callback(vm.close)
     vm.boot()
     vm.guest.start_load("heavy")
     await_requests(vm)
-    held, release = threading.Event(), threading.Event()
+    release = hosts[0].hold("blk1")
     owned.callback(release.set)
-
-    def hold() -> None:
-        held.set()
-        release.wait(TIMEOUT)
-
-    hosts[0].loops["blk1"].post(hold)
-    assert held.wait(TIMEOUT)
     wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")
     vm.timeout = 0.5
     with vm.reconnect.paused():

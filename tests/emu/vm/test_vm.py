@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,11 +10,16 @@ import pytest
 from devices.blk import VhostUserBlk
 from emu.config.costs import NATIVE
 from emu.vm.vm import Vm
-from tests.emu.migration.hosts import SPEC, Host, await_requests, check_request_log
+from tests.emu.migration.hosts import (
+    SPEC,
+    Host,
+    await_requests,
+    check_request_log,
+    without_inflight,
+)
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 from vhost_user.errors import VhostUserError
-from vhost_user.features import ProtocolFeature
 from vhost_user.frontend import FrontendConnection
 
 if TYPE_CHECKING:
@@ -112,12 +116,6 @@ def test_power_off_is_idempotent(hosts: tuple[Host, Host]) -> None:
     assert not any(device.connected for device in vm.devices)
 
 
-def without_inflight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-ends seem to lack the inflight region from now on."""
-    wanted = VhostUserBlk.wanted_protocol_features & ~ProtocolFeature.INFLIGHT_SHMFD
-    monkeypatch.setattr(VhostUserBlk, "wanted_protocol_features", wanted)
-
-
 @pytest.mark.parametrize("load", ["light", "heavy"])
 def test_a_disk_without_an_inflight_region_is_drained(
     hosts: tuple[Host, Host], owned: ExitStack, monkeypatch: pytest.MonkeyPatch, load: str
@@ -154,15 +152,8 @@ def test_a_disk_that_does_not_complete_its_requests_is_named(
     vm.boot()
     vm.guest.start_load("heavy")
     await_requests(vm)
-    held, release = threading.Event(), threading.Event()
+    release = hosts[0].hold("blk1")
     owned.callback(release.set)
-
-    def hold() -> None:
-        held.set()
-        release.wait(TIMEOUT)
-
-    hosts[0].loops["blk1"].post(hold)
-    assert held.wait(TIMEOUT)
     wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")
     vm.pause_vcpus()
     with pytest.raises(VhostUserError, match=r"blk1: its back-end has not completed \d+ requests"):

@@ -263,24 +263,10 @@ def _orders() -> _Inputs:
     for place in PLACES:
         early = place.kind not in {Kind.RAM, Kind.COMPLETION}
         yield place.name, "left out", _at(place, lambda _: b"", expected=_FAILED if early else ())
-        yield (
-            place.name,
-            "twice",
-            _at(
-                place,
-                lambda s: s.raw() * 2,
-                expected=() if place.kind in {Kind.RAM, Kind.GO} else _FAILED,
-            ),
-        )
-        yield (
-            place.name,
-            "1000 times",
-            _at(
-                place,
-                lambda s: s.raw() * 1000,
-                expected=() if place.kind in {Kind.RAM, Kind.GO} else _FAILED,
-            ),
-        )
+        harmless = place.kind in {Kind.RAM, Kind.GO}
+        for name, times in (("twice", 2), ("1000 times", 1000)):
+            make = partial(_repeated, times)
+            yield place.name, name, _at(place, make, expected=() if harmless else _FAILED)
     for first in PLACES:
         for second in PLACES:
             if first != second:
@@ -290,6 +276,10 @@ def _orders() -> _Inputs:
                     f"in place of {second.name}, and the other way round",
                     partial(_sent, make),
                 )
+
+
+def _repeated(times: int, section: Section) -> bytes:
+    return section.raw() * times
 
 
 def _swapped(first: Place, second: Place) -> bytes:
