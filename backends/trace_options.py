@@ -61,15 +61,27 @@ def _open(context: click.Context, file: Path, patterns: str) -> None:
 
     def end() -> None:
         trace_events.TRACE_END.emit()
-        failure = tracing.failure()
-        if failure is None:
-            return
-        line = f"{option}: {failure.strerror}: the trace is incomplete"
-        if sys.exception() is None:
-            raise click.ClickException(line)
-        click.echo(line, err=True)  # the exception has the exit status
+        report_failure(option, tracing.failure())
 
     context.call_on_close(end)
+
+
+def report_failure(option: str, failure: OSError | None) -> None:
+    """At the end of a command: report what could not be written, if anything.
+
+    Args:
+        option: with its file, for the line.
+        failure: the first error, or None.
+
+    Raises:
+        click.ClickException: there is one, and the command does not end with another exception.
+    """
+    if failure is None:
+        return
+    line = f"{option}: {failure.strerror}: the trace is incomplete"
+    if sys.exception() is None:
+        raise click.ClickException(line)
+    click.echo(line, err=True)  # the exception has the exit status
 
 
 def _check_patterns(context: click.Context, option: click.Parameter) -> None:

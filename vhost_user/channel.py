@@ -200,7 +200,7 @@ class Channel:
             data, ancillary, came, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, flags)
         except _GONE as error:
             raise Disconnected("the connection was reset", device=self.name) from error
-        fds = _descriptors(ancillary) if ancillary else ()
+        fds = descriptors_in(ancillary) if ancillary else ()
         if came & socket.MSG_CTRUNC:
             close_all(fds)
             raise self._fault(f"more than {READ_FDS} descriptors at once", device=self.name)
@@ -221,7 +221,8 @@ class Channel:
         raise DeadlineError(waiting_for, waited, device=self.name, message=what)
 
 
-def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+def descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a read, from what ``recvmsg`` returns."""
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

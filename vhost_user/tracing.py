@@ -28,7 +28,7 @@ import threading
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhost_user.errors import UsageError
 
@@ -75,12 +75,17 @@ class TraceEvent:
         parts = [
             f" {field}={_text(values[field])}" for field in self.fields if values[field] is not None
         ]
-        seconds, rest = divmod(time.monotonic_ns(), 1_000_000_000)
-        line = f"{seconds}.{rest // 1000:06d} {_output.process} {self.name}{''.join(parts)}\n"
+        line = f"{stamp(time.monotonic_ns())} {_output.process} {self.name}{''.join(parts)}\n"
         try:
             os.write(_output.fd, line.encode())
         except OSError as error:  # a full disk, or a reader that has gone, does not end the program
             _output.failure = _output.failure or error
+
+
+def stamp(time_ns: int) -> str:
+    """Nanoseconds of CLOCK_MONOTONIC as the time of a line: seconds with six digits."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{seconds}.{rest // 1000:06d}"
 
 
 class Record(NamedTuple):
@@ -99,7 +104,7 @@ class Record(NamedTuple):
     tid: int
     process: str
     event: str
-    fields: dict[str, object]
+    fields: dict[str, Any]
 
 
 @dataclass(slots=True)

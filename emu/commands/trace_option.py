@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from backends.trace_options import PROTOCOL_EVENTS
+from backends.trace_options import PROTOCOL_EVENTS, report_failure
 from emu import trace_events
 from emu.commands import validate
 from emu.errors import OptionError
@@ -56,11 +54,7 @@ def _write(path: Path, file: IO[str]) -> None:
         output_file.write(path, json.dumps(document, separators=(",", ":")) + "\n")
     except OSError as error:
         failure = failure or error
-    if failure is not None:
-        line = f"--trace {os.fspath(path)}: {failure.strerror}: the trace is incomplete"
-        if sys.exception() is None:
-            raise click.ClickException(line)
-        click.echo(line, err=True)  # the exception has the exit status
+    report_failure(f"--trace {path}", failure)
 
 
 #: Decorator: after `trace_options`, which is looked at before.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.trace_events import COMMIT, MARK, PHASE_END, REQUESTS, ROUND, STATUS, VCPUS
 from vhost_user.memory import PAGE_SIZE
@@ -101,8 +101,8 @@ class ChromeTrace:
 
     def _phase(self, process: _Process, record: Record) -> None:
         fields = dict(record.fields)
-        phase, start = str(fields.pop("phase")), _whole(fields.pop("start_ns"))
-        end = start + round(_number(fields.pop("us")) * 1000)
+        phase, start = str(fields.pop("phase")), int(fields.pop("start_ns"))
+        end = start + round(float(fields.pop("us")) * 1000)
         device, device_class = fields.get("device"), str(fields["device_class"])
         if device_class == "vm":
             track = _MIGRATION
@@ -115,7 +115,7 @@ class ChromeTrace:
             process.moments.append((end, checkpoint, {}))
 
     def _mark(self, process: _Process, record: Record) -> None:
-        name, at = str(record.fields["mark"]), _whole(record.fields["at_ns"])
+        name, at = str(record.fields["mark"]), int(record.fields["at_ns"])
         process.moments.append((at, name, {}))
         if name == "pause_start_ns":
             process.moments.append((at, "src-downtime-start", {}))
@@ -125,11 +125,11 @@ class ChromeTrace:
         process.counters.append((record.time_ns, "commits", {"commits": process.commits}))
 
     def _round(self, process: _Process, record: Record) -> None:
-        pages = _whole(record.fields["remaining"]) // PAGE_SIZE
+        pages = int(record.fields["remaining"]) // PAGE_SIZE
         process.counters.append((record.time_ns, "dirty pages", {"pages": pages}))
 
     def _requests(self, process: _Process, record: Record) -> None:
-        requests = {"requests": _whole(record.fields["in_flight"])}
+        requests = {"requests": int(record.fields["in_flight"])}
         process.counters.append((record.time_ns, "requests in flight", requests))
 
     def _moment(self, process: _Process, record: Record) -> None:
@@ -240,11 +240,3 @@ def _events_of(pid: int, tid: int, piece: _Slice) -> Iterable[JsonObject]:
 
 def _metadata(pid: int, tid: int, kind: str, **args: object) -> JsonObject:
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "ts": 0, "args": args}
-
-
-def _whole(value: Any) -> int:
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    return float(value)

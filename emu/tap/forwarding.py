@@ -12,10 +12,11 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from vhost_user.channel import descriptors_in
 from vhost_user.codec import close_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
 #: Bytes of one read at most; a direction holds those of one read, so this is its bound, too.
 READ_SIZE = 65536
@@ -89,19 +90,11 @@ def read_pieces(sock: socket.socket, split: Callable[[bytes], Iterable[int]]) ->
 
 def _read(sock: socket.socket, size: int) -> tuple[bytes, tuple[int, ...]]:
     data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, _READ)
-    fds = _descriptors(ancillary)
+    fds = tuple(descriptors_in(ancillary))
     if flags & socket.MSG_CTRUNC:
         close_all(fds)
         raise DescriptorsLostError
     return data, fds
-
-
-def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
-    return tuple(fds)
 
 
 class Inspector(Protocol):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.tap.connection import Opened, Sender, Unreadable
 from emu.tap.message import Message
+from vhost_user.tracing import stamp
 
 if TYPE_CHECKING:
     from emu.tap.reader import Record
@@ -21,12 +22,6 @@ def line_of(record: Record) -> str:
     if isinstance(record, Unreadable):
         return f"{head} {record.sender.value}: read along no longer: {record.why}"
     return f"{head} disconnected: {record.reason or 'by the ' + record.sender.value}"
-
-
-def stamp(time: int) -> str:
-    """Nanoseconds of CLOCK_MONOTONIC as seconds, as in trace events."""
-    seconds, rest = divmod(time, 1_000_000_000)
-    return f"{seconds}.{rest // 1000:06d}"
 
 
 def message_text(message: Message) -> str:

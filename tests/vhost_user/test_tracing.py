@@ -216,3 +216,8 @@ def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 def test_a_line_that_was_cut_short_is_left_out() -> None:
     whole = '[1, 2, 3, "p", "e", {}]'
     assert len(list(tracing.read_records([whole, whole[:9], ""]))) == 1
+
+
+@pytest.mark.parametrize(("time_ns", "text"), [(0, "0.000000"), (12_000_345_999, "12.000345")])
+def test_the_time_of_a_line(time_ns: int, text: str) -> None:
+    assert tracing.stamp(time_ns) == text

@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def sides(tmp_path: Path) -> Iterator[Sides]:
-    made = Sides(tmp_path)
-    yield made
-    made.listener.close()
-
-
-@pytest.fixture
 def tap(sides: Sides) -> Iterator[Tap]:
     with Tap([sides.pair]) as made:
         yield made

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,16 +16,6 @@ from tests.emu.tap.taps import Sides, Tap
 from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds, wait_until
 from vhost_user.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def sides(tmp_path: Path) -> Iterator[Sides]:
-    made = Sides(tmp_path)
-    yield made
-    made.listener.close()
 
 
 @pytest.mark.parametrize("reverse", [False, True])

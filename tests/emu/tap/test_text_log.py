@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from emu.tap.connection import Closed, Sender, Unreadable
-from emu.tap.text_log import line_of, stamp
+from emu.tap.text_log import line_of
 from tests.emu.tap.talk import F, Talk
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.messages import BackendRequest
@@ -42,11 +40,6 @@ def test_lines_of_a_conversation() -> None:
         "8 (dev) back-end: read along no longer: no header",
         "7 (dev) disconnected: by the front-end",
     ]
-
-
-@pytest.mark.parametrize(("time", "text"), [(0, "0.000000"), (12_000_345_999, "12.000345")])
-def test_time_is_that_of_trace_events(time: int, text: str) -> None:
-    assert stamp(time) == text
 
 
 def test_a_reason_is_that_of_the_tap() -> None:
