@@ -182,9 +182,7 @@ def _plan(options: AttachOptions) -> AttachPlan:
     except ShapeError as error:
         raise OptionError(str(error)) from None
     paths = [path for kind in given for path in options.sockets[kind.name]]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise OptionError(f"{path} is given twice: each device needs its own back-end")
+    validate.different_sockets(paths)
     backends = {device.name: path for device, path in zip(spec.devices, paths, strict=True)}
     return AttachPlan(
         spec,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import click
 
 from backends.options import option_group
+from emu.commands import validate
 from emu.config.backend_commands import BackEndCommand, names
 from emu.config.device_kinds import KINDS
 from emu.errors import OptionError, PreflightError
@@ -136,10 +137,9 @@ def listening(
                 )
             absolute = tuple(map(os.path.abspath, paths))
             found.setdefault(name, {})[_SIDES[prefix]] = absolute
-    every = [path for by_side in found.values() for paths in by_side.values() for path in paths]
-    for path in every:
-        if every.count(path) > 1:
-            raise OptionError(f"{path} is given twice: each device needs its own back-end")
+    validate.different_sockets(
+        [path for by_side in found.values() for paths in by_side.values() for path in paths]
+    )
     if options.scratch and not found:
         raise OptionError("--scratch goes with --src-blk and --dst-blk, which are missing")
     return found

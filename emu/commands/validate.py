@@ -159,6 +159,20 @@ def transport(via: str, handing_over: Collection[str]) -> None:
             raise OptionError(f"{name} passes descriptors within a host: use it with --via unix")
 
 
+def different_sockets(paths: Collection[str]) -> None:
+    """Check that each device has a back-end of its own.
+
+    Args:
+        paths: of the sockets of all devices' back-ends.
+
+    Raises:
+        OptionError: two devices have the same one.
+    """
+    for path in paths:
+        if list(paths).count(path) > 1:
+            raise OptionError(f"{path} is given twice: each device needs its own back-end")
+
+
 def duration(option: str, text: str) -> int:
     """Parse a duration such as ``20ms``; returns nanoseconds.
 

@@ -18,17 +18,8 @@ from emu.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-#: The placeholders of a command, and what stands for each.
-PLACEHOLDERS = {
-    "socket": "socket of the device: one program for each device",
-    "sockets": "the same in a program that serves all devices of its class; words with {sockets}, "
-    "{image} or {index} are repeated for each device",
-    "image": "path of the device's disk image",
-    "queues": "number of the device's rings; of a NIC, of its pairs of rings",
-    "side": "A at the source of the first migration, B at its destination",
-    "index": "number of the device within its class, from 0",
-    "pid_file": "path where a program that goes to the background writes its process id",
-}
+#: The placeholders of a command; docs/how-to/own-back-ends.md has what each stands for.
+PLACEHOLDERS = ("socket", "sockets", "image", "queues", "side", "index", "pid_file")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 #: Words with one of these are repeated for each device of a command with ``{sockets}``.
 _REPEATED = {"sockets", "image", "index"}
@@ -40,12 +31,10 @@ class Ready(NamedTuple):
     Attributes:
         device_class: of the devices that it serves.
         command: with placeholders.
-        note: what its user should know, for documents.
     """
 
     device_class: str
     command: str
-    note: str
 
 
 #: Commands for the programs that Debian has, by their names in the options.
@@ -56,7 +45,6 @@ READY_MADE: Mapping[str, Ready] = {
         "--blockdev=driver=file,node-name=disk{index},filename={image},locking=off "
         "--export=type=vhost-user-blk,id=export{index},node-name=disk{index},writable=on,"
         "num-queues={queues},addr.type=unix,addr.path={sockets}",
-        "One program for all disks of a side. locking=off: both sides open the images.",
     ),
     "testpmd": Ready(
         "net",
@@ -65,8 +53,6 @@ READY_MADE: Mapping[str, Ready] = {
         "--vdev=net_vhost{index},iface={sockets},queues={queues} -- --auto-start "
         "--port-topology=loop --rxq={queues} --txq={queues} --nb-cores=1 "
         "--total-num-mbufs=32768 --no-mlockall",
-        "One program for all NICs of a side, which sends each frame back on the NIC that it came "
-        "from. It polls, so that it uses a CPU.",
     ),
 }
 
@@ -129,7 +115,7 @@ class BackEndCommand:
 
     def _check(self, option: str) -> None:
         used = self._used(self.words)
-        for name in sorted(used - PLACEHOLDERS.keys()):
+        for name in sorted(used.difference(PLACEHOLDERS)):
             known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
             raise OptionError(f"{option}: {{{name}}} is not a placeholder: use {known}")
         if "image" in used and not KINDS[self.device_class].has_image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from emu.config.device_kinds import KINDS
 from emu.config.migration_parameters import Parameters
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class MachinePlan:
         """The commands of `back_ends`, or ``sockets`` for those of `listening`, by class."""
         found = {name: command.text for name, command in self.back_ends.items()}
         return found | dict.fromkeys(self.listening, "sockets")
+
+    @property
+    def counted(self) -> bool:
+        """Whether all back-ends whose requests the guest's log counts have counters, too."""
+        return not any(
+            self.others_serve(name) for name, kind in KINDS.items() if "requests" in kind.counters
+        )
 
     def others_serve(self, device_class: str) -> bool:
         """Whether the devices of this class are served by other back-ends than this project's."""

@@ -77,8 +77,9 @@ def read_back_ends(path: Path) -> dict[str, str]:
         PreflightError: the file cannot be read, or a command is not a string.
     """
     found = {}
+    table = _table(path)
     for name in KINDS:
-        group = _table(path).get(name)
+        group = table.get(name)
         if isinstance(group, dict) and "backend" in group:
             if not isinstance(group["backend"], str):
                 raise OptionError(f"--vm {path}: [{name}]: backend is a command, a string")

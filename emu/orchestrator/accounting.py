@@ -29,7 +29,7 @@ class RequestAccounting:
 
     def __init__(self, sides: Sequence[VmHost], elsewhere: int | None = 0) -> None:
         self._sides = sides
-        counted = all(side.backends.counted for side in sides)
+        counted = all(side.counted for side in sides)
         self._elsewhere = elsewhere if counted else None
         self._before = RequestLog()
         self._served_before = 0

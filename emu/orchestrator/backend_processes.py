@@ -51,6 +51,7 @@ class BackendProcesses:
         self._unready: dict[int, ManagedProcess] = {}
         self._silent: list[tuple[ProgramSpec, ManagedProcess]] = []
         self._specs = program_specs(plan, directory)
+        self._ours = [spec for spec in self._specs if spec.command is None]
         #: Descriptor of the first NIC's TAP device; set before `start`, and not closed here.
         self.tap_fd: int | None = None
 
@@ -71,8 +72,8 @@ class BackendProcesses:
         """Paths of the datagram sockets that connect the VM's NICs to the outside."""
         return [
             str(self._directory.uplink(self.side, spec.name))
-            for spec in self._specs
-            if KINDS[spec.device_class].has_uplink and spec.command is None
+            for spec in self._ours
+            if KINDS[spec.device_class].has_uplink
         ]
 
     @property
@@ -121,7 +122,7 @@ class BackendProcesses:
         if spec.command.daemonizes:
             program = self._await_daemon(spec, program, deadline)
         for device in spec.devices:
-            path = self.sockets[device.name]
+            path = str(self._directory.socket(self.side, device.name))
             while not is_listening(path):
                 self._watcher.wait((), _LOOK)
                 if time.monotonic() > deadline:
@@ -160,15 +161,6 @@ class BackendProcesses:
         if time.monotonic() > deadline:
             raise ProgramError(f"{program.title} wrote no process id to its {{pid_file}}")
 
-    @property
-    def counted(self) -> bool:
-        """Whether all programs whose requests the guest's log counts have counters."""
-        return not any(
-            self._plan.others_serve(name)
-            for name, kind in KINDS.items()
-            if "requests" in kind.counters
-        )
-
     def served(self) -> int:
         """Requests that the disks' back-ends have completed since they were started."""
         return served(self.disk_stats)
@@ -177,16 +169,13 @@ class BackendProcesses:
     def disk_stats(self) -> list[str]:
         """Paths of the counters of the programs whose requests the guest's log counts, too."""
         kinds = [name for name, kind in KINDS.items() if "requests" in kind.counters]
-        ours = [spec for spec in self._specs if spec.command is None]
-        names = [spec.name for spec in ours if spec.device_class in kinds]
+        names = [spec.name for spec in self._ours if spec.device_class in kinds]
         return [str(self._directory.stats(self.side, name)) for name in names]
 
     def totals(self) -> dict[str, dict[str, int]]:
         """The counters of all programs, summed up by class of devices."""
         result: dict[str, dict[str, int]] = {}
-        for spec in self._specs:
-            if spec.command is not None:
-                continue
+        for spec in self._ours:
             reader = StatsReader(str(self._directory.stats(self.side, spec.name)))
             of_class = result.setdefault(spec.device_class, {})
             for name, value in reader.totals().items():

@@ -93,7 +93,7 @@ class OutgoingMigration:
             "tls": endpoint.tls,
             "between": {
                 "disks": disks,
-                "stats": side.backends.disk_stats if side.backends.counted else None,
+                "stats": side.backends.disk_stats if side.counted else None,
             },
         }
         side.execute("migrate", arguments)

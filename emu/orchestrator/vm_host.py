@@ -77,6 +77,11 @@ class VmHost:
         return self._monitor
 
     @property
+    def counted(self) -> bool:
+        """See `MachinePlan.counted`."""
+        return self._plan.counted
+
+    @property
     def pids(self) -> list[int]:
         """The ids of the VM's process and the back-end programs."""
         vm = [] if self._program is None else [self._program.pid]

@@ -54,16 +54,11 @@ def proof_line(plan: MachinePlan) -> str:
     """One line on what the counters of `integrity_line` are compared with."""
     disks = [group for group in plan.spec.groups if KINDS[group.device_class].has_image]
     images = [group for group in disks if group.device_class not in plan.listening]
-    counted = not any(
-        plan.others_serve(group.device_class)
-        for group in plan.spec.groups
-        if "requests" in KINDS[group.device_class].counters
-    )
     parts = [
         "the guest's request log",
         *(["all blocks read back by the guest"] if disks else []),
         *(["the disk images"] if images else []),
-        *(["the back-ends' counters"] if counted else []),
+        *(["the back-ends' counters"] if plan.counted else []),
     ]
     return f"proof: {', '.join(parts)}"
 
