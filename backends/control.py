@@ -211,24 +211,28 @@ class Control:
         """
         inbox, end = self._inbox, time.monotonic_ns() + MESSAGES_NS
         served = 0
-        while inbox and not self._disconnecting:
-            if self._stops.pending and inbox[0].id != _F.GET_VRING_BASE:
-                break
+        while self._next_may_be_served() and not self._disconnecting:
             self._serve(inbox.popleft())
             served += 1
             if not served % REPLIES and not self._flush():
                 break
             if time.monotonic_ns() > end:
-                self._continue_later()
                 break
         if self._disconnecting:
             self._drop_requests()
             return
-        self._flush()
+        # The front-end may have read since the last reply that could not be sent: then no event of
+        # the socket comes that the rest of the inbox could wait for.
+        if self._flush() and self._next_may_be_served():
+            self._continue_later()
         if not self._disconnecting:
             self._watch_for()
         if self._handlers.to_poll:
             self._handlers.poll_rings()
+
+    def _next_may_be_served(self) -> bool:
+        inbox = self._inbox
+        return bool(inbox) and (not self._stops.pending or inbox[0].id == _F.GET_VRING_BASE)
 
     def _continue_later(self) -> None:
         if not self._continuing:

@@ -86,19 +86,20 @@ class StatsWriter:
     """
 
     def __init__(self, devices: int, path: str | None = None) -> None:
-        size = HEADER.size + devices * DEVICE_BYTES
+        initial = HEADER.pack(MAGIC, VERSION, devices, len(COUNTERS)) + bytes(
+            devices * DEVICE_BYTES
+        )
         self._mapping: Mapping | None = None
         self._path = path
         if path is None:
-            self._bytes = memoryview(bytearray(size))
+            self._bytes = memoryview(bytearray(initial))
         else:
-            self._mapping = _new_file(Path(path), size)
+            self._mapping = _new_file(Path(path), initial)
             self._bytes = self._mapping.view
         self._devices = [
             self._bytes[HEADER.size + n * DEVICE_BYTES :][:DEVICE_BYTES].cast("Q")
             for n in range(devices)
         ]
-        HEADER.pack_into(self._bytes, 0, MAGIC, VERSION, devices, len(COUNTERS))
 
     def device(self, number: int) -> memoryview:
         """The counters of one device: u64 slots, indexed by `REQUESTS` and so on."""
@@ -118,13 +119,18 @@ class StatsWriter:
         self._bytes = memoryview(b"")
 
 
-def _new_file(path: Path, size: int) -> Mapping:
-    """The mapping of a new file of zeroes. Readers of an old one of that name keep the old one."""
+def _new_file(path: Path, content: bytes) -> Mapping:
+    """The mapping of a new file, which appears with its content.
+
+    Readers of an old one of that name keep the old one.
+    """
     try:
         with output_file.replaced(path, mode=0o644) as fd:
-            os.ftruncate(fd, size)
-            os.posix_fallocate(fd, 0, size)  # a full disk is an error here, not a SIGBUS later
-            return Mapping(fd, 0, size)
+            os.ftruncate(fd, len(content))
+            # A full disk is an error here, not a SIGBUS later.
+            os.posix_fallocate(fd, 0, len(content))
+            os.pwrite(fd, content, 0)
+            return Mapping(fd, 0, len(content))
     except MappingError as error:
         raise OSError(errno.EINVAL, str(error)) from error
 
@@ -158,6 +164,7 @@ class StatsReader:
         return int(devices)
 
     def _read_devices(self) -> bytes:
+        self._read_header()  # the file may have been damaged since the last time
         size = self._devices * DEVICE_BYTES
         if os.fstat(self._fd).st_size < HEADER.size + size:
             raise StatsError(self._path, f"is shorter than its {self._devices} devices need")

@@ -3,14 +3,16 @@
 A flow has three sequence numbers: the next to send, one above the highest received, and the floor,
 below which the driver waits for no packet any more. The packets from the higher of the last two up
 to the first are in flight. A gap is a loss until the packet arrives after all; only a number that
-was received before is a duplicate, according to a bitmap of the last 64.
+was received before is a duplicate, according to a bitmap of the last 64. A packet that is received
+late is reordered only if it came on the pair of the highest one: virtio gives no order between
+queues, and a device delivers a flow to another pair while the flow's own one is stopped.
 """
 
 from __future__ import annotations
 
 #: Words of a flow (u64).
-NEXT, HIGHEST, FLOOR, SEEN, RECEIVED, DUPLICATED, REORDERED, CORRUPTED, LAST_NS = range(9)
-WORDS = 9
+NEXT, HIGHEST, FLOOR, SEEN, RECEIVED, DUPLICATED, REORDERED, CORRUPTED, LAST_NS, PAIR = range(10)
+WORDS = 10
 _WINDOW = 64
 _MASK64 = (1 << 64) - 1
 
@@ -32,8 +34,8 @@ class Flow:
         words = self.words
         return words[NEXT] - max(words[HIGHEST], words[FLOOR])
 
-    def arrived(self, sequence: int) -> None:
-        """A packet of this flow was received."""
+    def arrived(self, sequence: int, pair: int) -> None:
+        """A packet of this flow was received on that pair (`PAIR` is that of the highest one)."""
         words = self.words
         behind = words[HIGHEST] - 1 - sequence
         if behind < 0:
@@ -42,13 +44,14 @@ class Flow:
                 return
             words[SEEN] = (words[SEEN] << -behind | 1) & _MASK64
             words[HIGHEST] = sequence + 1
+            words[PAIR] = pair
             words[RECEIVED] += 1
         elif behind >= _WINDOW or words[SEEN] >> behind & 1:
             words[DUPLICATED] += 1
         else:
             words[SEEN] |= 1 << behind
             words[RECEIVED] += 1
-            words[REORDERED] += 1
+            words[REORDERED] += pair == words[PAIR]
 
     def give_up(self) -> None:
         """Wait no longer for the packets in flight; one that arrives later still counts."""

@@ -3,14 +3,15 @@
 The receive ring's page holds the flow's counters beside the ring, the transmit ring's page the
 packets themselves, so a pair has three hot pages: two rings and the receive buffers.
 
-    0    driver queue state (16)    88   counters, 5 words
-    16   flow, 9 words              136  heads of the receive buffers, u32 each
+    0    driver queue state (16)    96   counters, 5 words
+    16   flow, 10 words             136  heads of the receive buffers, u32 each
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from emu.guest import flow as word
@@ -47,7 +48,7 @@ WINDOW = 4
 #: The driver no longer waits for a packet that has not come back after this time.
 GIVE_UP_NS = 50_000_000
 
-_FLOW_AT, _COUNTERS_AT, _COUNTERS_END, _HEADS_AT = 16, 88, 128, 136
+_FLOW_AT, _COUNTERS_AT, _HEADS_AT = 16, 96, 136
 INTERRUPTS, PROBES, PROBES_DROPPED, UNKNOWN, BROKEN = range(5)
 #: After a migration: milliseconds from one announcement to the next, as QEMU spaces its own
 #: (announce-initial, announce-step, announce-rounds).
@@ -56,8 +57,8 @@ _VNET = bytes(NET_HEADER_SIZE)
 #: Where a received frame's ethertype ends; anything shorter is not a frame.
 _ETHERTYPE_END = NET_HEADER_SIZE + ETHERNET_HEADER
 
-#: Gets (flow, sequence) of a packet that was received on another pair than the one that sent it.
-FlowSink = Callable[[int, int], None]
+#: Gets (flow, sequence, pair) of a packet that was received on that pair, and sent on another one.
+FlowSink = Callable[[int, int, int], None]
 
 
 class NetPair:
@@ -67,7 +68,7 @@ class NetPair:
         context: guest memory and the machine.
         place: where the rings lie.
         peer: MAC that the pair's packets are sent to.
-        forward: called with (flow, sequence) of packets that belong to another pair (a switch).
+        forward: gets the packets that belong to another pair (a switch), in their order.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
     """
 
@@ -87,11 +88,14 @@ class NetPair:
         self._peer = peer
         self._mac = nic_mac(place.number)
         self._forward = forward
+        # Packets for other pairs, and whether a thread forwards them now.
+        self._foreign: deque[tuple[int, int]] = deque()
+        self._forwarding = False
         ram, ring = context.platform.ram, place.first_ring
         self._rx, self._control = open_ring(ram, place.rings[0], ring, event_idx=event_idx)
         self._tx = TransmitRing(ram, place.rings[1], ring + 1, event_idx=event_idx)
         self.flow = Flow(self._control[_FLOW_AT:_COUNTERS_AT].cast("Q"))
-        self._counters = self._control[_COUNTERS_AT:_COUNTERS_END].cast("Q")
+        self._counters = self._control[_COUNTERS_AT:_HEADS_AT].cast("Q")
         self._heads = self._control[_HEADS_AT : _HEADS_AT + 4 * RX_BUFFERS].cast("I")
         view = context.platform.ram.view(place.data, RX_BUFFERS * RX_BUFFER_BYTES)
         self._buffers = [
@@ -156,28 +160,41 @@ class NetPair:
         self._enter(interrupts=0)
 
     def _enter(self, interrupts: int) -> None:
-        foreign: list[tuple[int, int]] = []
         with self.lock:
             self._counters[INTERRUPTS] += interrupts
             if self._epoch != self._context.epoch:
                 self._refresh()
             try:
                 if not self._counters[BROKEN]:
-                    self._run(foreign)
+                    self._run()
             except BackendError:
                 # The device completed what was not in flight: the rings cannot be used any further.
                 self.flow.words[word.DUPLICATED] += 1
                 self._counters[BROKEN] = 1
             self._mark_rings()
             self._context.idle.check(self)
-        # Another pair's lock is never taken while this one's is held.
-        for flow, sequence in foreign:
-            self._forward(flow, sequence)
+            forward = bool(self._foreign) and not self._forwarding
+            self._forwarding |= forward
+        if forward:
+            self._forward_all()
 
-    def _run(self, foreign: list[tuple[int, int]]) -> None:
+    def _forward_all(self) -> None:
+        """Forward packets in the order in which they were received: in one thread at a time.
+
+        Another pair's lock is never taken while this one's is held.
+        """
+        while True:
+            with self.lock:
+                if not self._foreign:
+                    self._forwarding = False
+                    return
+                flow, sequence = self._foreign.popleft()
+            self._forward(flow, sequence, self.number)
+
+    def _run(self) -> None:
         context, rx = self._context, self._rx
         while True:
-            paused = self._receive(foreign)
+            paused = self._receive()
             self._tx.reclaim()
             if self._announcements:
                 self._announce()
@@ -190,7 +207,7 @@ class NetPair:
             if not rx.arm():
                 return
 
-    def _receive(self, foreign: list[tuple[int, int]]) -> bool:
+    def _receive(self) -> bool:
         """Handle received frames until there are none, or the vCPUs are to pause.
 
         Returns:
@@ -202,7 +219,7 @@ class NetPair:
         while not paused and (done := pop()) is not None:
             buffer = by_head.pop(done[0])
             data, extent = buffers[buffer]
-            arrived |= self._frame(data, done[1], foreign)
+            arrived |= self._frame(data, done[1])
             head = add((), extent)
             by_head[head] = buffer
             self._heads[buffer] = head
@@ -211,7 +228,7 @@ class NetPair:
             self.flow.words[word.LAST_NS] = time.monotonic_ns()
         return paused
 
-    def _frame(self, data: memoryview, length: int, foreign: list[tuple[int, int]]) -> bool:
+    def _frame(self, data: memoryview, length: int) -> bool:
         """Handle one frame; returns whether it was a packet of this pair's flow."""
         if length >= FLOW_BYTES:
             _, _, ethertype, magic, flow, sequence, check = FLOW.unpack_from(data)
@@ -219,10 +236,10 @@ class NetPair:
                 if magic != FLOW_MAGIC or check != flow_check(flow, sequence):
                     self.flow.words[word.CORRUPTED] += 1
                 elif flow == self.number:
-                    self.flow.arrived(sequence)
+                    self.flow.arrived(sequence, self.number)
                     return True
                 else:
-                    foreign.append((flow, sequence))
+                    self._foreign.append((flow, sequence))
                 return False
         # Only the first NIC answers frames from outside of the VM.
         if (
@@ -348,10 +365,10 @@ class NetPair:
             self.flow.words[word.LAST_NS] = now_ns
         self.service()
 
-    def arrived_on_other_pair(self, sequence: int) -> None:
-        """A packet of this flow was received on another pair."""
+    def arrived_on_other_pair(self, sequence: int, pair: int) -> None:
+        """A packet of this flow was received on that pair."""
         with self.lock:
-            self.flow.arrived(sequence)
+            self.flow.arrived(sequence, pair)
             self.flow.words[word.LAST_NS] = time.monotonic_ns()
         self.service()
 

@@ -44,10 +44,10 @@ class NicDriver(Driver):
             for place in places
         ]
 
-    def _forward(self, flow: int, sequence: int) -> None:
+    def _forward(self, flow: int, sequence: int, pair: int) -> None:
         index = flow - self.queues[0].number
         if 0 <= index < len(self.queues):
-            self.queues[index].arrived_on_other_pair(sequence)
+            self.queues[index].arrived_on_other_pair(sequence, pair)
 
     def attach(self) -> None:
         """Have the first NIC announce where the VM is now."""

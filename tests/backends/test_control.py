@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.control import ControlOptions
+from backends.limits import REPLIES
 from backends.pacing import InjectedLatency
 from backends.virtio_device import VirtioDevice
 from tests.backends.rig import readable
 from tests.timeouts import TIMEOUT
+from vhost_user.backend import BackendConnection
 from vhost_user.errors import Disconnected, FrontendError, Refused
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
@@ -114,6 +116,24 @@ def test_latency_is_injected_before_the_reply(loop: Loop, attach: Callable[..., 
     go_on.set()
     assert readable(rig.connection.fileno(), TIMEOUT)
     assert [reply.id for reply in rig.connection.receive()] == [F.GET_VRING_BASE]
+
+
+def test_messages_are_served_on_after_the_front_end_has_read_late(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies could not be sent, and then they could, before the socket was waited for."""
+    flush = BackendConnection.flush
+    tries = 0
+
+    def late(connection: BackendConnection) -> bool:
+        nonlocal tries
+        tries += 1
+        return tries != 1 and flush(connection)
+
+    monkeypatch.setattr(BackendConnection, "flush", late)
+    requests = [Request(F.GET_QUEUE_NUM)] * (2 * REPLIES)
+    assert len(rig.pipeline(requests)) == len(requests)
+    assert tries > 2
 
 
 def test_a_device_is_ready_for_another_front_end(rig: Rig) -> None:

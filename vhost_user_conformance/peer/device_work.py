@@ -84,8 +84,13 @@ class BlkWork(Work):
         write: int = 0,
         region: int = 0,
         indirect: bool = False,
+        publish: bool = True,
     ) -> Job:
-        """Any request: ``read`` is what the device reads, ``write`` how many bytes it writes."""
+        """Any request: ``read`` is what the device reads, ``write`` how many bytes it writes.
+
+        A device may serve it from `publish` on, without a kick. What is to be changed in the
+        request is changed before that: then ``publish`` is False, and the case publishes itself.
+        """
         header = memory.allocate(_BLK_HEADER.size, region=region)
         memory.write(header, _BLK_HEADER.pack(kind, 0, sector))
         status = memory.allocate(1, region=region)
@@ -104,7 +109,8 @@ class BlkWork(Work):
             gpa = memory.allocate(size, region=region)
             table = (gpa, memory.view(gpa, size))
         head = ring.driver.add(readable, writable, table)
-        ring.driver.publish()
+        if publish:
+            ring.driver.publish()
         return Job(head, write + 1, status)
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import select
 import struct
@@ -107,6 +108,12 @@ class Memory:
         """Write bytes to this guest address."""
         self.view(gpa, len(data))[:] = data
 
+    def copy_region(self, other: Memory, region: int) -> None:
+        """Make a region's contents, and what is allocated in it, those of another memory."""
+        where = other.regions[region]
+        self.write(where.gpa, other.read(where.gpa, where.size))
+        self._next[region] = other._next[region]
+
     def close(self) -> None:
         """Release the memory; views may outlive it."""
         for region in self.regions:
@@ -127,6 +134,8 @@ class TestRing:
         at_end: the available ring is its last part, and ends where the region ends.
 
     Attributes:
+        avail_size: bytes of its available ring.
+        used_size: bytes of its used ring.
         user_offset: difference between user addresses and guest addresses of its region.
     """
 
@@ -149,32 +158,33 @@ class TestRing:
         self.start = start
         self.region = region
         self.user_offset = USER_OFFSET
+        self.event_idx = event_idx
         event = 2 if event_idx or not at_end else 0
-        avail_size, used_size = 4 + 2 * size + event, 4 + 8 * size + event
+        self.avail_size, self.used_size = 4 + 2 * size + event, 4 + 8 * size + event
         if at_end:
             where = memory.regions[region]
             end = where.gpa + where.size
-            self.avail = end - avail_size
-            self.desc = self.avail - used_size - 16 * size & ~15
+            self.avail = end - self.avail_size
+            self.desc = self.avail - self.used_size - 16 * size & ~15
             self.used = self.desc + 16 * size
         else:
             parts = split_offsets(size)
             base = memory.allocate(parts.end, align=PAGE, region=region)
             self.desc, self.avail = base + parts.desc, base + parts.avail
             self.used = base + parts.used
-        self._state = bytearray(16)
-        self.driver = DriverQueue(
-            size,
-            memory.view(self.desc, 16 * size),
-            memory.view(self.avail, avail_size),
-            memory.view(self.used, used_size),
-            memoryview(self._state),
-            event_idx=event_idx,
-            ring=index,
-        )
-        self.driver.reset(start)
+        self.driver = _new_driver(self)
         self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def moved_to(self, memory: Memory) -> TestRing:
+        """The ring in memory that replaces its own, with the same addresses and eventfds.
+
+        No request is in flight. ``memory`` has a copy of the ring's region, and is not shared yet.
+        """
+        moved = copy.copy(self)
+        moved.memory, moved.start = memory, self.used_index
+        moved.driver = _new_driver(moved)
+        return moved
 
     @property
     def used_index(self) -> int:
@@ -262,3 +272,19 @@ class TestRing:
         """Close the eventfds."""
         os.close(self.kick_fd)
         os.close(self.call_fd)
+
+
+def _new_driver(ring: TestRing) -> DriverQueue:
+    """The driver's side of a ring that is empty, at its initial index."""
+    view = ring.memory.view
+    driver = DriverQueue(
+        ring.size,
+        view(ring.desc, 16 * ring.size),
+        view(ring.avail, ring.avail_size),
+        view(ring.used, ring.used_size),
+        memoryview(bytearray(16)),
+        event_idx=ring.event_idx,
+        ring=ring.index,
+    )
+    driver.reset(ring.start)
+    return driver

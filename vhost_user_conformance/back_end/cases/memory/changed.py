@@ -166,8 +166,9 @@ def buffers_replaced(be: BackEnd) -> None:
     table = MemTable(tuple(part.on_wire for part in parts)).pack()
     be.accepted(F.SET_MEM_TABLE, table, fds=tuple(part.fd for part in parts))
     be.start(ring, base=base)
-    job = be.disk.request(memory, ring, 0, 0, write=SECTOR, region=1)
+    job = be.disk.request(memory, ring, 0, 0, write=SECTOR, region=1, publish=False)
     fresh.write(old.gpa, memory.read(old.gpa, old.size))
+    ring.driver.publish()
     ring.kick()
     be.await_used(ring, 2)
     status = fresh.read(job.status or 0, 1)[0]

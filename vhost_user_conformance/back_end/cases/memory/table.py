@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from vhost_user.payloads import MemoryRegion, MemTable
 from vhost_user_conformance.back_end.cases.memory import area
 from vhost_user_conformance.back_end.connection import BackEnd, F
 from vhost_user_conformance.model.verdict import Severity, check
 from vhost_user_conformance.peer.device_work import BLK_IN, SECTOR, Job
 from vhost_user_conformance.peer.memory import MIB, PAGE, Memory, TestRing
-
-#: Bytes after a ring that hold the rings started with it.
-_OTHER_RINGS = 1 << 16
 
 
 def _work_in(be: BackEnd, memory: Memory, region: int) -> None:
@@ -263,11 +258,8 @@ def moved_while_running(be: BackEnd) -> None:
     where = ring.memory.regions[0]
     # With one more region: DPDK ignores a table with the same addresses as the current one.
     memory = be.memory(where.size, MIB, share=False)
-    memory.write(where.gpa, ring.memory.read(where.gpa, where.size))
-    moved = be.ring(memory, ring.index, ring.size, start=ring.used_index)
-    check(moved.desc == ring.desc, "the ring at its address", f"at {moved.desc:#x}")
-    memory.allocate(_OTHER_RINGS)
-    os.dup2(ring.kick_fd, moved.kick_fd, inheritable=False)
+    memory.copy_region(ring.memory, 0)
+    moved = ring.moved_to(memory)
     be.share(memory)
     for _ in range(3):
         be.serve(moved)

@@ -40,8 +40,9 @@ def buffers(be: BackEnd) -> None:
         fresh = Memory((MIB, MIB))
         be.own(fresh.close)
         add(be, fresh.regions[1])
-        job = be.disk.request(memory, ring, 0, 0, write=SECTOR, region=1)
+        job = be.disk.request(memory, ring, 0, 0, write=SECTOR, region=1, publish=False)
         fresh.write(old.gpa, memory.read(old.gpa, old.size))
+        ring.driver.publish()
         ring.kick()
         be.await_used(ring, 2 * turn)
         ring.driver.pop()
@@ -74,10 +75,9 @@ def rings(be: BackEnd) -> None:
     region = fresh.regions[1]
     add(be, region)
     index = ring.used_index
-    fresh.write(region.gpa, memory.read(region.gpa, region.size))
-    be.start(ring, base=index)
     be.work.post(memory, ring)
     fresh.write(region.gpa, memory.read(region.gpa, region.size))
+    be.start(ring, base=index)
     ring.kick()
     be.barrier()
     ring.await_used(index + 1, be.timeout, fresh)
