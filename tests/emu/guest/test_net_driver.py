@@ -10,9 +10,18 @@ import pytest
 from emu.config.ring_use import these_rings
 from emu.guest.config import GuestConfig
 from emu.guest.flow import LAST_NS
-from emu.guest.frames import BROADCAST, Probe, nic_mac
+from emu.guest.frames import (
+    BROADCAST,
+    FLOW,
+    FLOW_ETHERTYPE,
+    FLOW_MAGIC,
+    Probe,
+    flow_check,
+    nic_mac,
+)
 from emu.guest.net_driver import GIVE_UP_NS
 from tests.emu.guest.small_machine import small_spec
+from vhost_user.virtio.net import NET_HEADER_SIZE
 from vhost_user.virtqueue import DeviceQueue
 
 if TYPE_CHECKING:
@@ -144,6 +153,31 @@ def test_nics_on_a_switch_send_to_each_other(
     assert totals.packets_received > 500
     assert totals.packets_lost == 0
     assert totals.intact
+
+
+def test_packets_for_another_pair_keep_their_order(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is received, by another vCPU, while the one before is being forwarded."""
+    other = guest.program.nics.queues[1]
+    forwarded: list[int] = []
+
+    def receive(sequence: int) -> None:
+        macs = BROADCAST, OUTSIDE
+        check = flow_check(other.number, sequence)
+        packet = FLOW.pack(*macs, FLOW_ETHERTYPE, FLOW_MAGIC, other.number, sequence, check)
+        for vector in guest.devices.deliver(0, 0, packet[NET_HEADER_SIZE:]):
+            guest.program.interrupt(0, vector)
+
+    def forward(sequence: int, pair: int) -> None:
+        assert pair == guest.program.nics.queues[0].number
+        if not sequence:
+            receive(1)
+        forwarded.append(sequence)
+
+    monkeypatch.setattr(other, "arrived_on_other_pair", forward)
+    receive(0)
+    assert forwarded == [0, 1]
 
 
 def test_the_flow_continues_when_sent_packets_are_collected_late(
