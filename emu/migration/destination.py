@@ -110,15 +110,16 @@ class Destination(DestinationBase):
         if kind is not Kind.DEVICES:
             raise MigrationError(Operation.STREAM, f"received {kind.name}, expected DEVICES")
         load_devices(payload, self.vm.devices)
-        self._tasks = self._start_tasks()
+        self._tasks = self._start_tasks(strategy)
         if strategy.prepares_ahead:
             # Before memory arrives: it writes to guest memory.
             self.vm.machine.warm_up(self._stage.timeout)
         with self.vm.machine.injected_latency("dst"):
             strategy.prepare(self._tasks, self._stage)
 
-    def _start_tasks(self) -> list[Task]:
-        return begin_tasks(self.vm.devices, lifecycle.start_ahead)
+    def _start_tasks(self, strategy: Strategy) -> list[Task]:
+        ahead = strategy.prepares_ahead
+        return begin_tasks(self.vm.devices, lifecycle.start_ahead if ahead else lifecycle.start)
 
     def _receive_memory(self, stream: MigrationStream, channels: ReceivingChannels) -> bytes:
         """Receive memory until SWITCHOVER; return its payload."""
@@ -159,7 +160,7 @@ class Destination(DestinationBase):
                     vm.guest.shift_clock(self._clock_offset_ns)
             if changed:
                 # The driver set a ring up anew after the preparation: begin again for all devices.
-                self._tasks = self._start_tasks()
+                self._tasks = self._start_tasks(strategy)
             strategy.start(self._tasks, self._stage)
             self._await_go(stream)
             self._resume_vm(vm, stream, signal=True)

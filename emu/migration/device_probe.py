@@ -60,9 +60,9 @@ _CHANGES = 3
 _SINGLE_RINGS = 8
 #: Nanoseconds: a round trip that takes longer is not explained by a guest that runs.
 _CONTENDED_NS = 50_000_000
-#: Messages of a ring's start (`devices.lifecycle.start_ahead`): NUM, CALL, ADDR, KICK; then BASE,
-#: ADDR, ENABLE.
-_AHEAD, _PLACEMENT = 4, 3
+#: Messages of a ring's start (`devices.lifecycle.start`), and those that `start_ahead` sends after
+#: the switchover: BASE, ADDR, ENABLE.
+_START, _PLACEMENT = 6, 3
 
 
 class DeviceProbe:
@@ -151,7 +151,7 @@ class DeviceProbe:
             rings = len(device.configured_rings())
             asked, posted = 1, _PLACEMENT * rings - 1
             if not strategy.prepares_ahead:
-                asked, posted = 2, posted + 1 + _AHEAD * rings
+                asked, posted = 2, _START * rings
             costs.append(self._cost(device, asked=asked, posted=posted))
         return strategy.estimate(costs)
 

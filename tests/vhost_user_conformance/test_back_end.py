@@ -48,6 +48,7 @@ def verdicts(whole: dict[str, Any], *wanted: str) -> list[str]:
 def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     """The status, and the JSON."""
     done = conform("--device", device, "--exec", command, "--json", "-", *arguments)
+    assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 

@@ -60,7 +60,7 @@ def test_every_strategy_has_an_estimate(vm: Vm, name: str) -> None:
     # GET_VRING_BASE; then the ends of two batches, or of one: all but the last are posted.
     assert probe.stop(strategy) == strategy.estimate(costs(0, 0))
     ahead = strategy.prepares_ahead
-    assert probe.start(strategy) == strategy.estimate(costs(1, 3) if ahead else costs(2, 7))
+    assert probe.start(strategy) == strategy.estimate(costs(1, 3) if ahead else costs(2, 6))
     assert (probe.stop(strategy) == 0) is strategy.hands_over
 
 
