@@ -184,3 +184,20 @@ def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
             areas = ", ".join(dict.fromkeys(case.area for case in cases))
             raise OptionError(f"--only {word}: no such case; the areas are {areas}")
     return [case for case in cases if not wanted or {case.id, case.area} & set(wanted)]
+
+
+def shard(cases: Sequence[Case], number: int, count: int) -> list[Case]:
+    """One part of the cases: each case is in one part, and always in the same one.
+
+    The parts of an area, and those of all areas together, differ by one case at most.
+
+    Args:
+        cases: to be divided.
+        number: of the part, from 1 to ``count``.
+        count: the number of parts.
+    """
+    areas: dict[str, list[int]] = {}
+    for place, case in enumerate(cases):
+        areas.setdefault(case.area, []).append(place)
+    dealt = [place for members in areas.values() for place in members]
+    return [cases[place] for place in sorted(dealt[number - 1 :: count])]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.commands import validate
+from emu.commands.baseline import Baseline
 from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.commands.conform_options import ConformOptions, conform_options
 from emu.commands.json_output import deliver, report_stream
@@ -17,7 +18,7 @@ from emu.commands.option_values import values_of
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user_conformance import errors as conformance
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
-from vhost_user_conformance.target import Target, cases_of, select
+from vhost_user_conformance.target import Target, cases_of, select, shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,13 +53,17 @@ Examples:
   truncate -s 64M scratch.img
   emu conform back-end --device blk --exec 'my-backend {socket} scratch.img'
   emu conform back-end --socket vhost.sock --only framing --only VU-B-0401
+  emu conform back-end --socket vhost.sock --write-known known.txt
+  emu conform back-end --socket vhost.sock --known known.txt
+  emu conform back-end --socket vhost.sock --shard 2/3
   emu conform back-end --list
 
 A signal that ends the run (Ctrl-C, SIGTERM) ends it with the report and the files of what was
 judged so far, as does --total-time.
 
 The exit status is 0 when no case failed, 1 when a case failed, the back-end could not be reached
-or the total time was over, and 2 for an invalid option.
+or the total time was over, and 2 for an invalid option. With --known the failures that the file
+names are none; one of them that does not fail any more is an error.
 """
 
 FRONT_END_HELP = """Test a front-end: the suite listens on a socket and acts as the back-end.
@@ -83,7 +88,8 @@ A signal that ends the run (Ctrl-C, SIGTERM) ends it with the report and the fil
 judged so far, as does --total-time.
 
 The exit status is 0 when no case failed, 1 when a case failed, no front-end connected or the total
-time was over, and 2 for an invalid option.
+time was over, and 2 for an invalid option. With --known the failures that the file names are none;
+one of them that does not fail any more is an error.
 """
 
 
@@ -126,7 +132,10 @@ def _errors_as_emu_errors() -> Iterator[None]:
 
 @_errors_as_emu_errors()
 def _conform(role: str, options: ConformOptions) -> None:
+    baseline = Baseline.of(options, cases_of(role))
     chosen = select(cases_of(role), options.only)
+    if options.shard is not None:
+        chosen = shard(chosen, *options.shard)
     validate.output_file("--json", options.json_file)
     validate.output_file("--junitxml", options.junitxml)
     if options.listed:
@@ -145,7 +154,7 @@ def _conform(role: str, options: ConformOptions) -> None:
     with _Signals(options.total_time) as signals, target.opened() as runner:
         try:
             signals.watch()
-            _run(runner, chosen, role, options, signals)
+            _run(runner, chosen, role, options, signals, baseline)
         finally:
             signals.clean_up()
         if runner.gone:
@@ -235,7 +244,12 @@ def _list(cases: Sequence[Case], role: str, options: ConformOptions) -> None:
 
 
 def _run(
-    runner: CaseRunner, cases: Sequence[Case], role: str, options: ConformOptions, signals: _Signals
+    runner: CaseRunner,
+    cases: Sequence[Case],
+    role: str,
+    options: ConformOptions,
+    signals: _Signals,
+    baseline: Baseline,
 ) -> None:
     from emu.report.progress import LineProgress, SilentProgress
     from vhost_user_conformance.model.result import document
@@ -254,7 +268,7 @@ def _run(
         task = live.add_task(role, total=len(cases), last="")
 
         def finished(result: CaseResult) -> None:
-            results.append(result)
+            results.append(baseline.marked(result))
             number, last = len(results), f"{result.case.id} {result.verdict}"
             live.update(task, advance=1, last=last)
             lines.advance(f"{number} of {len(cases)}, {last}", number, len(cases))
@@ -271,13 +285,23 @@ def _run(
     try:
         _print(role, results, options, not_run)
     finally:
-        whole = document(role, runner.describe(), offered.to_json(), results, not_run=not_run)
+        whole = document(
+            role,
+            runner.describe(),
+            offered.to_json(),
+            results,
+            not_run=not_run,
+            known=baseline.used,
+        )
         deliver(options.json_file, whole)
         _write_junit(role, results, options.junitxml)
     if interrupted is not None:
         raise interrupted
+    if baseline.write(results):
+        return
+    baseline.check(results)
     bad = {Verdict.FAIL, Verdict.ERROR} if options.strict else {Verdict.FAIL}
-    if any(result.verdict in bad for result in results):
+    if any(result.verdict in bad and result.known is None for result in results):
         raise click.exceptions.Exit(1)
 
 

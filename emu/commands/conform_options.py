@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,12 @@ class ConformOptions:
     command: str | None
     device: str | None
     only: tuple[str, ...]
+    shard: tuple[int, int] | None
     listed: bool
     json_file: Path | None
     junitxml: Path | None
+    known: Path | None
+    write_known: Path | None
     strict: bool
     dialect: str
     patience: float
@@ -62,6 +66,19 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
+def _shard(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """A number and the number of parts, such as ``2/3``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise click.BadParameter(f"{text!r}: write K/N, such as 2/3, with K from 1 to N.")
+    return number, count
+
+
 _SOCKET = {
     BACK_END: "Path of the socket where the back-end listens.",
     FRONT_END: "Path of the socket where the front-end is to connect.",
@@ -82,6 +99,12 @@ _COMMON = (
         metavar="ID|AREA",
         help="Run only this case, or the cases of this area; may be given several times.",
     ),
+    click.option(
+        "--shard",
+        callback=_shard,
+        metavar="K/N",
+        help="Run only the K-th of N parts of the cases, such as 2/3. Each case is in one part.",
+    ),
     click.option("--list", "listed", is_flag=True, help="List the cases and run none."),
     json_option("the verdicts, or the list,"),
     click.option(
@@ -89,6 +112,20 @@ _COMMON = (
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write the verdicts as JUnit XML.",
+    ),
+    click.option(
+        "--known",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A baseline, the ids of the cases that are known to fail: the exit status is 0 if no "
+        "other case fails, and each of these still does.",
+    ),
+    click.option(
+        "--write-known",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the baseline of this run; a failure is then no error. Reasons, and cases that "
+        "are not run, are taken from --known.",
     ),
     click.option(
         "--strict", is_flag=True, help="Exit with status 1 also if a case ended as ERROR."

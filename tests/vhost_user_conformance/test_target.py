@@ -9,10 +9,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vhost_user.channel import MAX_SOCKET_PATH
 from vhost_user_conformance.errors import OptionError
-from vhost_user_conformance.target import LONGEST_NAME, ROLES, Target, cases_of, select
+from vhost_user_conformance.target import LONGEST_NAME, ROLES, Target, cases_of, select, shard
 
 NIC = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
 
@@ -63,3 +65,24 @@ def test_selection(role: str) -> None:
     assert select(cases, (one.area,)) == [case for case in cases if case.area == one.area]
     with pytest.raises(OptionError, match=r"--only nothing.*the areas are"):
         select(cases, ("nothing",))
+
+
+@given(
+    role=st.sampled_from(ROLES),
+    only=st.sets(st.integers(0, 1000)),
+    count=st.integers(1, 40),
+    reverse=st.booleans(),
+)
+def test_shards(role: str, only: set[int], count: int, reverse: bool) -> None:
+    """Together they are all cases, each once, in their order, in parts of the same size."""
+    cases = [case for n, case in enumerate(cases_of(role)) if not only or n in only]
+    cases = cases[::-1] if reverse else cases
+    parts = [shard(cases, number, count) for number in range(1, count + 1)]
+    assert sorted(case for part in parts for case in part) == sorted(cases)
+    for part in parts:
+        assert part == [case for case in cases if case in part]
+    for area in {case.area for case in cases}:
+        sizes = [sum(case.area == area for case in part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert shard(cases, 1, 1) == cases

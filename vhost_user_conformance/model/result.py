@@ -17,6 +17,20 @@ SCHEMA = 1
 SHOWN = 12
 
 
+class Known(NamedTuple):
+    """A case that is known to fail on the peer: a line of a baseline.
+
+    Attributes:
+        line: its number, from 1.
+        reason: perhaps empty.
+        sometimes: the case does not fail in each run.
+    """
+
+    line: int
+    reason: str = ""
+    sometimes: bool = False
+
+
 class CaseResult(NamedTuple):
     """One case's verdict.
 
@@ -26,6 +40,7 @@ class CaseResult(NamedTuple):
         expected: what the rule requires.
         seen: what the peer did, and the messages before that.
         ms: milliseconds that it took.
+        known: it is known to fail.
     """
 
     case: Case
@@ -33,15 +48,28 @@ class CaseResult(NamedTuple):
     expected: str
     seen: str
     ms: float
+    known: Known | None = None
+
+    @property
+    def known_failure(self) -> bool:
+        """Whether it has no verdict, or the peer breaks the rule, as is known."""
+        return self.known is not None and self.verdict in (Verdict.FAIL, Verdict.ERROR)
+
+    @property
+    def mended(self) -> bool:
+        """Whether it does not fail, although it is known to fail in each run."""
+        expected = self.known is not None and not self.known.sometimes
+        return expected and self.verdict in (Verdict.PASS, Verdict.OBSERVED)
 
     def to_json(self) -> dict[str, Any]:
         """A row of ``cases``."""
-        return described(self.case) | {
+        row = described(self.case) | {
             "verdict": str(self.verdict),
             "expected": self.expected,
             "seen": self.seen,
             "ms": round(self.ms, 3),
         }
+        return row if self.known is None else row | {"known": self.known.reason}
 
 
 def described(case: Case) -> dict[str, Any]:
@@ -112,8 +140,24 @@ def document(
     results: Sequence[CaseResult],
     *,
     not_run: int = 0,
+    known: bool = False,
 ) -> dict[str, Any]:
-    """The whole of ``--json``; ``not_run`` is the number of cases that a run has left out."""
+    """The whole of ``--json``.
+
+    Args:
+        role: ``back-end`` or ``front-end``.
+        peer: how it was reached.
+        offered: its features, and the number of its rings.
+        results: one for each case that was run.
+        not_run: the number of cases that a run has left out.
+        known: there is a baseline.
+    """
+    failed = [result for result in results if result.verdict is Verdict.FAIL]
+    baseline = {
+        "failed": [result.case.id for result in failed if result.known is not None],
+        "new": [result.case.id for result in failed if result.known is None],
+        "mended": [result.case.id for result in results if result.mended],
+    }
     return {
         "schema": SCHEMA,
         "role": role,
@@ -123,4 +167,5 @@ def document(
         "summary": summary(results),
         "not_sane": [result.case.id for result in not_sane(results)],
         "not_run": not_run,
+        **({"known": baseline} if known else {}),
     }

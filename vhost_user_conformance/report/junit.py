@@ -19,19 +19,21 @@ _NODES = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
 
 
 def write_junit(path: Path, role: str, results: Sequence[CaseResult]) -> None:
-    """Write the file. UNSUPPORTED and OBSERVED are skipped tests in it.
+    """Write the file. UNSUPPORTED, OBSERVED and known failures are skipped tests in it.
+
+    A known failure has the property ``known``, with the reason; one that is mended is a failure.
 
     Raises:
         OSError: the file cannot be written.
     """
-    verdicts = [result.verdict for result in results]
+    outcomes = [_outcome(result) for result in results]
     suite = ET.Element(
         "testsuite",
         name=f"vhost-user {role}",
         tests=str(len(results)),
-        failures=str(verdicts.count(Verdict.FAIL)),
-        errors=str(verdicts.count(Verdict.ERROR)),
-        skipped=str(sum(verdict in _SKIPPED for verdict in verdicts)),
+        failures=str(outcomes.count("failure")),
+        errors=str(outcomes.count("error")),
+        skipped=str(outcomes.count("skipped")),
         time=f"{sum(result.ms for result in results) / 1e3:.3f}",
     )
     for result in results:
@@ -47,11 +49,26 @@ def write_junit(path: Path, role: str, results: Sequence[CaseResult]) -> None:
     output_file.write(path, text.decode())
 
 
+def _outcome(result: CaseResult) -> str:
+    """The element for the outcome of a test; empty if it has passed."""
+    if result.mended:
+        return "failure"
+    if result.known_failure or result.verdict in _SKIPPED:
+        return "skipped"
+    return _NODES.get(result.verdict, "")
+
+
 def _add_outcome(node: ET.Element, result: CaseResult) -> None:
-    if result.verdict is Verdict.PASS:
+    if result.known is not None:
+        properties = ET.SubElement(node, "properties")
+        ET.SubElement(properties, "property", name="known", value=result.known.reason)
+    outcome = _outcome(result)
+    if not outcome:
         return
-    child = ET.SubElement(node, _NODES.get(result.verdict, "skipped"))
+    child = ET.SubElement(node, outcome)
     first = result.seen.splitlines()[0] if result.seen else ""
     text = f"expected {result.expected}; {first}" if result.expected else first
-    child.set("message", f"{result.verdict}: {text}")
+    known = "known failure: " if result.known_failure else ""
+    message = f"{known}{result.verdict}: {text}"
+    child.set("message", "known to fail, and does not fail" if result.mended else message)
     child.text = result.seen

@@ -73,15 +73,20 @@ def print_cases(out: Console, cases: Sequence[Case]) -> None:
 
 
 def print_report(out: Console, role: str, results: Sequence[CaseResult], *, verbose: bool) -> None:
-    """What to mend first, then a table by area, and a summary at the end.
+    """What to mend first, then the known failures, a table by area, and a summary at the end.
 
     Args:
         out: where to.
         role: ``back-end`` or ``front-end``.
         results: one for each case that was run.
-        verbose: list what was OBSERVED, and not only how often.
+        verbose: list what was OBSERVED, and not only how often, and the evidence of known failures.
     """
     print_failures(out, results)
+    for result in results:
+        if result.known is not None and result.known_failure:
+            text = f"known: {result.known.reason or result.case.rule}"
+            lines = evidence(result, _width(out)) if verbose else []
+            _print(out, [*_headline(result, text, _width(out)), *lines[1:]])
     if verbose:
         for result in results:
             if result.verdict is Verdict.OBSERVED:
@@ -91,10 +96,17 @@ def print_report(out: Console, role: str, results: Sequence[CaseResult], *, verb
         _print(out, _lines("", line, _width(out)))
 
 
-def print_failures(out: Console, results: Iterable[CaseResult]) -> None:
-    """Each case that failed, MUST before SHOULD before MAY, and then each that ended as ERROR."""
+def print_failures(out: Console, results: Sequence[CaseResult]) -> None:
+    """Each case that failed, MUST before SHOULD before MAY, and then each that ended as ERROR.
+
+    Known failures are left out. Those that are mended follow at the end.
+    """
     for result in failures(results):
-        _print(out, evidence(result, _width(out)))
+        if not result.known_failure:
+            _print(out, evidence(result, _width(out)))
+    for result in results:
+        if result.mended:
+            _print(out, _headline(result, f"is known to fail: {result.case.rule}", _width(out)))
 
 
 def print_not_run(out: Console, count: int) -> None:
@@ -149,6 +161,8 @@ def summary(role: str, results: Sequence[CaseResult], *, verbose: bool = True) -
         names = " ".join(rules.broken[:_RULES_SHOWN]) + f" and {more} more" * (more > 0)
         broken += f" ({names})"
     lines = [f"cases: {', '.join(parts)}", f"rules: {broken}, {kept}"]
+    if any(result.known is not None for result in results):
+        lines.append(_baseline_line(results))
     if insane := not_sane(results):
         seen = next((each.seen.splitlines()[0] for each in insane if each.seen), "")
         names = " and ".join(each.case.id for each in insane)
@@ -156,6 +170,14 @@ def summary(role: str, results: Sequence[CaseResult], *, verbose: bool = True) -
     elif any(result.case.area == SANITY and result.case.works for result in left_out(results)):
         lines.append(f"this run shows nothing about the requests of the {role}: use --device")
     return lines
+
+
+def _baseline_line(results: Sequence[CaseResult]) -> str:
+    failed = [result for result in results if result.verdict is Verdict.FAIL]
+    known = sum(result.known is not None for result in failed)
+    mended = [result.case.id for result in results if result.mended]
+    text = f"known failures: {known} of {len(failed)} failed, {len(failed) - known} new"
+    return f"{text}, {len(mended)} mended" + f" ({' '.join(mended)})" * bool(mended)
 
 
 def left_out(results: Iterable[CaseResult]) -> list[CaseResult]:

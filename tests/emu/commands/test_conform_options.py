@@ -70,3 +70,10 @@ def test_each_option_is_a_field_of_the_record(role: str) -> None:
     others = {"back-end": {"destination"}, "front-end": {"scratch"}}[role]
     assert {option.name for option in options(role).values()} == names - others
     assert not values_of(ConformOptions, parsed(role)).scratch
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "1/0", "-1/3", "1/3/5", "1/99999", "²/3"])
+def test_a_part_is_a_number_of_a_number(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="write K/N"):
+        parsed("back-end", "--shard", text)
+    assert parsed("back-end", "--shard", "2/3")["shard"] == (2, 3)

@@ -383,6 +383,13 @@ OPTIONS = (
         _OUTPUTS,
         ("--exec", "true", "--only", "VU-B-0101", "-q"),
     ),
+    Option(("emu", "conform", "back-end", "--list"), "--known", _INPUTS),
+    Option(
+        ("emu", "conform", "back-end"),
+        "--write-known",
+        _OUTPUTS,
+        ("--exec", "true", "--only", "VU-B-0101", "-q"),
+    ),
     Option(
         ("emu", "conform", "front-end"),
         "--socket",
@@ -390,6 +397,13 @@ OPTIONS = (
         ("--exec", "true", "--only", "VU-F-0101", "-q"),
     ),
     Option(("emu", "conform", "front-end", "--list"), "--json", _some(_OUTPUTS)),
+    Option(("emu", "conform", "front-end", "--list"), "--known", _some(_INPUTS)),
+    Option(
+        ("emu", "conform", "front-end"),
+        "--write-known",
+        _some(_OUTPUTS),
+        ("--exec", "true", "--only", "VU-F-0101", "-q"),
+    ),
     Option(
         ("emu", "conform", "front-end"),
         "--junitxml",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from vhost_user_conformance.model.case import BACK_END
-from vhost_user_conformance.model.result import CaseResult
+from vhost_user_conformance.model.result import CaseResult, Known
 from vhost_user_conformance.model.verdict import Verdict
 from vhost_user_conformance.report.junit import write_junit
 from vhost_user_conformance.target import cases_of
@@ -39,3 +39,29 @@ def test_each_verdict(tmp_path: Path) -> None:
         Verdict.ERROR: [("error", "ERROR: expected this; that")],
     }
     assert suite[1][0].text == "that\n> GET_FEATURES"
+
+
+def test_known_failures(tmp_path: Path) -> None:
+    """They are skipped tests, with a property; one that is mended is a failure."""
+    results = [
+        CaseResult(case, verdict, "", "that", 1.0, Known(1, "<why>"))
+        for verdict, case in zip(Verdict, cases_of(BACK_END), strict=False)
+    ]
+    path = tmp_path / "out.xml"
+    write_junit(path, BACK_END, results)
+    suite = ET.parse(path).getroot()  # noqa: S314  our own file
+    assert [suite.get(name) for name in ("failures", "errors", "skipped")] == ["2", "0", "3"]
+    found = {
+        result.verdict: (node[-1].tag, node[-1].get("message"))
+        for result, node in zip(results, suite, strict=True)
+    }
+    mended = ("failure", "known to fail, and does not fail")
+    assert found == {
+        Verdict.PASS: mended,
+        Verdict.FAIL: ("skipped", "known failure: FAIL: that"),
+        Verdict.UNSUPPORTED: ("skipped", "UNSUPPORTED: that"),
+        Verdict.OBSERVED: mended,
+        Verdict.ERROR: ("skipped", "known failure: ERROR: that"),
+    }
+    values = [node.get("value") for node in suite.iter("property") if node.get("name") == "known"]
+    assert values == ["<why>"] * len(results)

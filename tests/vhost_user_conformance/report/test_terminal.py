@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from vhost_user_conformance.model.case import BACK_END, FRONT_END, SANITY, Case
-from vhost_user_conformance.model.result import CaseResult
+from vhost_user_conformance.model.result import CaseResult, Known
 from vhost_user_conformance.model.verdict import Severity, Verdict
 from vhost_user_conformance.report import terminal
 from vhost_user_conformance.target import cases_of
@@ -72,6 +72,25 @@ def test_the_last_line_of_a_run_without_a_class_of_device() -> None:
     assert terminal.summary(BACK_END, results)[-1] == (
         "this run shows nothing about the requests of the back-end: use --device"
     )
+
+
+def test_known_failures_have_one_line_and_new_ones_come_first() -> None:
+    """With --verbose their evidence, too; those that are mended are named with the failures."""
+    known = Known(1, "bug 3")
+    results = [
+        result(Verdict.FAIL, CASES[0])._replace(known=known),
+        result(Verdict.FAIL, CASES[1]),
+        result(Verdict.PASS, CASES[2])._replace(known=known),
+    ]
+    new, old, mended = (case.id for case in (CASES[1], CASES[0], CASES[2]))
+    lines = printed(results)
+    assert [line.split()[0] for line in lines if line.startswith("VU-B-")] == [new, mended, old]
+    assert f"{mended} PASS (must) is known to fail: {CASES[2].rule}" in lines
+    assert f"{old} FAIL (must) known: bug 3" in lines
+    assert lines[-1] == f"known failures: 1 of 2 failed, 1 new, 1 mended ({mended})"
+    seen = [line for line in lines if line.startswith("    seen: ")]
+    assert len(seen) == 1
+    assert [line for line in printed(results, verbose=True) if line in seen] == seen * 2
 
 
 def heads(lines: Sequence[str]) -> list[str]:
