@@ -57,8 +57,8 @@ def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]
     ("device", "options", "passes"),
     [
         ("blk", "", 580),
-        pytest.param("net", "", 480, marks=pytest.mark.slow),
-        pytest.param("net", "--mac 02:00:00:00:00:01", 550, marks=pytest.mark.slow),
+        pytest.param("net", "--num-queues 4", 480, marks=pytest.mark.slow),
+        pytest.param("net", "--num-queues 4 --mac 02:00:00:00:00:01", 550, marks=pytest.mark.slow),
         pytest.param("rng", "", 460, marks=pytest.mark.slow),
     ],
     ids=["blk", "net", "net-with-a-configuration-space", "rng"],
@@ -67,7 +67,7 @@ def test_our_back_ends_keep_every_rule(
     device: str, options: str, passes: int, tmp_path: Path
 ) -> None:
     """No FAIL, no ERROR; UNSUPPORTED cases are about features that they do not have."""
-    program = f"{PYTHON} -m backends.{device} --socket-path {{socket}} --num-queues 4 {options}"
+    program = f"{PYTHON} -m backends.{device} --socket-path {{socket}} {options}"
     status, whole = run(disk(tmp_path) if device == "blk" else program, device, "--strict")
     assert verdicts(whole, "FAIL", "ERROR") == []
     assert status == 0

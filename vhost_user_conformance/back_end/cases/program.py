@@ -21,6 +21,7 @@ from vhost_user_conformance.model.verdict import (
     unsupported,
 )
 from vhost_user_conformance.peer.patience import Limit
+from vhost_user_conformance.peer.program import CONNECT_FACTOR
 from vhost_user_conformance.peer.spawn import end_with_parent, signal_session, signals_deferred
 from vhost_user_conformance.peer.wire import Wire, WireError
 
@@ -200,8 +201,9 @@ def _answers(be: BackEnd, theirs: socket.socket, connect: Callable[[], socket.so
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
     with (
         _started(command, [theirs.fileno()], stdin=pipe, stdout=nothing),
-        # Connected while the socket is open here: a program may end before it listens.
-        contextlib.closing(Wire(connect(), {}, be.timeout)) as wire,
+        # Connected while the socket is open here: a program may end before it listens. Its first
+        # answer comes when it has started.
+        contextlib.closing(Wire(connect(), {}, CONNECT_FACTOR * be.timeout)) as wire,
     ):
         theirs.close()
         try:
