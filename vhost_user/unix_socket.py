@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 from contextlib import suppress
@@ -18,6 +19,9 @@ from pathlib import Path
 _Identity = tuple[int, int]
 #: Flag of a socket that accepts connections in /proc/net/unix (__SO_ACCEPTCON, linux/net.h).
 _LISTENS = 1 << 16
+#: State of a socket there that is not connected (SS_UNCONNECTED, linux/net.h).
+_UNCONNECTED = 1
+_TABLE = Path("/proc/net/unix")
 #: Mode of the file of a socket: connecting needs write permission.
 MODE = 0o600
 
@@ -92,19 +96,52 @@ def bind(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> BoundSocket
 
 
 def is_listening(path: str) -> bool:
-    """Whether a stream socket that is bound to this path listens, in this network namespace.
+    """Whether a stream socket that is bound to this path listens, as far as it can be known.
 
-    Nothing is connected, which a back-end for one front-end would take for its front-end.
+    Nothing is connected, which a back-end for one front-end would take for its front-end. The
+    kernel lists which sockets listen, by the name that their program has given, and only those of
+    this network namespace. A socket that a process has bound to the file, and that is not in the
+    list, counts as one that listens: `vhost_user.channel.connect` waits until it does.
 
     Args:
-        path: as the program has bound it.
+        path: of the socket.
     """
-    for line in Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()[1:]:
-        # Num RefCount Protocol Flags Type St Inode Path
-        fields = line.split(" ", 7) if line.endswith(path) else []
-        if len(fields) == 8 and fields[7].lstrip() == path and int(fields[3], 16) & _LISTENS:
-            return True
-    return False
+    try:
+        code = _probe(path)
+    except OSError:  # too long for a socket
+        return False
+    if code in (0, errno.ENOENT, errno.ECONNREFUSED):
+        return False  # a datagram socket, or no process has bound it
+    # Read after the probe: what is not in it now has been bound elsewhere, not later.
+    states = _listed(_TABLE.read_bytes(), path)
+    if states:
+        return any(states)
+    return code == errno.EPROTOTYPE
+
+
+def _listed(table: bytes, path: str) -> list[bool]:
+    """Whether they listen, of the sockets with this name that are bound and not connected.
+
+    Args:
+        table: what /proc/net/unix contains. The number of an inode is padded with spaces to five
+            characters (net/unix/af_unix.c, unix_seq_show), and a name has any bytes.
+        path: the name.
+    """
+    name = re.escape(os.fsencode(path))
+    # Num RefCount Protocol Flags Type St Inode Path
+    line = rb"^\S+: \w+ \w+ (\w+) \w+ (\w+) +\d+ " + name + rb"$"
+    found = re.findall(line, table, re.MULTILINE)
+    return [bool(int(flags, 16) & _LISTENS) for flags, state in found if int(state) == _UNCONNECTED]
+
+
+def _probe(path: str) -> int:
+    """Connect a datagram socket: a program that listens does not notice. Returns the error number.
+
+    EPROTOTYPE shows that a process has bound the path for streams, even if it does not listen yet,
+    under whatever name and in whatever network namespace. ECONNREFUSED: no process has bound it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        return probe.connect_ex(path)
 
 
 def _clear(path: str) -> None:
@@ -115,10 +152,7 @@ def _clear(path: str) -> None:
         return  # not there; bind reports any other error
     if not stat.S_ISSOCK(status.st_mode):
         raise _taken(errno.EEXIST, "exists and is not a socket", path)
-    # By a datagram socket: a program that listens does not notice. EPROTOTYPE shows that a process
-    # has bound the path, even if it does not listen yet.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        code = probe.connect_ex(path)
+    code = _probe(path)
     if code == errno.ENOENT:
         return
     if code != errno.ECONNREFUSED:

@@ -99,7 +99,7 @@ class BackendProcesses:
         deadline = time.monotonic() + timeout
         self._await_ready_bytes(timeout, deadline)
         for spec, program in self._silent:
-            self._await_listening(spec, program, deadline)
+            self._await_listening(spec, program, timeout, deadline)
         self._silent.clear()
 
     def _await_ready_bytes(self, timeout: float, deadline: float) -> None:
@@ -108,7 +108,9 @@ class BackendProcesses:
             ready = self._watcher.wait(self._unready, deadline - time.monotonic())
             if not ready:
                 late = next(iter(self._unready.values()))
-                raise ProgramError(f"{late.title} was not ready within {timeout:g} s")
+                raise ProgramError(
+                    f"{late.title} is not ready after {timeout:g} s: {late.running_description()}"
+                )
             for fd in ready:
                 program = self._unready.pop(fd)
                 ready_byte = os.read(fd, 1)
@@ -116,32 +118,45 @@ class BackendProcesses:
                 if not ready_byte:  # the program has closed its end, as it ends
                     raise ProgramError(program.exit_description())
 
-    def _await_listening(self, spec: ProgramSpec, program: ManagedProcess, deadline: float) -> None:
+    def _await_listening(
+        self, spec: ProgramSpec, program: ManagedProcess, timeout: float, deadline: float
+    ) -> None:
         """Other programs are ready when all their sockets listen."""
         assert spec.command is not None  # noqa: S101  the others write a byte
         if spec.command.daemonizes:
-            program = self._await_daemon(spec, program, deadline)
+            program = self._await_daemon(spec, program, timeout, deadline)
         for device in spec.devices:
             path = str(self._directory.socket(self.side, device.name))
+            late = False
+            # The last look is after the deadline: this process may have been stopped until then.
             while not is_listening(path):
-                self._watcher.wait((), _LOOK)
-                if time.monotonic() > deadline:
-                    last = program.last_line()
+                if late:
                     raise ProgramError(
-                        f"{program.title} does not listen on the socket of {device.name}"
-                        + (f": {last}" if last else "")
+                        f"{program.title} does not listen on the socket of {device.name} after "
+                        f"{timeout:g} s: {program.running_description()}"
                     )
+                self._watcher.wait((), _LOOK)
+                late = time.monotonic() > deadline
 
     def _await_daemon(
-        self, spec: ProgramSpec, program: ManagedProcess, deadline: float
+        self, spec: ProgramSpec, program: ManagedProcess, timeout: float, deadline: float
     ) -> ManagedProcess:
         """Wait until a program has gone to the background; from then on it is the daemon.
 
         A program that stays in the foreground although it writes its process id is itself.
         """
         path = self._pid_file(spec)
+        late = False
         while not path.exists() or not path.read_text().strip():
-            self._check_running(program, deadline)
+            self._watcher.wait((), _LOOK)
+            if await_end([program], 0.0) and not program.succeeded:
+                raise ProgramError(program.exit_description())
+            if late:
+                raise ProgramError(
+                    f"{program.title} has written no process id to its {{pid_file}} after "
+                    f"{timeout:g} s: {program.running_description()}"
+                )
+            late = time.monotonic() > deadline
         try:
             pid = int(path.read_text())
             if pid == program.pid:
@@ -153,13 +168,6 @@ class BackendProcesses:
         self._programs.append(daemon)
         self._watcher.watch(daemon)
         return daemon
-
-    def _check_running(self, program: ManagedProcess, deadline: float) -> None:
-        self._watcher.wait((), _LOOK)
-        if await_end([program], 0.0) and not program.succeeded:
-            raise ProgramError(program.exit_description())
-        if time.monotonic() > deadline:
-            raise ProgramError(f"{program.title} wrote no process id to its {{pid_file}}")
 
     def served(self) -> int:
         """Requests that the disks' back-ends have completed since they were started."""

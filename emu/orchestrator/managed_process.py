@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhost_user import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 #: This interpreter, without the current directory on its module path.
 PYTHON = (sys.executable, "-P")
@@ -93,6 +93,20 @@ class ManagedProcess:
         cause = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         last = self.last_line()
         return f"{self.title} ended {cause}" + (f": {last}" if last else "")
+
+    def running_description(self) -> str:
+        """For an error about a program that is late: what it does, and the last line of its output.
+
+        The kernel's word for its state is that of proc(5), such as ``disk sleep`` or ``stopped``.
+        """
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text(errors="replace")
+            state = status.partition("\nState:")[2].partition("(")[2].partition(")")[0]
+        except OSError:
+            state = ""
+        last = self.last_line()
+        said = f"the last line of its output is: {last}" if last else "it has printed nothing"
+        return f"its state is {state or 'unknown'}, {said}"
 
     def last_line(self) -> str:
         """The last line of its output, or an empty string."""

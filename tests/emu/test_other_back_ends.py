@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -21,9 +23,11 @@ from tests.emu.fake_runs import machine_plan, no_leftovers
 from tests.emu.test_cli import emu
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.channel import connect
 from vhost_user.unix_socket import is_listening
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import ExitStack
 
 SHAPE = ("--net", "0", "--blk", "2x2", "--vcpus", "2", "--memory", "256M", "--accel", "soft")
@@ -33,6 +37,7 @@ PROGRAM = f"{PYTHON} -m backends.blk --num-queues {{queues}}"
 TOO_FEW = f"{PYTHON} -m backends.blk --num-queues 1"
 EACH = f"{PROGRAM} --socket-path {{socket}} --blk-file {{image}}"
 ALL = f"{PROGRAM} --socket-path={{sockets}} --blk-file={{image}}"
+UNSHARE = "unshare --net" if os.geteuid() == 0 else "unshare --map-root-user --net"
 IMAGE_BYTES = 64 << 20
 DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
 
@@ -151,9 +156,49 @@ def test_a_program_that_never_listens_is_named() -> None:
                 backends.await_ready(timeout=0.5)
         finally:
             backends.stop()
-    assert f"({sys.executable}) does not listen on the socket of blk0: warming up" in str(
-        late.value
-    )
+    head, _, why = str(late.value).partition(": ")
+    assert head.endswith(f"({sys.executable}) does not listen on the socket of blk0 after 0.5 s")
+    # It may still be on its way from the print to the sleep.
+    assert re.fullmatch(r"its state is .+, the last line of its output is: warming up", why)
+
+
+def test_a_program_that_listens_after_the_deadline_was_slept_through_is_ready() -> None:
+    """The last look comes after the deadline: this process may have been stopped until then."""
+    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", ALL)})
+    with no_leftovers() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", plan, directory, watcher)
+        try:
+            backends.start()
+            pids.extend(backends.pids)
+            wait = watcher.wait
+            paths = backends.sockets.values()
+
+            def stopped(fds: Iterable[int], timeout: float) -> list[int]:
+                wait_until(lambda: all(map(is_listening, paths)), "the program listens")
+                return wait(fds, timeout)
+
+            watcher.wait = stopped  # type: ignore[method-assign]
+            backends.await_ready(timeout=0.0)
+        finally:
+            backends.stop()
+
+
+def test_a_program_in_another_network_namespace_is_ready() -> None:
+    """Its sockets are not in this namespace's list, and can be connected to."""
+    apart = f"{UNSHARE} {ALL}"
+    if subprocess.run([*shlex.split(UNSHARE), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespace can be made here")
+    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", apart)})
+    with no_leftovers() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", plan, directory, watcher)
+        try:
+            backends.start()
+            pids.extend(backends.pids)
+            backends.await_ready()
+            for path in backends.sockets.values():
+                connect(path, "the device", TIMEOUT).close()
+        finally:
+            backends.stop()
 
 
 def test_a_daemon_that_ends_during_the_run_fails_it() -> None:

@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import stat
+import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,3 +142,85 @@ def test_a_socket_listens_only_once_it_does(tmp_path: Path) -> None:
     assert not unix_socket.is_listening(path)
     with unix_socket.bind(path, socket.SOCK_DGRAM):
         assert not unix_socket.is_listening(path)
+
+
+def test_the_list_pads_the_number_of_an_inode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is small until a machine that has just started has made 10,000 sockets, pipes and others.
+
+    Connections have the name of the socket that accepted them, and do not listen.
+    """
+    path, table = str(tmp_path / "s"), tmp_path / "table"
+    monkeypatch.setattr(unix_socket, "_TABLE", table)
+    with unix_socket.bind(path):
+        for inode in ("    7", " 1142", "10000", "4294967295"):
+            for flags, state, listens in (("00000000", "01", False), ("00010000", "01", True)):
+                table.write_text(
+                    "Num       RefCount Protocol Flags    Type St Inode Path\n"
+                    f"000000008d0923b8: 00000003 00000000 00000000 0001 03 {inode}\n"
+                    f"000000004c8d3c7f: 00000003 00000000 00000000 0001 03 {inode} {path}\n"
+                    f"00000000ad1de988: 00000002 00000000 {flags} 0001 {state} {inode} {path}\n"
+                )
+                assert unix_socket.is_listening(path) == listens, inode
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\x0b", "\x85", "\u2028", "\udcff", "(", " "])
+def test_any_name_is_found_in_the_list(character: str, tmp_path: Path) -> None:
+    """Whatever ends a line elsewhere, and bytes that are no text."""
+    path = str(tmp_path / f"{character}s{character}{character}p{character}")
+    with unix_socket.bind(path) as sock:
+        assert not unix_socket.is_listening(path)
+        sock.listen()
+        assert unix_socket.is_listening(path)
+
+
+@pytest.mark.parametrize("name", ["relative", "link"])
+def test_a_socket_with_another_name_counts_as_listening(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list has the name that the program gave, so that nothing more is known."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    path = str(folder / "s")
+    monkeypatch.chdir(folder)
+    with unix_socket.bind("s" if name == "relative" else str(tmp_path / "link" / "s")) as sock:
+        assert unix_socket.is_listening(path)
+        sock.listen()
+        assert unix_socket.is_listening(path)
+    assert not unix_socket.is_listening(path)
+
+
+def test_a_path_that_is_too_long_does_not_listen(tmp_path: Path) -> None:
+    assert not unix_socket.is_listening(str(tmp_path / ("x" * 200)))
+
+
+def test_a_socket_that_listens_is_not_missed_while_others_come_and_go(tmp_path: Path) -> None:
+    """The kernel gives out the list in parts, between which sockets are closed."""
+    path, ended = str(tmp_path / "s"), threading.Event()
+
+    def churn(folder: Path) -> None:
+        folder.mkdir()
+        held: deque[socket.socket] = deque()
+        for number in itertools.count():
+            if ended.is_set():
+                break
+            held.append(unix_socket.bind(str(folder / str(number % 200))))
+            held[-1].listen()
+            if len(held) > 100:
+                held.popleft().close()
+        for sock in held:
+            sock.close()
+
+    threads = [threading.Thread(target=churn, args=(tmp_path / str(n),)) for n in range(2)]
+    with unix_socket.bind(path) as sock:
+        sock.listen()
+        for thread in threads:
+            thread.start()
+        try:
+            assert all(unix_socket.is_listening(path) for _ in range(300))
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()

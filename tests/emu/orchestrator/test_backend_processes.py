@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from emu.errors import ProgramError
+from emu.orchestrator import backend_processes
 from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
@@ -66,3 +69,23 @@ def test_the_next_wait_raises_the_end_of_a_program() -> None:
                 watcher.pause(TIMEOUT)
         finally:
             backends.stop()
+
+
+def test_a_program_that_is_not_ready_in_time_is_named_with_what_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How long the run has waited, too."""
+    never = (sys.executable, "-c", "import time; time.sleep(600)")
+    monkeypatch.setattr(backend_processes, "PYTHON", never)
+    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", machine_plan(), directory, watcher)
+        try:
+            backends.start()
+            with pytest.raises(ProgramError) as late:
+                backends.await_ready(timeout=0.2)
+        finally:
+            backends.stop()
+    expected = (
+        r"back-end \S+ of side A is not ready after 0\.2 s: its state is .+, it has printed .*"
+    )
+    assert re.fullmatch(expected, str(late.value))

@@ -113,6 +113,17 @@ def test_the_exit_description_of_a_killed_program(tmp_path: Path) -> None:
     end([program])
 
 
+def test_the_description_of_a_program_that_runs_has_its_state_and_last_line(tmp_path: Path) -> None:
+    program = start(PATIENT, tmp_path / "log")
+    program.send(signal.SIGSTOP)
+    expected = "its state is stopped, the last line of its output is: here"
+    wait_until(lambda: program.running_description() == expected, expected)
+    (tmp_path / "log").write_text("")
+    assert program.running_description() == "its state is stopped, it has printed nothing"
+    end([program], 0.0)
+    assert program.running_description() == "its state is unknown, it has printed nothing"
+
+
 def test_the_wait_for_the_end_has_a_timeout(tmp_path: Path) -> None:
     program = start(PATIENT, tmp_path / "log")
     assert not await_end([program], 0.05)
