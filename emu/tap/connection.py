@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Back-end channels of one connection that are read along at the same time.
 MAX_CHANNELS = 8
+#: struct ucred of Linux: process, user and group.
+_CREDENTIALS = struct.Struct("=3i")
 
 
 class Sender(Enum):
@@ -29,10 +32,19 @@ class Sender(Enum):
 
 
 class Opened(NamedTuple):
-    """A front-end and a back-end are connected."""
+    """A front-end and a back-end are connected.
+
+    Attributes:
+        connection: which one.
+        time: when.
+        front_pid, back_pid: the processes at its ends; 0 if unknown. For a socket that listens it
+            is the process that called ``listen``.
+    """
 
     connection: Connection
     time: int
+    front_pid: int = 0
+    back_pid: int = 0
 
 
 class Arrived(NamedTuple):
@@ -185,7 +197,7 @@ class Connection:
 
     def start(self, front: socket.socket, back: socket.socket) -> None:
         """Forward between two connected sockets, which the connection owns from now on."""
-        self._report(Opened(self, time.monotonic_ns()))
+        self._report(Opened(self, time.monotonic_ns(), peer_pid(front), peer_pid(back)))
         requests = _Requests(
             *self._reports(Sender.FRONT_END, on_channel=False),
             self,
@@ -254,6 +266,14 @@ class Connection:
         self._remove(relay)
         first = Sender.FRONT_END if relay.front_has_gone else Sender.BACK_END
         self._report(Closed(self, time.monotonic_ns(), reason, first))
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """The process at the other end (SO_PEERCRED); 0 if it is in another pid namespace."""
+    pid: int = _CREDENTIALS.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )[0]
+    return pid
 
 
 def _is_channel(fd: int) -> bool:

@@ -46,7 +46,8 @@ def object_of(record: Record) -> dict[str, Any]:
         return _message(record)
     common = {"time_ns": record.time, "device": record.connection.name}
     if isinstance(record, Opened):
-        return {"event": "connected", **common}
+        pids = {"front_end_pid": record.front_pid, "back_end_pid": record.back_pid}
+        return {"event": "connected", **common, **pids}
     if isinstance(record, Unreadable):
         return {
             "event": "unreadable",

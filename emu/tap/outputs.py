@@ -16,8 +16,8 @@ from emu.tap.message import Message
 from emu.tap.pcapng import PcapngWriter, section
 from emu.tap.reader import Reader
 from emu.tap.traffic import Traffic
+from emu.tap.transition_finder import TransitionFinder
 from emu.tap.transition_table import object_of, render
-from emu.tap.transitions import TransitionFinder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -1,8 +1,8 @@
 """Stops and starts of devices, as far as the wire shows them: the rows of the RFC's table.
 
-A stop is a time in which front-ends send GET_VRING_BASE, a start one in which they set rings up. It
-ends when no such message comes for `QUIET`, or when one of its devices does the opposite and then
-the same again. Commits of notifiers, the pause of vCPUs and guest memory do not show on the wire.
+A stop is a time in which a front-end sends GET_VRING_BASE, a start one in which it sets rings up;
+`emu.tap.transition_finder` divides them. Commits of notifiers, the pause of vCPUs and guest memory
+do not show on the wire.
 """
 
 from __future__ import annotations
@@ -11,24 +11,16 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
-from emu.tap.connection import Closed
-from emu.tap.message import Message
 from vhost_user.messages import FrontendRequest
 from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator, Mapping
 
-    from emu.tap.reader import Record
+    from emu.tap.back_end_processes import BackEnd
+    from emu.tap.message import Message
 
 _F = FrontendRequest
-#: Nanoseconds without a message after which a stop or a start is over. A front-end may work that
-#: long on one device's notifiers before it comes to the next device.
-QUIET = 1_000_000_000
-#: Messages of one stop or start at most.
-MAX_MESSAGES = 100_000
-#: Nanoseconds from the end of a stop within which a start belongs to it.
-RELATED = 60_000_000_000
 
 
 class Kind(StrEnum):
@@ -76,12 +68,14 @@ _PHASES: dict[int, Phase] = {
 }
 #: Messages that occur in stops and starts only. The others are sent at other times, too: a new
 #: memory region, a masked vector, the dirty log.
-_CERTAIN = {
+CERTAIN = {
     _F.GET_VRING_BASE,
     _F.GET_VRING_BASE_SKIP_DRAIN,
     _F.SET_VRING_BASE,
     _F.SET_VRING_KICK,
 }
+#: Messages that a ring needs before it runs; a start before the blackout lacks some.
+_NEEDED = {_F.SET_VRING_ADDR, _F.SET_VRING_BASE, _F.SET_VRING_KICK}
 
 
 def phase_of(message: Message) -> Phase | None:
@@ -169,22 +163,31 @@ class Row:
 
 
 class Transition:
-    """A stop or a start of some devices.
+    """A stop or a start of devices of one front-end.
 
     Attributes:
         kind: which of the two.
+        front_pid: the front-end's process; 0 if unknown.
         spans: by row and device.
         before: the stop that a start belongs to, or None.
         certain: the devices with a message that occurs in stops and starts only.
         messages: requests.
+        waiting: requests whose replies are due.
+        latest: nanoseconds, of the last message or reply.
+        back_ends: of the devices, once it is over.
     """
 
-    def __init__(self, kind: Kind, before: Transition | None = None) -> None:
+    def __init__(self, kind: Kind, front_pid: int = 0) -> None:
         self.kind = kind
+        self.front_pid = front_pid
         self.spans: dict[tuple[Phase, str], Span] = {}
-        self.before = before
+        self.before: Transition | None = None
         self.certain: set[str] = set()
         self.messages = 0
+        self.waiting = 0
+        self.latest = 0
+        self.back_ends: Mapping[str, BackEnd] = {}
+        self._set_up: dict[tuple[str, int], set[int]] = {}
 
     @property
     def devices(self) -> list[str]:
@@ -198,6 +201,11 @@ class Transition:
         for span in self.spans.values():
             named.setdefault(span.device, set()).update(span.named)
         return sum(map(len, named.values()))
+
+    @property
+    def rings_set_up(self) -> int:
+        """How many rings have all that they need to run."""
+        return sum(1 for known in self._set_up.values() if known >= _NEEDED)
 
     @property
     def start(self) -> int:
@@ -231,7 +239,9 @@ class Transition:
             span = Span(phase, message.device, asked, message.time)
             self.spans[phase, message.device] = span
         span.end = max(span.end, message.time)
+        self.latest = max(self.latest, message.time)
         if message.is_reply:
+            self.waiting -= 1
             if message.latency is not None and message.request is not None:
                 span.latencies.append(message.latency)
                 if message.request.ring is not None:
@@ -239,10 +249,13 @@ class Transition:
             return
         span.messages += 1
         self.messages += 1
-        if message.id in _CERTAIN:
+        self.waiting += message.reply_due
+        if message.id in CERTAIN:
             self.certain.add(message.device)
         if message.ring is not None:
             span.named.add(message.ring)
+            if message.id in _NEEDED:
+                self._set_up.setdefault((message.device, message.ring), set()).add(message.id)
 
     def leave_out_others(self) -> None:
         """Leave out the devices that neither stop nor start."""
@@ -251,78 +264,3 @@ class Transition:
 
     def _spans_of(self, phase: Phase) -> Iterator[Span]:
         return (span for (of, _), span in self.spans.items() if of is phase)
-
-
-class TransitionFinder:
-    """Finds stops and starts in the messages of all devices; a sink of a `Reader`.
-
-    Args:
-        found: is called with each one when it is over.
-    """
-
-    def __init__(self, found: Callable[[Transition], None]) -> None:
-        self._found = found
-        self._open: dict[Kind, Transition] = {}
-        self._last_kind: dict[str, Kind] = {}
-        self._last_stop: Transition | None = None
-
-    @property
-    def due(self) -> int | None:
-        """When `finish_quiet` has something to do, CLOCK_MONOTONIC nanoseconds, or None."""
-        return min((each.end + QUIET for each in self._open.values()), default=None)
-
-    def take(self, record: Record) -> None:
-        """Look at a record."""
-        if isinstance(record, Message):
-            phase = phase_of(record)
-            if phase is not None and (not record.is_reply or record.request is not None):
-                self._add(record, phase)
-        elif isinstance(record, Closed):
-            self._last_kind.pop(record.connection.name, None)
-
-    def finish_quiet(self, now: int) -> None:
-        """End those in which nothing has come for `QUIET`."""
-        self._finish([each for each in self._open.values() if each.end + QUIET <= now])
-
-    def finish(self) -> None:
-        """End all: the tap ends."""
-        self._finish(list(self._open.values()))
-
-    def _add(self, message: Message, phase: Phase) -> None:
-        self.finish_quiet(message.time)
-        kind, device = phase.kind, message.device
-        transition = self._open.get(kind)
-        if not message.is_reply:
-            again = transition is not None and device in transition.certain
-            if transition is not None and (
-                (again and self._last_kind.get(device) is not kind)
-                or transition.messages >= MAX_MESSAGES
-            ):
-                self._finish([transition])
-                transition = None
-            if message.id in _CERTAIN:
-                self._last_kind[device] = kind
-        if transition is None:
-            if message.is_reply:
-                return  # its request belongs to one that is over
-            transition = self._open[kind] = Transition(kind)
-        transition.add(message, phase)
-
-    def _finish(self, over: Iterable[Transition]) -> None:
-        for transition in sorted(over, key=lambda each: each.start):
-            del self._open[transition.kind]
-            if not transition.certain:
-                continue
-            transition.leave_out_others()
-            if transition.kind is Kind.STOP:
-                self._last_stop = transition
-            else:
-                transition.before = self._related(transition)
-            self._found(transition)
-
-    def _related(self, start: Transition) -> Transition | None:
-        """The stop before a start; it may not be over yet."""
-        stop = self._open.get(Kind.STOP, self._last_stop)
-        if stop is None or not stop.certain or not 0 <= start.end - stop.start <= RELATED:
-            return None
-        return stop

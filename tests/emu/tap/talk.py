@@ -38,6 +38,8 @@ class Talk:
         device: name of the connection.
         clock: of this and other conversations.
         reader: of this and other conversations; a new one without it.
+        pids: the processes of the front-end and the back-end.
+        number: of the connection of its pair.
     """
 
     def __init__(
@@ -46,12 +48,15 @@ class Talk:
         device: str = "dev",
         clock: Clock | None = None,
         reader: Reader | None = None,
+        *,
+        pids: tuple[int, int] = (0, 0),
+        number: int = 1,
     ) -> None:
         self.records: list[Record] = []
         self.clock = clock or Clock()
         self.reader = reader or Reader([self.records.append, *sinks])
-        self.connection = Connection(device, 1, None, {}, lambda _: None)  # type: ignore[arg-type]
-        self.reader.take(Opened(self.connection, self.clock.now))
+        self.connection = Connection(device, number, None, {}, lambda _: None)  # type: ignore[arg-type]
+        self.reader.take(Opened(self.connection, self.clock.now, *pids))
 
     @property
     def messages(self) -> list[Message]:

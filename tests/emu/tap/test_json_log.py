@@ -16,7 +16,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "emu-tap.md"
 
 
 def test_objects_of_a_conversation() -> None:
-    talk = Talk()
+    talk = Talk(pids=(12, 34))
     talk.ask(F.GET_VRING_BASE, VringState(2, 0))
     talk.answer(F.GET_VRING_BASE, VringState(2, 9))
     talk.ask(F.SET_FEATURES, b"abc")
@@ -30,7 +30,10 @@ def test_objects_of_a_conversation() -> None:
     asked = {**common, "sender": "front-end", "flags": 1, "fds": 0}
     base = {"id": 11, "name": "VHOST_USER_GET_VRING_BASE", "size": 8, "ring": 2}
     assert objects == [
-        {"event": "connected", "time_ns": 0, "device": "dev"},
+        {
+            "event": "connected", "time_ns": 0, "device": "dev",
+            "front_end_pid": 12, "back_end_pid": 34,
+        },
         {
             "event": "request", "time_ns": 1000, **asked, **base,
             "fields": {"ring": 2, "num": 0}, "reply_due": True,

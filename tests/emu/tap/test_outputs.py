@@ -14,7 +14,7 @@ from emu.tap import outputs as module
 from emu.tap.last_messages import Cause
 from emu.tap.outputs import Last, Logs, Outputs
 from emu.tap.proxy import Pair
-from emu.tap.transitions import QUIET
+from emu.tap.transition_finder import QUIET, SETTLED
 from tests.emu.tap.talk import F, Talk
 from tests.emu.tap.test_pcapng import blocks_of
 from vhost_user.payloads import U64, VringState
@@ -81,7 +81,7 @@ def test_a_stop_is_reported_when_it_is_over(
             talk = Talk(reader=outputs.reader)
             talk.ask(F.GET_VRING_BASE, VringState(0, 0))
             due = outputs.next_look
-            assert due == (talk.clock.now + QUIET) / 1e9
+            assert due == (talk.clock.now + SETTLED) / 1e9
             monkeypatch.setattr(time, "monotonic_ns", lambda: talk.clock.now)
             outputs.look()
             assert stream.tell() == 0

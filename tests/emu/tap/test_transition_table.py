@@ -11,7 +11,7 @@ from rich.console import Console
 
 from emu.tap.transition_table import object_of, render, title
 from tests.emu.tap.test_json_log import DOCUMENT
-from tests.emu.tap.test_transitions import Vm
+from tests.emu.tap.test_transition_finder import Vm
 
 if TYPE_CHECKING:
     from emu.tap.transitions import Transition

@@ -1,73 +1,14 @@
-"""Stops and starts are found in what is read along, with their rows."""
+"""Stops and starts, with their rows."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from emu.tap import transitions as module
-from emu.tap.transitions import QUIET, Kind, Phase, Transition, TransitionFinder
-from tests.emu.tap.talk import TICK, Clock, F, Talk
-from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
-
-if TYPE_CHECKING:
-    from vhost_user.payload_layout import Payload
-
-TABLE = MemTable((MemoryRegion(0, 4096, 0, 0),))
-
-
-class Vm:
-    """Devices whose stops and starts are found."""
-
-    def __init__(self, *devices: str) -> None:
-        self.found: list[Transition] = []
-        self.finder = TransitionFinder(self.found.append)
-        self.clock = Clock()
-        first = Talk([self.finder.take], devices[0], self.clock)
-        self.reader = first.reader
-        self.talks = {devices[0]: first}
-        for device in devices[1:]:
-            self.talks[device] = Talk(device=device, clock=self.clock, reader=self.reader)
-
-    def stop(self, device: str, rings: int = 2) -> None:
-        """In lock-step."""
-        talk = self.talks[device]
-        for ring in range(rings):
-            talk.ask(F.GET_VRING_BASE, VringState(ring, 0))
-            talk.answer(F.GET_VRING_BASE, VringState(ring, 7))
-
-    def start(self, device: str, rings: int = 2) -> None:
-        """Without acknowledgements."""
-        talk = self.talks[device]
-        talk.ask(F.SET_MEM_TABLE, TABLE, fds=1)
-        for ring in range(rings):
-            talk.ask(F.SET_VRING_NUM, VringState(ring, 256))
-            talk.ask(F.SET_VRING_BASE, VringState(ring, 7))
-            talk.ask(F.SET_VRING_KICK, U64(ring), fds=1)
-
-    def wait(self, nanoseconds: int = QUIET) -> None:
-        """Nothing comes for that long."""
-        self.clock.now += nanoseconds
-        self.finder.finish_quiet(self.clock.now)
-
-
-def test_a_stop_in_lock_step() -> None:
-    vm = Vm("a", "b")
-    vm.stop("a")
-    vm.stop("b", rings=3)
-    assert vm.finder.due == vm.clock.now + QUIET
-    vm.wait(QUIET - 1)
-    assert vm.found == []
-    vm.wait(1)
-    (stop,) = list(vm.found)
-    (row,) = stop.rows
-    assert (stop.kind, stop.devices, stop.rings) == (Kind.STOP, ["a", "b"], 5)
-    assert (row.phase, row.messages, row.at_once) == (Phase.GET_VRING_BASE, 5, 1)
-    assert (row.busy, row.wall) == (5 * TICK, 9 * TICK)
-    assert [span.wall for span in row.spans] == [3 * TICK, 5 * TICK]
-    assert row.spans[1].rings == {0: TICK, 1: TICK, 2: TICK}
+from emu.tap.transitions import Kind, Phase, Transition, phase_of
+from tests.emu.tap.talk import TICK, F, Talk
+from tests.emu.tap.test_transition_finder import TABLE, Vm
+from vhost_user.payloads import U64, VringAddr, VringState
 
 
 def test_a_stop_in_flight_overlaps() -> None:
@@ -85,101 +26,35 @@ def test_a_stop_in_flight_overlaps() -> None:
     assert (row.at_once, row.messages, row.wall) == (3, 6, 11 * TICK)
 
 
-def test_a_start_has_two_rows_and_its_stop() -> None:
-    vm = Vm("a")
-    vm.stop("a")
-    vm.start("a")
-    vm.wait()
-    stop, start = vm.found
-    assert (start.kind, start.before, start.is_migration) == (Kind.START, stop, False)
-    assert [(row.phase, row.messages) for row in start.rows] == [
-        (Phase.SET_MEM_TABLE, 1),
-        (Phase.START_VRINGS, 6),
-    ]
-    assert start.rings == 2
+@pytest.mark.parametrize(
+    ("number", "num", "phase"),
+    [
+        (F.SET_VRING_ENABLE, 0, Phase.DISABLE_VRINGS),
+        (F.SET_VRING_ENABLE, 1, Phase.START_VRINGS),
+        (F.GET_VRING_BASE, 0, Phase.GET_VRING_BASE),
+        (F.SET_VRING_NUM, 1, Phase.START_VRINGS),
+    ],
+)
+def test_the_row_of_a_message(number: F, num: int, phase: Phase) -> None:
+    talk = Talk()
+    talk.ask(number, VringState(0, num))
+    (message,) = talk.messages
+    assert phase_of(message) is phase
 
 
-def test_a_start_of_other_devices_is_a_migration() -> None:
-    vm = Vm("src", "dst")
-    vm.stop("src")
-    vm.start("dst")
-    vm.finder.finish()
-    assert vm.found[1].is_migration
-
-
-def test_a_start_long_after_a_stop_is_another_matter() -> None:
-    vm = Vm("a")
-    vm.stop("a")
-    vm.wait(module.RELATED)
-    vm.start("a")
-    vm.wait()
-    assert vm.found[1].before is None
-
-
-def test_quick_stops_and_starts_are_apart() -> None:
-    """Although nothing is quiet between them."""
-    vm = Vm("a", "b")
-    for _ in range(3):
-        for device in vm.talks:
-            vm.stop(device)
-        for device in vm.talks:
-            vm.start(device)
-    vm.finder.finish()
-    assert [transition.kind for transition in vm.found] == [Kind.STOP, Kind.START] * 3
-    assert {transition.rings for transition in vm.found} == {4}
-
-
-def test_the_dirty_log_does_not_divide_a_stop() -> None:
-    """It is switched off by SET_VRING_ADDR, while other rings still stop."""
-    vm = Vm("a")
-    for _ in range(3):
-        vm.stop("a", rings=1)
-        vm.talks["a"].ask(F.SET_VRING_ADDR, VringAddr(0, 0, 0, 0, 0, 0))
-    vm.finder.finish()
-    (stop,) = vm.found
-    assert (stop.kind, stop.messages) == (Kind.STOP, 3)
-
-
-def test_disabled_rings_are_part_of_a_stop() -> None:
-    vm = Vm("a")
-    talk = vm.talks["a"]
-    talk.ask(F.SET_VRING_ENABLE, VringState(0, 0))
-    vm.stop("a", rings=1)
-    vm.start("a", rings=1)
-    talk.ask(F.SET_VRING_ENABLE, VringState(0, 1))
-    vm.finder.finish()
-    stop, start = vm.found
-    assert [row.phase for row in stop.rows] == [Phase.DISABLE_VRINGS, Phase.GET_VRING_BASE]
-    assert start.rows[-1].messages == 4
-
-
-@pytest.mark.parametrize("number", [F.SET_MEM_TABLE, F.SET_VRING_CALL, F.SET_VRING_NUM])
-def test_other_messages_are_no_start(number: F) -> None:
-    """Also not beside one."""
-    vm = Vm("a", "b")
-    payloads: dict[F, Payload] = {F.SET_MEM_TABLE: TABLE, F.SET_VRING_CALL: U64(0)}
-    payload = payloads.get(number, VringState(0, 1))
-    vm.talks["a"].ask(number, payload, fds=1)
-    vm.wait()
-    assert vm.found == []
-    vm.talks["a"].ask(number, payload, fds=1)
-    vm.start("b")
-    vm.wait()
-    assert vm.found[0].devices == ["b"]
-
-
-def test_a_reply_after_the_end_is_left_out() -> None:
-    vm = Vm("a")
-    vm.talks["a"].ask(F.GET_VRING_BASE, VringState(0, 0))
-    vm.wait()
-    vm.talks["a"].answer(F.GET_VRING_BASE, VringState(0, 0))
-    vm.finder.finish()
-    assert len(vm.found) == 1
-    assert vm.found[0].rows[0].busy == 0
-
-
-def test_one_that_never_ends_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_MESSAGES", 10)
-    vm = Vm("a")
-    vm.stop("a", rings=35)
-    assert [transition.messages for transition in vm.found] == [10, 10, 10]
+def test_a_ring_is_set_up_by_its_base_addresses_and_kick() -> None:
+    """A start before the blackout lacks some of them."""
+    talk = Talk()
+    made = Transition(Kind.START)
+    talk.ask(F.SET_MEM_TABLE, TABLE, fds=1)
+    talk.ask(F.SET_VRING_KICK, U64(3), fds=1)
+    talk.ask(F.SET_VRING_BASE, VringState(3, 0))
+    talk.ask(F.SET_VRING_ADDR, VringAddr(3, 0, 0, 0, 0, 0))
+    found = []
+    for message in talk.messages:
+        phase = phase_of(message)
+        assert phase is not None
+        made.add(message, phase)
+        found.append(made.rings_set_up)
+    assert found == [0, 0, 0, 1]
+    assert (made.rings, made.latest) == (1, 4 * TICK)

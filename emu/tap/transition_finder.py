@@ -1,0 +1,195 @@
+"""Finds stops and starts in the messages of all devices, and divides them.
+
+Each front-end has its own: those of two VMs, or of the two sides of a migration, are apart. One is
+over when its devices do the opposite, or when nothing has come for a while: for `SETTLED` if
+nothing is missing, otherwise for `QUIET`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING
+
+from emu.tap.back_end_processes import BackEndProcesses
+from emu.tap.connection import Closed, Opened
+from emu.tap.message import Message
+from emu.tap.transitions import CERTAIN, Kind, Transition, phase_of
+from vhost_user.messages import FrontendRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from emu.tap.reader import Record
+    from emu.tap.transitions import Phase
+
+#: Nanoseconds without a message after which a stop or a start is over, complete or not. A front-end
+#: may work for seconds on the notifiers of some devices before it comes to the next ones.
+QUIET = 5_000_000_000
+#: The same when no ring of the front-end runs any more, or all that were stopped are set up again.
+SETTLED = 1_000_000_000
+#: Messages of one stop or start at most.
+MAX_MESSAGES = 100_000
+#: Nanoseconds from the beginning of a stop within which the start has to end that belongs to it.
+RELATED = 60_000_000_000
+#: Stops that are remembered for the starts that follow.
+_STOPS = 16
+
+_F = FrontendRequest
+_STOPS_RING = {_F.GET_VRING_BASE, _F.GET_VRING_BASE_SKIP_DRAIN}
+#: Messages that stop all rings of a device, without a message for each.
+_RESETS = {_F.RESET_DEVICE, _F.RESET_OWNER}
+
+
+class TransitionFinder:
+    """A sink of a `Reader`.
+
+    Args:
+        found: is called with each stop and start when it is over.
+    """
+
+    def __init__(self, found: Callable[[Transition], None]) -> None:
+        self._found = found
+        self._open: dict[tuple[int, Kind], Transition] = {}
+        self._last_kind: dict[str, Kind] = {}
+        self._fronts: dict[str, int] = {}
+        self._pairs: dict[str, str] = {}
+        self._running: defaultdict[int, set[tuple[str, int | None]]] = defaultdict(set)
+        self._stops: deque[Transition] = deque(maxlen=_STOPS)
+        self._back_ends = BackEndProcesses()
+        # Those that were looked at, and which message was the last one then.
+        self._incomplete: dict[Transition, int] = {}
+
+    @property
+    def due(self) -> int | None:
+        """When `finish_quiet` has something to do, CLOCK_MONOTONIC nanoseconds, or None."""
+        return min(map(self._due, self._open.values()), default=None)
+
+    def take(self, record: Record) -> None:
+        """Look at a record."""
+        self._back_ends.take(record)
+        if isinstance(record, Message):
+            phase = phase_of(record)
+            if phase is not None and (not record.is_reply or record.request is not None):
+                self._add(record, phase)
+            elif record.id in _RESETS and not record.is_reply and not record.on_channel:
+                self._has_stopped(record.device)
+        elif isinstance(record, Opened):
+            connection = record.connection
+            self._fronts[connection.name] = record.front_pid
+            self._pairs[connection.name] = connection.pair
+        elif isinstance(record, Closed):
+            self._has_stopped(record.connection.name)
+
+    def finish_quiet(self, now: int) -> None:
+        """End those in which nothing has come for long enough."""
+        over = []
+        for transition in self._open.values():
+            if self._due(transition) <= now and not self._is_complete(transition):
+                self._incomplete[transition] = transition.latest
+            if self._due(transition) <= now:
+                over.append(transition)
+        self._finish(over)
+
+    def finish(self) -> None:
+        """End all: the tap ends."""
+        self._finish(list(self._open.values()))
+
+    def _due(self, transition: Transition) -> int:
+        """When it is over, or when it is time to look whether it is complete."""
+        incomplete = self._incomplete.get(transition) == transition.latest
+        return transition.latest + (QUIET if incomplete else SETTLED)
+
+    def _is_complete(self, transition: Transition) -> bool:
+        if transition.waiting > 0:
+            return False
+        if transition.kind is Kind.STOP:
+            return not self._running[transition.front_pid]
+        before = self._related(transition)
+        return before is not None and transition.rings_set_up >= before.rings
+
+    def _has_stopped(self, device: str) -> None:
+        """Without messages for its rings."""
+        self._last_kind.pop(device, None)
+        self._incomplete.clear()
+        running = self._running[self._fronts.get(device, 0)]
+        running -= {ring for ring in running if ring[0] == device}
+
+    def _add(self, message: Message, phase: Phase) -> None:
+        self.finish_quiet(message.time)
+        front = self._fronts.get(message.device, 0)
+        if not message.is_reply:
+            self._divide(front, phase.kind, message)
+        transition = self._open.get((front, phase.kind))
+        if message.is_reply:
+            request = message.request
+            if transition is None or request is None or request.time < transition.start:
+                return  # its request belongs to one that is over
+        if transition is None:
+            transition = self._open[front, phase.kind] = Transition(phase.kind, front)
+        transition.add(message, phase)
+
+    def _divide(self, front: int, kind: Kind, message: Message) -> None:
+        """End what a request cannot belong to, or what it shows to be over."""
+        device = message.device
+        own = self._open.get((front, kind))
+        if own is not None and (
+            own.messages >= MAX_MESSAGES
+            or (device in own.certain and self._last_kind.get(device) is not kind)
+            or (kind is Kind.START and self._comes_again(device, own))
+        ):
+            self._finish([own])
+        if message.id not in CERTAIN:
+            return
+        start, stop = self._open.get((front, Kind.START)), self._open.get((front, Kind.STOP))
+        if kind is Kind.STOP and start is not None and device in start.certain:
+            earlier = stop is not None and stop.certain and stop.start < start.start
+            self._finish([start, stop] if stop is not None and earlier else [start])
+        self._last_kind[device] = kind
+        ring = device, message.ring
+        if message.id == _F.SET_VRING_KICK:
+            self._running[front].add(ring)
+        elif message.id in _STOPS_RING:
+            self._running[front].discard(ring)
+
+    def _comes_again(self, device: str, start: Transition) -> bool:
+        """Another connection of the same pair has been started already."""
+        if device in start.certain:
+            return False
+        pair = self._pairs.get(device)
+        return any(self._pairs.get(other) == pair for other in start.certain)
+
+    def _finish(self, over: Iterable[Transition]) -> None:
+        ended = list(over)
+        for transition in ended[:]:
+            before = self._related(transition) if transition.kind is Kind.START else None
+            # A start that is over comes after its stop.
+            if before is not None and before in self._open.values() and before not in ended:
+                ended.append(before)
+        for transition in sorted(ended, key=lambda each: each.start):
+            del self._open[transition.front_pid, transition.kind]
+            self._incomplete.pop(transition, None)
+            if not transition.certain:
+                continue
+            transition.leave_out_others()
+            transition.back_ends = self._back_ends.of(transition.devices)
+            if transition.kind is Kind.STOP:
+                self._stops.append(transition)
+            else:
+                transition.before = self._related(transition)
+            self._found(transition)
+
+    def _related(self, start: Transition) -> Transition | None:
+        """The stop before a start; it may not be over yet.
+
+        It is one of the same front-end, or one of as many devices of another one: the other side
+        of a migration.
+        """
+        stops = [each for each in self._open.values() if each.kind is Kind.STOP]
+        candidates = [
+            stop
+            for stop in (*self._stops, *stops)
+            if stop.certain
+            and 0 <= start.end - stop.start <= RELATED
+            and (stop.front_pid == start.front_pid or len(stop.certain) == len(start.certain))
+        ]
+        return max(candidates, key=lambda stop: stop.start, default=None)

@@ -1,0 +1,309 @@
+"""Stops and starts are found in what is read along, with their rows."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.tap import transition_finder as module
+from emu.tap.transition_finder import QUIET, SETTLED, TransitionFinder
+from emu.tap.transitions import Kind, Phase, Transition
+from tests.emu.tap.talk import TICK, Clock, F, Talk
+from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
+
+if TYPE_CHECKING:
+    from vhost_user.payload_layout import Payload
+
+TABLE = MemTable((MemoryRegion(0, 4096, 0, 0),))
+
+
+class Vm:
+    """Devices whose stops and starts are found."""
+
+    def __init__(self, *devices: str) -> None:
+        self.found: list[Transition] = []
+        self.finder = TransitionFinder(self.found.append)
+        self.clock = Clock()
+        first = Talk([self.finder.take], devices[0], self.clock)
+        self.reader = first.reader
+        self.talks = {devices[0]: first}
+        for device in devices[1:]:
+            self.talks[device] = Talk(device=device, clock=self.clock, reader=self.reader)
+
+    def connect(self, name: str, device: str, pid: int = 0, number: int = 1) -> None:
+        """One more connection of a pair, by the name that it gets in `talks`."""
+        self.talks[name] = Talk(
+            device=device, clock=self.clock, reader=self.reader, pids=(pid, 0), number=number
+        )
+
+    def stop(self, device: str, rings: int = 2) -> None:
+        """In lock-step."""
+        talk = self.talks[device]
+        for ring in range(rings):
+            talk.ask(F.GET_VRING_BASE, VringState(ring, 0))
+            talk.answer(F.GET_VRING_BASE, VringState(ring, 7))
+
+    def start(self, device: str, rings: int = 2) -> None:
+        """Without acknowledgements."""
+        talk = self.talks[device]
+        talk.ask(F.SET_MEM_TABLE, TABLE, fds=1)
+        for ring in range(rings):
+            talk.ask(F.SET_VRING_ADDR, VringAddr(ring, 0, 0, 0, 0, 0))
+            talk.ask(F.SET_VRING_BASE, VringState(ring, 7))
+            talk.ask(F.SET_VRING_KICK, U64(ring), fds=1)
+
+    def wait(self, nanoseconds: int = QUIET) -> None:
+        """Nothing comes for that long."""
+        self.clock.now += nanoseconds
+        self.finder.finish_quiet(self.clock.now)
+
+
+def test_a_stop_in_lock_step() -> None:
+    vm = Vm("a", "b")
+    vm.stop("a")
+    vm.stop("b", rings=3)
+    assert vm.finder.due == vm.clock.now + SETTLED
+    vm.wait(SETTLED - 1)
+    assert vm.found == []
+    vm.wait(1)
+    (stop,) = list(vm.found)
+    (row,) = stop.rows
+    assert (stop.kind, stop.devices, stop.rings) == (Kind.STOP, ["a", "b"], 5)
+    assert (row.phase, row.messages, row.at_once) == (Phase.GET_VRING_BASE, 5, 1)
+    assert (row.busy, row.wall) == (5 * TICK, 9 * TICK)
+    assert [span.wall for span in row.spans] == [3 * TICK, 5 * TICK]
+    assert row.spans[1].rings == {0: TICK, 1: TICK, 2: TICK}
+
+
+def test_a_start_has_two_rows_and_its_stop() -> None:
+    vm = Vm("a")
+    vm.stop("a")
+    vm.start("a")
+    vm.wait()
+    stop, start = vm.found
+    assert (start.kind, start.before, start.is_migration) == (Kind.START, stop, False)
+    assert [(row.phase, row.messages) for row in start.rows] == [
+        (Phase.SET_MEM_TABLE, 1),
+        (Phase.START_VRINGS, 6),
+    ]
+    assert start.rings == 2
+
+
+def test_a_start_of_other_devices_is_a_migration() -> None:
+    vm = Vm("src", "dst")
+    vm.stop("src")
+    vm.start("dst")
+    vm.finder.finish()
+    assert vm.found[1].is_migration
+
+
+def test_a_start_long_after_a_stop_is_another_matter() -> None:
+    vm = Vm("a")
+    vm.stop("a")
+    vm.wait(module.RELATED)
+    vm.start("a")
+    vm.wait()
+    assert vm.found[1].before is None
+
+
+def test_quick_stops_and_starts_are_apart() -> None:
+    """Although nothing is quiet between them."""
+    vm = Vm("a", "b")
+    for _ in range(3):
+        for device in vm.talks:
+            vm.stop(device)
+        for device in vm.talks:
+            vm.start(device)
+    vm.finder.finish()
+    assert [transition.kind for transition in vm.found] == [Kind.STOP, Kind.START] * 3
+    assert {transition.rings for transition in vm.found} == {4}
+
+
+def test_the_dirty_log_does_not_divide_a_stop() -> None:
+    """It is switched off by SET_VRING_ADDR, while other rings still stop."""
+    vm = Vm("a")
+    for _ in range(3):
+        vm.stop("a", rings=1)
+        vm.talks["a"].ask(F.SET_VRING_ADDR, VringAddr(0, 0, 0, 0, 0, 0))
+    vm.finder.finish()
+    (stop,) = vm.found
+    assert (stop.kind, stop.messages) == (Kind.STOP, 3)
+
+
+def test_disabled_rings_are_part_of_a_stop() -> None:
+    vm = Vm("a")
+    talk = vm.talks["a"]
+    talk.ask(F.SET_VRING_ENABLE, VringState(0, 0))
+    vm.stop("a", rings=1)
+    vm.start("a", rings=1)
+    talk.ask(F.SET_VRING_ENABLE, VringState(0, 1))
+    vm.finder.finish()
+    stop, start = vm.found
+    assert [row.phase for row in stop.rows] == [Phase.DISABLE_VRINGS, Phase.GET_VRING_BASE]
+    assert start.rows[-1].messages == 4
+
+
+@pytest.mark.parametrize("number", [F.SET_MEM_TABLE, F.SET_VRING_CALL, F.SET_VRING_NUM])
+def test_other_messages_are_no_start(number: F) -> None:
+    """Also not beside one."""
+    vm = Vm("a", "b")
+    payloads: dict[F, Payload] = {F.SET_MEM_TABLE: TABLE, F.SET_VRING_CALL: U64(0)}
+    payload = payloads.get(number, VringState(0, 1))
+    vm.talks["a"].ask(number, payload, fds=1)
+    vm.wait()
+    assert vm.found == []
+    vm.talks["a"].ask(number, payload, fds=1)
+    vm.start("b")
+    vm.wait()
+    assert vm.found[0].devices == ["b"]
+
+
+def test_a_reply_after_the_end_is_left_out() -> None:
+    vm = Vm("a")
+    vm.talks["a"].ask(F.GET_VRING_BASE, VringState(0, 0))
+    vm.wait()
+    vm.talks["a"].answer(F.GET_VRING_BASE, VringState(0, 0))
+    vm.finder.finish()
+    assert len(vm.found) == 1
+    assert vm.found[0].rows[0].busy == 0
+
+
+def test_one_that_never_ends_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_MESSAGES", 10)
+    vm = Vm("a")
+    vm.stop("a", rings=35)
+    assert [transition.messages for transition in vm.found] == [10, 10, 10]
+
+
+def kinds(vm: Vm) -> list[tuple[Kind, list[str]]]:
+    """What was found, when all is over."""
+    vm.finder.finish()
+    return [(each.kind, each.devices) for each in vm.found]
+
+
+def test_a_stop_waits_for_rings_that_run_still() -> None:
+    """The front-end works on the notifiers of the first device meanwhile."""
+    vm = Vm("a", "b")
+    vm.start("a")
+    vm.start("b")
+    vm.wait()
+    vm.stop("a")
+    vm.wait(QUIET - SETTLED)
+    vm.stop("b")
+    assert len(vm.found) == 1
+    vm.wait(SETTLED)
+    assert vm.found[1].devices == ["a", "b"]
+
+
+def test_a_stop_ends_although_a_ring_runs() -> None:
+    vm = Vm("a", "b")
+    vm.start("a")
+    vm.start("b")
+    vm.wait()
+    vm.stop("a")
+    vm.wait(SETTLED)
+    assert len(vm.found) == 1
+    assert vm.finder.due == vm.clock.now - SETTLED + QUIET
+    vm.wait(QUIET - SETTLED)
+    assert vm.found[1].devices == ["a"]
+
+
+def test_a_start_waits_for_the_rings_that_were_stopped() -> None:
+    vm = Vm("a")
+    vm.start("a")
+    vm.wait()
+    vm.stop("a")
+    vm.start("a", rings=1)
+    vm.wait(SETTLED)
+    assert len(vm.found) == 1
+    vm.start("a")
+    vm.wait(SETTLED)
+    assert [each.kind for each in vm.found] == [Kind.START, Kind.STOP, Kind.START]
+    assert vm.found[2].rings == 2
+
+
+def test_two_starts_without_a_pause_are_two() -> None:
+    """The VM stops between them; the stop is complete, too."""
+    vm = Vm("a", "b")
+    for device in ("a", "b"):
+        vm.start(device)
+    for device in ("a", "b"):
+        vm.stop(device)
+    for device in ("a", "b"):
+        vm.start(device)
+    both = ["a", "b"]
+    assert kinds(vm) == [(Kind.START, both), (Kind.STOP, both), (Kind.START, both)]
+
+
+def test_devices_that_restart_one_after_the_other_are_one_restart() -> None:
+    """As when a kernel takes over from the firmware."""
+    vm = Vm("a", "b")
+    for device in ("a", "b"):
+        vm.stop(device)
+        vm.start(device)
+    assert kinds(vm) == [(Kind.STOP, ["a", "b"]), (Kind.START, ["a", "b"])]
+
+
+@pytest.mark.parametrize("pids", [(1, 2), (0, 0)])
+def test_migrations_back_and_forth_are_apart(pids: tuple[int, int]) -> None:
+    """Without a pause, and also where the front-ends' processes are unknown."""
+    vm = Vm("first")
+    for name, pid in zip(("src", "dst"), pids, strict=True):
+        vm.connect(name, name, pid)
+    vm.start("src")
+    vm.stop("src")
+    vm.start("dst")
+    vm.stop("dst")
+    vm.connect("src again", "src", pids[0], number=2)
+    vm.start("src again")
+    assert kinds(vm) == [
+        (Kind.START, ["src"]),
+        (Kind.STOP, ["src"]),
+        (Kind.START, ["dst"]),
+        (Kind.STOP, ["dst"]),
+        (Kind.START, ["src#2"]),
+    ]
+    assert [each.is_migration for each in vm.found] == [False, False, True, False, True]
+
+
+def test_two_vms_at_the_same_time_are_apart() -> None:
+    vm = Vm("first")
+    for name, pid in (("a", 1), ("b", 2)):
+        vm.connect(name, name, pid)
+    for device in ("a", "b"):
+        vm.start(device)
+    assert kinds(vm) == [(Kind.START, ["a"]), (Kind.START, ["b"])]
+    assert [each.front_pid for each in vm.found] == [1, 2]
+
+
+def test_a_pair_that_is_started_again_has_two_starts() -> None:
+    """The first connection ended without a stop."""
+    vm = Vm("a")
+    vm.start("a")
+    vm.talks["a"].close()
+    vm.connect("again", "a", number=2)
+    vm.start("again")
+    assert kinds(vm) == [(Kind.START, ["a"]), (Kind.START, ["a#2"])]
+
+
+@pytest.mark.parametrize("number", [F.RESET_DEVICE, F.RESET_OWNER])
+def test_a_reset_divides_two_starts(number: F) -> None:
+    vm = Vm("a")
+    vm.start("a")
+    vm.talks["a"].ask(number)
+    vm.start("a")
+    assert kinds(vm) == [(Kind.START, ["a"])] * 2
+
+
+def test_a_late_reply_is_no_part_of_the_next_stop() -> None:
+    vm = Vm("a")
+    talk = vm.talks["a"]
+    talk.ask(F.GET_VRING_BASE, VringState(0, 0))
+    vm.wait()
+    talk.ask(F.GET_VRING_BASE, VringState(1, 0))
+    talk.answer(F.GET_VRING_BASE, VringState(0, 0))
+    talk.answer(F.GET_VRING_BASE, VringState(1, 0))
+    vm.finder.finish()
+    assert [each.rows[0].spans[0].rings for each in vm.found] == [{}, {1: 2 * TICK}]
