@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from emu.guest.arp_icmp import CLIENT_ADDRESS, GUEST_ADDRESS, answer
 from tests.peers.programs import Running, kernel, need
 from tests.peers.table import GUEST_PACKAGES
+from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 MEMORY = "256M"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 #: Seconds for the job of a guest under TCG, on a busy host.
-TIMEOUT = 50.0
+TIMEOUT = PROGRAM_TIMEOUT
 _UNDER_WAY = ("setup", "active", "device", "wait-unplug")
 _CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x02"
 

@@ -22,13 +22,14 @@ from tests.peers.linux_guest import (
     make_initramfs,
 )
 from tests.peers.programs import Running, need
+from tests.timeouts import PROGRAM_TIMEOUT
 from vhost_user import postcopy
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.timeout(3 * PROGRAM_TIMEOUT)]
 
 IMAGE_BYTES = 48 << 20
 #: The trace event of QEMU for memory bases that a back-end reports in postcopy.

@@ -74,7 +74,8 @@ def daemons(tmp_path: Path, owned: ExitStack) -> Daemons:
 def test_a_storage_daemon_that_is_killed_under_load(daemons: Daemons, owned: ExitStack) -> None:
     """Ten times: nothing is lost, completed twice or corrupted.
 
-    The driver resets the disk each time and submits its requests in flight again.
+    The driver resets the disk and submits its requests in flight again. That is not necessary where
+    the daemon had completed all of them when it was killed, and the driver had not gone on yet.
     """
     resets: list[str] = []
 
@@ -95,7 +96,8 @@ def test_a_storage_daemon_that_is_killed_under_load(daemons: Daemons, owned: Exi
         assert not vm.reconnect.lost
     await_requests(vm, REQUESTS)
     check_request_log(vm)
-    assert resets == ["blk1"] * 10
+    assert set(resets) == {"blk1"}
+    assert len(resets) <= 10
     daemons.check()
 
 
