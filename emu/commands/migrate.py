@@ -12,6 +12,7 @@ from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.backend_options import socket_options
 from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
+from emu.commands.fail_if_option import check, fail_if_option, gates
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import (
     MigrationOptions,
@@ -34,6 +35,9 @@ from emu.report import progress
 from emu.strategies import registry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.report.gates import Gate
     from emu.report.results import MigrationReport
 
 
@@ -47,6 +51,7 @@ class MigrateOptions:
     to: str | None
     wide: bool
     network: str
+    fail_if: tuple[str, ...]
 
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
@@ -61,7 +66,8 @@ whether the guest's requests were lost, duplicated or corrupted.
 Strategies:
 {strategies}
 
-The status is 0 only when every migration completed with nothing lost, duplicated or corrupted.
+The status is 0 only when every migration completed with nothing lost, duplicated or corrupted, and
+no condition of --fail-if holds.
 
 \b
 Examples:
@@ -69,6 +75,7 @@ Examples:
   emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --strategy split
   emu migrate --costs rfc2021 --strategy qemu-2021,prewired --json result.json
   emu migrate --stop-time 20ms --control shared
+  emu migrate --repeat 5 --fail-if 'prewired.downtime_ms > 30'
   emu migrate --disk debian.iso
   emu migrate --network netns
 
@@ -136,6 +143,7 @@ class _Migrate(click.Command):
     is_flag=True,
     help="Print all columns of the tables, even if the terminal is too narrow for them.",
 )
+@fail_if_option
 @between_options
 @network_options
 @migration_options
@@ -162,6 +170,7 @@ def migrate(**options: Any) -> None:
     strategies = validate.strategies(text, migration.plugins)
     names = tuple(strategy.NAME for strategy in strategies)
     handing_over = [strategy.NAME for strategy in strategies if strategy.hands_over]
+    conditions = gates(own.fail_if, names)
     validate.transport(own.via, handing_over)
     validate.unsafe_strategy(migration.unsafe, names)
     if endpoint is not None:
@@ -185,7 +194,7 @@ def migrate(**options: Any) -> None:
             report = MigrationSeries(plan, supervisor).run()
         else:
             report = OutgoingMigration(plan, supervisor, endpoint).run()
-    _deliver(report, machine, wide=own.wide)
+    _deliver(report, machine, conditions, wide=own.wide)
 
 
 def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over: list[str]) -> None:
@@ -199,12 +208,16 @@ def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over:
             raise OptionError(f"--{name} does not go with --to")
 
 
-def _deliver(report: MigrationReport, machine: MachineOptions, *, wide: bool) -> None:
+def _deliver(
+    report: MigrationReport, machine: MachineOptions, conditions: Sequence[Gate], *, wide: bool
+) -> None:
     from emu.report.tables import show
 
     path = machine.json_file
     if not machine.quiet:
         show(report, report_stream(path), wide=wide)
-    deliver(path, report.to_json())
+    whole = report.to_json()
+    deliver(path, whole)
     if not report.ok:
         raise EmuError(report.failure(shown=not machine.quiet))
+    check(conditions, [("", whole)])

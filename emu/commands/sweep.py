@@ -10,6 +10,7 @@ import click
 
 from backends.trace_options import trace_options
 from emu.commands import host_limits, validate
+from emu.commands.fail_if_option import check, fail_if_option, gates
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import (
     MigrationOptions,
@@ -33,6 +34,7 @@ class SweepOptions:
     rings: int
     strategies: str
     repeat: int
+    fail_if: tuple[str, ...]
 
 
 HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
@@ -46,6 +48,7 @@ Examples:
   emu sweep
   emu sweep --devices 2,8,32 --rings 4 --strategy split,prewired
   emu sweep --costs rfc2021 --control shared
+  emu sweep --fail-if 'prewired.stop_ms > 20'
 """
 
 
@@ -82,6 +85,7 @@ Examples:
     metavar="N",
     help="Migrations of each VM with each strategy.",
 )
+@fail_if_option
 @migration_options
 @machine_options
 @trace_options
@@ -98,6 +102,7 @@ def sweep(**options: Any) -> None:
     if own.rings % 2:
         raise OptionError(f"--rings {own.rings}: a NIC's rings come in pairs")
     strategies = validate.strategies(own.strategies, migration.plugins)
+    conditions = gates(own.fail_if, [strategy.NAME for strategy in strategies])
     plan = MigrationPlan(
         machine=machine_plan(machine),
         strategies=tuple(strategy.NAME for strategy in strategies),
@@ -120,6 +125,13 @@ def sweep(**options: Any) -> None:
     for report in reports:
         if not report.ok:
             raise EmuError(report.failure())
+    check(
+        conditions,
+        [
+            (f"with {number} devices", report.to_json())
+            for number, report in zip(numbers, reports, strict=True)
+        ],
+    )
 
 
 def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:

@@ -80,6 +80,7 @@ USES = {
     "run a VM on a back-end that I have started": Use(server=_SERVER, slow=False),
     "test my back-end for conformance": Use(_BACKEND),
     "test my front-end for conformance": Use(_VMM),
+    "test in CI, with a baseline of known failures or a limit for the downtime": Use(_BACKEND),
     "run the conformance cases in my pytest suite": Use(_BACKEND),
     "serve a disk to my front-end": Use(_DISK, background="disk.sock", slow=False),
     "serve an entropy device to my front-end": Use(background="disk.sock", slow=False),
