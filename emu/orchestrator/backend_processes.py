@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import SignalWatcher
 
-READY_TIMEOUT = 30.0
+#: Seconds for the programs to start. Eight that were read from the disk and compiled for the first
+#: time took up to 36 s on two CPUs with a load of 39. That a program ends is noticed at once.
+READY_TIMEOUT = 60.0
 #: Seconds between two looks whether another program's socket listens; there is no event for that.
 _LOOK = 0.01
 

@@ -9,7 +9,7 @@ from emu.config.device_kinds import KINDS
 from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
 from emu.guest.request_log import RequestLog
-from emu.orchestrator.backend_processes import BackendProcesses
+from emu.orchestrator.backend_processes import READY_TIMEOUT, BackendProcesses
 from emu.orchestrator.managed_process import (
     PYTHON,
     ManagedProcess,
@@ -109,7 +109,7 @@ class VmHost:
         """
         self.backends.await_ready()
         try:
-            self.monitor.negotiate(QUICK)
+            self.monitor.negotiate(READY_TIMEOUT)
         except HangUpError:
             raise self._ended() from None
 
