@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from vhost_user_conformance.back_end.connection import LOG_ALL, BackEnd, F, u64
-from vhost_user_conformance.model.verdict import unsupported
+from vhost_user_conformance.model.verdict import check, unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vhost_user.dirty_log import DirtyLog
     from vhost_user_conformance.peer.memory import TestRing
 
@@ -42,6 +45,42 @@ def pages_of(log: DirtyLog) -> set[int]:
     """The pages whose bits are set; the bits are cleared."""
     runs = log.harvest()
     return {page for gpa, size in runs for page in range(gpa >> 12, gpa + size >> 12)}
+
+
+def check_logged(be: BackEnd, log: DirtyLog, wanted: set[int]) -> None:
+    """Check that these pages are logged. Raises `Failed` if one is not.
+
+    A device may log what it has written after the driver can see the completion.
+    """
+    dirty = _pages_until(be, log, wanted.issubset)
+    check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+
+
+def check_used_logged(be: BackEnd, log: DirtyLog, ring: TestRing) -> set[int]:
+    """Check that a page of the used ring is logged, as `check_logged`; all logged pages."""
+    wanted = used_pages(ring)
+    dirty = _pages_until(be, log, wanted.intersection)
+    check(dirty & wanted, f"a page of {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+    return dirty
+
+
+def check_bit(be: BackEnd, fd: int, offset: int, page: int) -> None:
+    """Check a page's bit in a log at this offset in its file, and that nothing is before it."""
+    limit = be.wire.limit()
+    while not (byte := os.pread(fd, 1, offset + page // 8)[0]) >> page % 8 & 1 and not limit.over:
+        be.barrier()
+    check(not any(os.pread(fd, offset, 0)), "nothing before the log's offset", "something is there")
+    check(byte >> page % 8 & 1, f"page {page} in the log", f"its byte is {byte:#x}")
+
+
+def _pages_until(be: BackEnd, log: DirtyLog, enough: Callable[[set[int]], object]) -> set[int]:
+    """The pages whose bits are set, as soon as they are enough, or after the timeout."""
+    limit = be.wire.limit()
+    dirty = pages_of(log)
+    while not enough(dirty) and not limit.over:
+        be.barrier()
+        dirty |= pages_of(log)
+    return dirty
 
 
 def used_pages(ring: TestRing) -> set[int]:

@@ -62,16 +62,21 @@ class Work(ABC):
     rings = 1
 
     @abstractmethod
-    def post(self, memory: Memory, ring: TestRing) -> Job:
-        """Make the smallest request available that changes nothing; do not kick."""
+    def post(self, memory: Memory, ring: TestRing, *, publish: bool = True) -> Job:
+        """Make the smallest request available that changes nothing; do not kick.
+
+        A device may serve it from `publish` on, without a kick. What is to be changed in the
+        request, or sent before it is served, comes before that: then ``publish`` is False, and the
+        case publishes itself.
+        """
 
 
 class BlkWork(Work):
     """A disk: read its first sector."""
 
-    def post(self, memory: Memory, ring: TestRing) -> Job:
+    def post(self, memory: Memory, ring: TestRing, *, publish: bool = True) -> Job:
         """See `Work.post`."""
-        return self.request(memory, ring, BLK_IN, 0, write=SECTOR)
+        return self.request(memory, ring, BLK_IN, 0, write=SECTOR, publish=publish)
 
     def request(
         self,
@@ -88,8 +93,7 @@ class BlkWork(Work):
     ) -> Job:
         """Any request: ``read`` is what the device reads, ``write`` how many bytes it writes.
 
-        A device may serve it from `publish` on, without a kick. What is to be changed in the
-        request is changed before that: then ``publish`` is False, and the case publishes itself.
+        See `Work.post` for ``publish``.
         """
         header = memory.allocate(_BLK_HEADER.size, region=region)
         memory.write(header, _BLK_HEADER.pack(kind, 0, sector))
@@ -127,18 +131,14 @@ class NetWork(Work):
     ring = 1
     rings = 2
 
-    def post(self, memory: Memory, ring: TestRing) -> Job:
+    def post(self, memory: Memory, ring: TestRing, *, publish: bool = True) -> Job:
         """See `Work.post`."""
-        return self.send(memory, ring, FRAME)
-
-    @staticmethod
-    def send(memory: Memory, ring: TestRing, frame: bytes) -> Job:
-        """Send this frame."""
-        data = bytes(NET_HEADER) + frame
+        data = bytes(NET_HEADER) + FRAME
         gpa = memory.allocate(len(data))
         memory.write(gpa, data)
         head = ring.driver.add([(gpa, len(data))], [])
-        ring.driver.publish()
+        if publish:
+            ring.driver.publish()
         return Job(head, None, None)
 
 
@@ -148,7 +148,7 @@ class FsWork(Work):
     ring = 1
     rings = 2
 
-    def post(self, memory: Memory, ring: TestRing) -> Job:
+    def post(self, memory: Memory, ring: TestRing, *, publish: bool = True) -> Job:
         """See `Work.post`."""
         body = struct.pack("<IIII", 7, 27, 1 << 17, 0)
         length = _FUSE_IN_HEADER.size + len(body)
@@ -156,16 +156,17 @@ class FsWork(Work):
         head = _FUSE_IN_HEADER.pack(length, _FUSE_INIT, 1, 0, 0, 0, 0, 0, 0)
         memory.write(asked, head + body)
         chain = ring.driver.add([(asked, length)], [(answered, 80)])
-        ring.driver.publish()
+        if publish:
+            ring.driver.publish()
         return Job(chain, None, None)
 
 
 class RngWork(Work):
     """An entropy device: fill a buffer."""
 
-    def post(self, memory: Memory, ring: TestRing) -> Job:
+    def post(self, memory: Memory, ring: TestRing, *, publish: bool = True) -> Job:
         """See `Work.post`."""
-        return self.request(memory, ring, (RANDOM_BYTES,))
+        return self.request(memory, ring, (RANDOM_BYTES,), publish=publish)
 
     def request(
         self,
@@ -175,6 +176,7 @@ class RngWork(Work):
         *,
         regions: Sequence[int] = (0,),
         indirect: bool = False,
+        publish: bool = True,
     ) -> Job:
         """A request of buffers of these sizes, in these regions in turn; all bytes are `MARK`."""
         pieces = []
@@ -187,7 +189,8 @@ class RngWork(Work):
             gpa = memory.allocate(16 * len(pieces))
             table = gpa, memory.view(gpa, 16 * len(pieces))
         head = ring.driver.add([], pieces, table)
-        ring.driver.publish()
+        if publish:
+            ring.driver.publish()
         return Job(head, None, None, tuple(pieces))
 
     @staticmethod

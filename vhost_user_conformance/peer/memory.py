@@ -235,6 +235,11 @@ class TestRing:
         poll.register(self.call_fd, select.POLLIN)
         return bool(poll.poll(timeout * 1000)) and self.calls() > 0
 
+    def await_last_call(self, quiet: float) -> None:
+        """Wait until no call has come for ``quiet`` seconds: a call follows its completion."""
+        while self.await_call(quiet):
+            pass
+
     def await_used(self, index: int, timeout: float, memory: Memory | None = None) -> bool:
         """Whether the device's index becomes ``index`` within this time.
 

@@ -11,7 +11,6 @@ import fcntl
 import os
 import select
 import struct
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,11 +107,11 @@ class Pages:
 
     def serve(self, ring: TestRing, index: int) -> None:
         """Place pages until the used index is reached. Raises `Failed` when it is not."""
-        deadline = time.monotonic() + self._be.timeout
+        limit = self._be.wire.limit()
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         while ring.used_index != index & 0xFFFF:
-            if time.monotonic() > deadline:
+            if limit.over:
                 raise Failed(f"used index {index}", f"{ring.used_index}, pages {self.asked}")
             if poll.poll(5):
                 self._bring()

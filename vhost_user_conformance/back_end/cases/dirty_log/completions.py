@@ -12,7 +12,15 @@ from vhost_user.payloads import LogArea
 from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.cases.dirty_log import area
 from vhost_user_conformance.back_end.connection import LOG_ALL, BackEnd, F, u64
-from vhost_user_conformance.back_end.dirty_log import pages_of, ready, switched_on, used_pages
+from vhost_user_conformance.back_end.dirty_log import (
+    check_bit,
+    check_logged,
+    check_used_logged,
+    pages_of,
+    ready,
+    switched_on,
+    used_pages,
+)
 from vhost_user_conformance.back_end.nic import frame_of, looped
 from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.device_work import BLK_FLUSH, BLK_IN, NET_HEADER, SECTOR
@@ -46,13 +54,10 @@ def failed_status(be: BackEnd, what: tuple[str, tuple[int, int]]) -> None:
     memory.write(status, b"\xff")
     ring.driver.add([(header, 16)], [(data, SECTOR), (status, 1)])
     ring.driver.publish()
-    index = ring.used_index + 1
     ring.kick()
-    be.await_used(ring, index)
-    be.barrier()
-    dirty = pages_of(log)
+    be.await_used(ring, ring.avail_index)
     check(memory.read(status, 1) not in (b"\0", b"\xff"), "an error", "another status")
-    check(status >> 12 in dirty, f"page {status >> 12} in the log", f"pages {sorted(dirty)}")
+    check_logged(be, log, {status >> 12})
 
 
 @area.case(831, "No bit is lost that is set while the back-end sets others", works=True)
@@ -100,9 +105,7 @@ def flag_first(be: BackEnd) -> None:
     be.barrier()
     log.harvest()
     be.serve(ring)
-    be.barrier()
-    dirty, wanted = pages_of(log), used_pages(ring)
-    check(dirty & wanted, f"a page of {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+    check_used_logged(be, log, ring)
 
 
 @area.case(
@@ -123,10 +126,8 @@ def taken_before(be: BackEnd) -> None:
         # What the device has not written yet it writes while the log is in force.
         late = [page for page in late if memory.read(page, 1) == b"\xff"]
         be.await_used(ring, ring.avail_index)
-        be.barrier()
         if late:
-            missing = {page >> 12 for page in late} - pages_of(log)
-            check(not missing, "the pages of all status bytes", f"not {sorted(missing)}")
+            check_logged(be, log, {page >> 12 for page in late})
             return
         be.send(F.SET_FEATURES, u64(be.driver_features))
 
@@ -153,12 +154,9 @@ def received_in_parts(be: BackEnd) -> None:
     nic.rx.driver.add([], pieces)
     nic.rx.driver.publish()
     nic.rx.kick()
-    index = nic.rx.used_index + 1
     nic.send(frame)
-    be.await_used(nic.rx, index)
-    be.barrier()
-    dirty, wanted = pages_of(log), {gpa >> 12 for gpa, _ in pieces}
-    check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+    be.await_used(nic.rx, nic.rx.avail_index)
+    check_logged(be, log, {gpa >> 12 for gpa, _ in pieces})
 
 
 @area.case(835, "The last byte of a received frame is logged, alone on its page", device="net")
@@ -172,12 +170,9 @@ def received_to_the_end(be: BackEnd) -> None:
     nic.rx.driver.add([], [(at, 2048)])
     nic.rx.driver.publish()
     nic.rx.kick()
-    index = nic.rx.used_index + 1
     nic.send(frame)
-    be.await_used(nic.rx, index)
-    be.barrier()
-    dirty, last = pages_of(log), (page >> 12) + 1
-    check(last in dirty, f"page {last} in the log", f"pages {sorted(dirty)}")
+    be.await_used(nic.rx, nic.rx.avail_index)
+    check_logged(be, log, {(page >> 12) + 1})
 
 
 @area.each(
@@ -190,15 +185,12 @@ def random_bytes(be: BackEnd, pages: int) -> None:
     memory.allocate(1, align=PAGE)
     ring.driver.add([], [(gpa, 16) for gpa in places])
     ring.driver.publish()
-    index = ring.used_index + 1
     ring.kick()
-    be.await_used(ring, index)
-    be.barrier()
+    be.await_used(ring, ring.avail_index)
     done = ring.driver.pop()
     written = 0 if done is None else done[1]
     wanted = {gpa >> 12 for number, gpa in enumerate(places) if 16 * number < written}
-    dirty = pages_of(log)
-    check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+    check_logged(be, log, wanted)
 
 
 @area.case(
@@ -221,11 +213,7 @@ def at_an_odd_offset(be: BackEnd) -> None:
     except Closed:
         observed("it refuses a log whose offset is not a multiple of a page")
     be.serve(ring)
-    be.barrier()
-    check(not any(os.pread(fd, offset, 0)), "nothing before the log's offset", "something is there")
-    page = ring.used >> 12
-    byte = os.pread(fd, 1, offset + page // 8)[0]
-    check(byte >> page % 8 & 1, f"page {page} in the log", f"its byte is {byte:#x}")
+    check_bit(be, fd, offset, ring.used >> 12)
 
 
 @area.case(
@@ -239,8 +227,7 @@ def replaced_twice(be: BackEnd) -> None:
         be.barrier()
         before.harvest()
         be.serve(ring)
-        be.barrier()
-        check(pages_of(log) & used_pages(ring), "the used ring in the new log", "it is not")
+        check_used_logged(be, log, ring)
         check(not pages_of(before), "nothing in the log before", "something is")
 
 
@@ -254,6 +241,4 @@ def from_the_start(be: BackEnd) -> None:
     log.harvest()
     be.start(ring, base=base, log=True)
     be.serve(ring)
-    be.barrier()
-    dirty, wanted = pages_of(log), used_pages(ring)
-    check(dirty & wanted, f"a page of {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+    check_used_logged(be, log, ring)

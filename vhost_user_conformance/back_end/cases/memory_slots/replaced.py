@@ -106,10 +106,9 @@ def gone(be: BackEnd) -> None:
     where = memory.regions[1]
     try:
         remove(be, where)
-        fresh.write(where.gpa, memory.read(where.gpa, where.size))
-        add(be, fresh.regions[1])
         be.work.post(memory, ring)
         fresh.write(where.gpa, memory.read(where.gpa, where.size))
+        add(be, fresh.regions[1])
         ring.kick()
         be.barrier()
     except Closed:
