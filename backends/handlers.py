@@ -252,7 +252,10 @@ class Handlers:
 
     def _set_vring_num(self, request: Request) -> None:
         state = cast("VringState", request.payload)
-        self._device.rings[state.ring].set_size(state.num)
+        ring = self._device.rings[state.ring]
+        ring.set_size(state.num)
+        if ring.started:
+            self.to_poll[ring] = None
 
     def _set_vring_addr(self, request: Request) -> None:
         addr = cast("VringAddr", request.payload)

@@ -42,7 +42,8 @@ class IoPool:
         self._most = threads
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._waiting = 0
+        # Jobs that were submitted and have not ended: there is a thread for each, up to the most.
+        self._unfinished = 0
 
     def submit(self, run: Callable[[], object], failed: Callable[[Exception], object]) -> None:
         """From any thread: have a thread of the pool call ``run()``, and ``failed()`` if it raises.
@@ -50,8 +51,10 @@ class IoPool:
         Raises:
             RuntimeError: the system has no thread for it.
         """
-        if len(self._threads) < self._most and self._waiting <= self._jobs.qsize():
-            self._start()
+        with self._lock:
+            if self._unfinished >= len(self._threads) < self._most:
+                self._start()
+            self._unfinished += 1
         self._jobs.put(Job(run, failed))
 
     def close(self) -> None:
@@ -63,28 +66,21 @@ class IoPool:
             thread.join(max(0, end - time.monotonic()))
 
     def _start(self) -> None:
-        with self._lock:
-            if len(self._threads) < self._most:
-                name = f"io-{len(self._threads)}"
-                thread = threading.Thread(target=self._work, name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+        name = f"io-{len(self._threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._waiting += 1
-            job = self._jobs.get()
-            with self._lock:
-                self._waiting -= 1
-            if job is None:
-                return
+        while (job := self._jobs.get()) is not None:
             try:
                 job.run()
             except Exception as error:  # noqa: BLE001  the thread goes on with the next job
                 _fail(job, error)
             # It holds a request's buffers, and with them guest memory that may be unmapped.
             del job
+            with self._lock:
+                self._unfinished -= 1
 
 
 def _fail(job: Job, error: Exception) -> None:

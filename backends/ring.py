@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -215,9 +216,15 @@ class Ring:
     def set_kick(self, fd: int) -> None:
         """SET_VRING_KICK; with -1 the ring is polled instead.
 
+        A kick counts also if it is pending on the descriptor that is replaced.
+
         Raises:
             FrontendError: epoll does not accept the descriptor.
         """
+        with suppress(OSError):  # of a descriptor that is dropped
+            if self._kick_fd >= 0 and eventfd.take(self._kick_fd):
+                self._count_kick()
+                self.look_again()
         self._drop_kick()
         self._polled = fd < 0
         if fd < 0:
@@ -489,10 +496,13 @@ class Ring:
             # It would be ready in each turn of the loop.
             self._drop_kick()
             raise FrontendError(f"the kick cannot be read: {error.strerror}") from error
+        self._count_kick()
+        self._look()
+
+    def _count_kick(self) -> None:
         self._counters[stats.KICKS] += 1
         if not self.started:
             self._start()
-        self._look()
 
     def _drop_kick(self) -> None:
         """Ignore the kick descriptor from now on, and close it later."""

@@ -97,6 +97,8 @@ class Job:
         if not self.running or not self._cancel():
             return
         with self._lock:
+            if self._ended:
+                return  # it has ended since, and no status follows the final one
             self.status = "cancelling"
         self._report({"status": "cancelling"})
 
@@ -120,8 +122,8 @@ class Job:
             self._end(status)
 
     def _end(self, status: str) -> None:
-        self._ended = now()
         with self._lock:
+            self._ended = now()
             self.status = status
         data: JsonObject = {"status": status}
         if self._error:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backends.limits import MAX_MEM_SLOTS
 from backends.virtio_device import VirtioDevice
-from tests.backends.rig import MIB, RamRegion, no_fd
+from tests.backends.rig import MIB, QEMU_ORDER, RamRegion, no_fd
+from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds, wait_until
 from vhost_user.errors import Disconnected, Refused, VhostUserError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
@@ -28,15 +30,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.loop import Loop
+    from backends.ring import Ring
     from tests.backends.rig import Rig
     from vhost_user.payload_layout import Payload
+    from vhost_user.virtqueue import Chain
 
 RINGS = 3
 PROTOCOL = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 
 
 class Configured(VirtioDevice):
-    """A device with a configuration space."""
+    """A device with a configuration space, which does nothing with its requests."""
+
+    def serve(self, ring: Ring, chain: Chain) -> int:
+        """See `VirtioDevice.serve`."""
+        return 0
 
     def config(self) -> bytes:
         """See `VirtioDevice.config`."""
@@ -170,3 +178,34 @@ def test_notifiers_are_replaced_and_removed(rig: Rig) -> None:
     for number in (F.SET_VRING_CALL, F.SET_VRING_ERR):
         rig.call(no_fd(number, 0))
     wait_until(lambda: open_fds() <= before, "they are closed")
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_kick_that_is_pending_when_its_descriptor_is_replaced_counts(
+    rig: Rig, loop: Loop, *, started: bool
+) -> None:
+    """The loop finds the kick and the message together, and handles the message first."""
+    rig.set_features()
+    rig.set_mem_table()
+    ring = rig.rings[0]
+    ring.set_up(QEMU_ORDER)
+    if started:
+        ring.kick()
+        wait_until(lambda: rig.backend.rings[0].active, "the ring is active")
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        assert go_on.wait(TIMEOUT)
+
+    loop.post(hold)
+    assert held.wait(TIMEOUT)
+    gpa, _ = rig.alloc(16)
+    ring.driver.add([(gpa, 16)], [])
+    ring.driver.publish()
+    ring.kick()
+    os.close(ring.kick_fd)
+    ring.kick_fd = os.eventfd(0, os.EFD_NONBLOCK)
+    rig.connection.submit([ring.requests()[F.SET_VRING_KICK]._replace(need_reply=True)])
+    go_on.set()
+    ring.wait()

@@ -6,9 +6,10 @@ from __future__ import annotations
 import threading
 import weakref
 from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from backends.io_pool import IoPool
+from backends.io_pool import IoPool, Job
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 
@@ -27,6 +28,41 @@ def test_a_job_that_blocks_does_not_delay_others() -> None:
     assert passed.wait(TIMEOUT)
     gate.set()
     pool.close()
+
+
+class Slow(SimpleQueue[Job | None]):
+    """Jobs whose thread stops for a while between its return from `get` and its next step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken, self.go_on = threading.Event(), threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Job | None:
+        """See the class."""
+        job = super().get(block, timeout)
+        self.taken.set()
+        assert self.go_on.wait(TIMEOUT)
+        return job
+
+
+def test_a_job_does_not_wait_for_a_thread_that_has_just_taken_another() -> None:
+    pool = IoPool(2)
+    pool._jobs = jobs = Slow()
+    jobs.go_on.set()
+    first = threading.Event()
+    pool.submit(first.set, failures.append)
+    assert first.wait(TIMEOUT)
+    wait_until(lambda: not pool._unfinished, "its thread is idle")
+    jobs.taken.clear()
+    jobs.go_on.clear()
+    pool.submit(partial(threading.Event().wait, TIMEOUT), failures.append)
+    assert jobs.taken.wait(TIMEOUT)
+    assert len(pool._threads) == 1
+    passed = threading.Event()
+    pool.submit(passed.set, failures.append)
+    assert len(pool._threads) == 2
+    jobs.go_on.set()
+    assert passed.wait(TIMEOUT)
 
 
 class Held:
@@ -104,7 +140,7 @@ def test_threads_are_started_as_they_are_needed() -> None:
         done = threading.Event()
         pool.submit(done.set, failures.append)
         assert done.wait(TIMEOUT)
-        wait_until(lambda: pool._waiting == 1)
+        wait_until(lambda: not pool._unfinished)
     assert len(pool._threads) == 1
     gate = threading.Event()
     for _ in range(8):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends.rig import PREWIRED_ORDER, QEMU_ORDER, Rig, no_fd
+from tests.backends.rig import PREWIRED_ORDER, QEMU_ORDER, Rig, no_fd, readable
+from tests.waiting import wait_until
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import VringState
@@ -38,6 +39,25 @@ def test_kick_before_the_addresses(kind: Kind, rig: Rig) -> None:
     assert rig.rings[kind.ring].idle()
     for ring in rig.rings:
         ring.set_up((F.SET_VRING_ADDR, F.SET_VRING_BASE, F.SET_VRING_ENABLE))
+    kind.finish(rig, 3)
+
+
+@pytest.mark.parametrize("last", [F.SET_VRING_NUM, F.SET_VRING_ADDR], ids=lambda last: last.name)
+def test_a_kicked_ring_is_served_when_the_last_message_has_come(
+    kind: Kind, rig: Rig, last: F
+) -> None:
+    rig.set_features()
+    rig.set_mem_table()
+    for ring in rig.rings:
+        ring.set_up([message for message in QEMU_ORDER if message is not last])
+    kind.prepare(rig)
+    kind.submit(rig, 3)
+    for ring in rig.rings:
+        ring.kick()
+    for ring in rig.rings:
+        wait_until(lambda fd=ring.kick_fd: not readable(fd, 0), "the kick is taken")  # type: ignore[misc]
+    for ring in rig.rings:
+        ring.set_up([last])
     kind.finish(rig, 3)
 
 

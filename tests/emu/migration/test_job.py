@@ -120,6 +120,20 @@ def test_after_a_cancel_only_the_end_is_reported() -> None:
     assert run.statuses == ["setup", "cancelling", "cancelled"]
 
 
+def test_a_cancel_is_not_the_status_of_a_migration_that_it_has_ended() -> None:
+    """The migration ends at once, before the cancel is reported."""
+    run = Run()
+
+    def cancel() -> bool:
+        run.end()
+        return True
+
+    run.start(fail(CancelledError()), cancel=cancel)
+    run.job.cancel()
+    assert run.statuses == ["setup", "cancelled"]
+    assert run.job.status == "cancelled"
+
+
 def test_a_cancel_that_is_too_late_changes_nothing() -> None:
     run = Run()
     run.start(lambda: None, cancel=lambda: False)
