@@ -235,8 +235,9 @@ def asked_meanwhile(be: BackEnd) -> None:
 def not_remembered(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     be.serve(ring)
-    before = bytes(region.view)
     other = be.reconnect()
+    # It may be written after the completion, until its connection has ended.
+    before = bytes(region.view)
     another = other.working_ring()
     other.serve(another)
     other.stop(another)
