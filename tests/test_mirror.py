@@ -90,6 +90,7 @@ ACROSS = {
     "tests/vhost_user_conformance/test_front_end.py": "the suite on our front-end",
     "tests/vhost_user_conformance/test_null_peers.py": "the suite on programs that do nothing",
     "tests/vhost_user_conformance/test_null_back_end.py": "a back-end that does nothing",
+    "tests/vhost_user_conformance/test_untimely_back_end.py": "back-ends with unusual times",
     "tests/vhost_user_conformance/front_end/cases/test_recordings.py": "cases on recordings",
 }
 

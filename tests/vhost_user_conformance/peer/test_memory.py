@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from vhost_user_conformance.peer.memory import (
@@ -25,5 +27,16 @@ def test_a_ring_at_the_end_of_its_region(size: int, *, event_idx: bool) -> None:
     assert (ring.desc % 16, ring.used % 4, ring.avail % 2) == (0, 0, 0)
     assert (ring.avail_index, ring.used_index) == (7, 7)
     assert ring.user_offset == USER_OFFSET
+    ring.close()
+    memory.close()
+
+
+def test_no_call_is_left_after_the_last_one() -> None:
+    """All that have come are read."""
+    memory = Memory((MIB,))
+    ring = TestRing(memory, 0)
+    os.eventfd_write(ring.call_fd, 2)
+    ring.await_last_call(0.01)
+    assert not ring.calls()
     ring.close()
     memory.close()
