@@ -22,6 +22,7 @@ is that of the default VM, as with the options.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from emu.config.vm_spec import (
 )
 from emu.errors import OptionError, PreflightError
 from emu.json_input import INTEGERS, Each, JsonInputError, Maybe, Members, Whole, check
+from vhost_user import input_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,18 +91,11 @@ def read_back_ends(path: Path) -> dict[str, str]:
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        if not path.is_file():
-            # The read of some other kinds of file never ends.
-            path.stat()
-            raise PreflightError(f"--vm {path} is not a regular file")
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise OptionError(f"--vm {path} has more than {MAX_BYTES} bytes")
-        table = tomllib.loads(text.decode())
+        table = tomllib.loads(input_file.read(path, MAX_BYTES).decode())
         _check_numbers(table)
     except OSError as error:
-        raise PreflightError(f"--vm {path}: {error.strerror}") from None
+        kind = OptionError if error.errno == errno.EFBIG else PreflightError
+        raise kind(f"--vm {path}: {error.strerror}") from None
     except RecursionError:
         raise OptionError(f"--vm {path} is nested too deeply") from None
     except ValueError as error:  # of TOML, of UTF-8, or a number of more digits than Python reads

@@ -80,6 +80,10 @@ USES = {
     "run a VM on a back-end that I have started": Use(server=_SERVER, slow=False),
     "test my back-end for conformance": Use(_BACKEND),
     "test my front-end for conformance": Use(_VMM),
+    "see which differences between two runs are real": Use(
+        "emu migrate --net 0 --blk 1x1 --vcpus 1 --memory 64M -s split -q --json disk.img\n",
+        slow=False,
+    ),
     "test in CI, with a baseline of known failures or a limit for the downtime": Use(_BACKEND),
     "run the conformance cases in my pytest suite": Use(_BACKEND),
     "serve a disk to my front-end": Use(_DISK, background="disk.sock", slow=False),

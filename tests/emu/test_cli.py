@@ -59,7 +59,7 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("sweep", "--max-bandwidth", "100", "--deadline", "1m"), 2, "the least is 137 bytes"),
         (("migrate", "--json", "x" * 300), 1, "File name too long"),
         (("migrate", "--net", "99999999999x2"), 2, "is not a shape"),
-        (("migrate", "--vm", "/dev/zero"), 1, "/dev/zero is not a regular file"),
+        (("migrate", "--vm", "/dev/zero"), 1, "/dev/zero: is not a regular file"),
         (("migrate", "extra"), 2, "unexpected extra argument"),
         (("run", "--for", "0"), 2, "--for 0"),
         (("run", "--load", "much"), 2, "'much' is not one of"),

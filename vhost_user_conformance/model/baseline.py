@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vhost_user import input_file
 from vhost_user.one_line import one_line
 from vhost_user_conformance.errors import OptionError
 from vhost_user_conformance.model.result import Known
@@ -45,13 +46,7 @@ def read(option: str, path: Path, cases: Iterable[Case]) -> dict[str, Known]:
         OptionError: a line is not the id of one of the cases, or two lines have the same id.
         OSError: the file cannot be read.
     """
-    if not path.is_file():
-        path.stat()  # an error of the system says more
-        raise OptionError(f"{option} {path} is not a regular file")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise OptionError(f"{option} {path} has more than {MAX_BYTES} bytes")
+    data = input_file.read(path, MAX_BYTES)
     ids = {case.id for case in cases}
     known: dict[str, Known] = {}
     for number, line in enumerate(data.decode(errors="replace").splitlines(), 1):

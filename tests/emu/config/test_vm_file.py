@@ -152,5 +152,5 @@ def test_json_that_is_not_a_shape_is_an_error(value: JsonObject) -> None:
 
 def test_what_is_not_a_regular_file_is_not_read() -> None:
     """The read of a device may never end."""
-    with pytest.raises(PreflightError, match="/dev/zero is not a regular file"):
+    with pytest.raises(PreflightError, match="/dev/zero: is not a regular file"):
         vm_file.read(Path("/dev/zero"))

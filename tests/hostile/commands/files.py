@@ -375,6 +375,7 @@ OPTIONS = (
         ("--net", "{folder}/none"),
         words="waiting for a back-end",
     ),
+    Option(("emu", "compare"), "--json", _some(_OUTPUTS), ("{folder}/a.json", "{folder}/a.json")),
     Option(("emu", "conform", "back-end"), "--socket", _OUTPUTS, ("--only", "VU-B-0101", "-q")),
     Option(("emu", "conform", "back-end", "--list"), "--json", _OUTPUTS),
     Option(
@@ -445,6 +446,12 @@ def make(name, loop, **options):
 """
 
 
+_DOCUMENT = (
+    '{"schema": 1, "summary": {}, "role": "back-end", "cases": [{"id": "VU-B-0001", "area": "a",'
+    ' "rule": "r", "severity": "must", "verdict": "PASS"}]}'
+)
+
+
 def _prepared(on: Commands, argv: Sequence[str]) -> list[str]:
     """The files that arguments name besides the one that is tried."""
     text = " ".join(argv)
@@ -452,6 +459,8 @@ def _prepared(on: Commands, argv: Sequence[str]) -> list[str]:
         Authority(on.folder).credentials("own")
     if "{folder}/disk" in text:
         (on.folder / "disk").write_bytes(bytes(1 << 20))
+    if "{folder}/a.json" in text:
+        (on.folder / "a.json").write_text(_DOCUMENT)
     if "{folder}/plugin.py" in text:
         (on.folder / "plugin.py").write_text(_PLUGIN)
     return [word.replace("{folder}", str(on.folder)) for word in argv]

@@ -1,0 +1,89 @@
+"""`emu compare`: what differs between two JSON documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from emu.commands import validate
+from emu.commands.json_output import deliver, json_option, report_stream
+from emu.errors import EmuError, OptionError, PreflightError
+from vhost_user import input_file
+
+if TYPE_CHECKING:
+    from emu.report.comparison import Document
+
+#: Bytes of the largest document that is read.
+MAX_BYTES = 1 << 28
+
+HELP = """Compare two documents that --json has written, of emu migrate, emu sweep or emu conform.
+
+Of migrations the medians are compared, for each strategy (and VM, of a sweep). Whether a difference
+is real is decided by a permutation test over the repetitions, which needs four migrations or more
+in each document. Of conformance the verdicts that differ are listed.
+
+\b
+Examples:
+  emu migrate --strategy prewired --repeat 10 --json before.json
+  emu migrate --strategy prewired --repeat 10 --threads 8 --json after.json
+  emu compare before.json after.json
+  emu compare before.json after.json --fail-on-regression 10
+
+The exit status is 0 also if the documents differ, 1 if --fail-on-regression finds a regression or a
+document cannot be read, and 2 if the documents cannot be compared.
+"""
+
+
+@click.command(help=HELP, short_help="Compare two JSON documents.")
+@click.argument("before", type=click.Path(path_type=Path), metavar="BEFORE")
+@click.argument("after", type=click.Path(path_type=Path), metavar="AFTER")
+@click.option("--phases", is_flag=True, help="Compare each phase in the blackout, too.")
+@click.option(
+    "--fail-on-regression",
+    type=click.FloatRange(0, 1e6),
+    metavar="PERCENT",
+    help="Exit with status 1 if a figure has really grown by more than this, more migrations "
+    "failed, or a case fails that did not.",
+)
+@json_option("the differences")
+def compare(
+    *,
+    before: Path,
+    after: Path,
+    phases: bool,
+    fail_on_regression: float | None,
+    json_file: Path | None,
+) -> None:
+    """Read, compare, and print the report."""
+    from emu.report import comparison, comparison_tables
+    from emu.report.tables import console_for
+
+    validate.output_file("--json", json_file)
+    documents = [_read(path) for path in (before, after)]
+    try:
+        result = comparison.compare(*documents, phases=phases)
+    except comparison.DocumentError as error:
+        raise OptionError(f"{before} and {after} cannot be compared: {error}") from None
+    comparison_tables.show(result, console_for(report_stream(json_file)))
+    deliver(json_file, result.to_json())
+    if fail_on_regression is None:
+        return
+    if worse := result.regressions(fail_on_regression):
+        raise EmuError(f"--fail-on-regression: {'; '.join(worse)}")
+    if result.figures and all(row.p is None for row in result.figures):
+        raise EmuError(
+            "--fail-on-regression: too few runs to tell: use --repeat 4 or more for both documents"
+        )
+
+
+def _read(path: Path) -> Document:
+    from emu.report.comparison import DocumentError, read
+
+    try:
+        return read(input_file.read(path, MAX_BYTES))
+    except OSError as error:
+        raise PreflightError(f"{path}: {error.strerror}") from None
+    except DocumentError as error:
+        raise OptionError(f"{path} {error}") from None
