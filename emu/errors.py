@@ -11,7 +11,13 @@ MAX_REASON = 800
 
 
 class EmuError(Exception):
-    """Base of what the emulator raises on purpose: its text is the line that a user reads."""
+    """Base of what the emulator raises on purpose: its text is the line that a user reads.
+
+    Attributes:
+        error_class: QMP's class (QEMU: qapi/error.json), such as ``GenericError``.
+    """
+
+    error_class = "GenericError"
 
 
 class PreflightError(EmuError):
@@ -34,7 +40,6 @@ class CommandError(MonitorError):
     """A command was answered with an error.
 
     Attributes:
-        error_class: QMP's class, such as ``GenericError``.
         description: what the peer says.
     """
 
@@ -42,6 +47,12 @@ class CommandError(MonitorError):
         super().__init__(f"{peer}: {description}")
         self.error_class = error_class
         self.description = description
+
+
+class DeviceNotFoundError(EmuError):
+    """The VM has no device of that name."""
+
+    error_class = "DeviceNotFound"
 
 
 class HangUpError(MonitorError):

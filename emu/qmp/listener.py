@@ -1,4 +1,4 @@
-"""A monitor at a path, as QEMU's ``-qmp unix:PATH,server=on,wait=off``: one client at a time."""
+"""A monitor at a path, as QEMU's ``-qmp unix:PATH,server=on,wait=off``, for several clients."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
     from emu.qmp.server import Handler
 
+#: Clients at once; a further one is disconnected.
+MAX_CLIENTS = 32
+
 
 class MonitorListener:
     """Listens from its construction on, and serves clients from `start` on.
 
-    A client that connects before `start` is served then. The VM outlives its clients: when one
-    disconnects, the next is served.
+    A client that connects before `start` is served then. Each client negotiates for itself, and
+    gets all events from then on. Commands of all clients are executed one after the other. The VM
+    outlives its clients.
 
     Args:
         path: of the socket; a stale one is replaced, one in use is an error.
         commands: handlers by the command's name.
+        executing: see `MonitorServer`; a lock of its own by default.
 
     Attributes:
         over_fd: becomes readable after a client's ``quit``, or when the monitor has failed.
@@ -38,73 +43,95 @@ class MonitorListener:
         PreflightError: no socket can be made there; the text has the reason.
     """
 
-    def __init__(self, path: Path, commands: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        commands: Mapping[str, Handler],
+        *,
+        executing: threading.Lock | None = None,
+    ) -> None:
         self.failure: BaseException | None = None
         self._commands = commands
+        self._executing = executing or threading.Lock()
         self._listener = _listen(path)
         self.over_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()
         self._closed = False
-        self._server: MonitorServer | None = None
+        # The thread of each client.
+        self._servers: dict[MonitorServer, threading.Thread] = {}
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread that serves clients."""
-        self._thread = threading.Thread(target=self._run, name="monitors", daemon=True)
+        """Start the thread that accepts clients."""
+        self._thread = threading.Thread(target=self._accept_all, name="monitors", daemon=True)
         self._thread.start()
 
     def emit(self, name: str, data: JsonObject) -> None:
-        """Send an event to the client, if there is one."""
-        server = self._server
-        if server is not None:
+        """Send an event to all clients that have negotiated; waits for none of them."""
+        with self._lock:
+            servers = [*self._servers]
+        for server in servers:
             server.emit(name, data)
 
     def close(self) -> None:
-        """Disconnect the client and stop listening. Returns when no command is being executed."""
+        """Disconnect the clients and stop listening. Returns when no command is being executed."""
         with self._lock:
             self._closed = True
-            if self._server is not None:
-                self._server.hang_up()
+            threads = [*self._servers.values()]
+            for server in self._servers:
+                server.hang_up()
         os.eventfd_write(self._wake_fd, 1)
         if self._thread is not None:
             self._thread.join()
+        for thread in threads:
+            thread.join()
         self._listener.close()
         os.close(self._wake_fd)
         os.close(self.over_fd)
 
-    def _run(self) -> None:
-        try:
-            while not self._serve_next():
-                pass
-        except BaseException as error:  # noqa: BLE001  the waiting thread raises it
-            self.failure = error
-        os.eventfd_write(self.over_fd, 1)
-
-    def _serve_next(self) -> bool:
-        """Serve one client; returns whether that was the last one."""
+    def _accept_all(self) -> None:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
-        poll.poll()
-        with self._lock:
-            if self._closed:
-                return True
-            client, _ = self._listener.accept()
-            server = self._server = MonitorServer(client, self._commands, alone=False)
+        while True:
+            poll.poll()
+            with self._lock:
+                if self._closed:
+                    return
+                self._accept()
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        if len(self._servers) >= MAX_CLIENTS:
+            client.close()
+            return
+        server = MonitorServer(client, self._commands, alone=False, executing=self._executing)
+        thread = threading.Thread(
+            target=self._serve, args=(server,), name="monitor-client", daemon=True
+        )
+        self._servers[server] = thread
+        thread.start()
+
+    def _serve(self, server: MonitorServer) -> None:
         try:
             server.serve()
-        finally:
-            with self._lock:
-                self._server = None
-            server.close()
-        return server.quit_received
+        except BaseException as error:  # noqa: BLE001  the waiting thread raises it
+            self.failure = error
+        if server.quit_received:
+            self.emit("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
+        server.close()
+        with self._lock:
+            del self._servers[server]
+            over = (server.quit_received or self.failure is not None) and not self._closed
+            if over:
+                os.eventfd_write(self.over_fd, 1)
 
 
 def _listen(path: Path) -> socket.socket:
     try:
         listener = unix_socket.bind(str(path))
-        listener.listen(4)
+        listener.listen(MAX_CLIENTS)
     except OSError as error:
         raise PreflightError(f"--qmp {path}: {error.strerror or error}") from None
     return listener

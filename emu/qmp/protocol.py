@@ -40,14 +40,38 @@ def greeting() -> JsonObject:
     return {"QMP": {"version": VERSION, "capabilities": []}}
 
 
-def success(value: object, request_id: object = None) -> JsonObject:
+def success(value: object) -> JsonObject:
     """The response to a command that was executed."""
-    return _with_id({"return": {} if value is None else value}, request_id)
+    return {"return": {} if value is None else value}
 
 
-def failure(error_class: str, description: str, request_id: object = None) -> JsonObject:
+def failure(error_class: str, description: str) -> JsonObject:
     """The response to a command that failed."""
-    return _with_id({"error": {"class": error_class, "desc": description}}, request_id)
+    return {"error": {"class": error_class, "desc": description}}
+
+
+def with_id(response: JsonObject, command: JsonObject) -> JsonObject:
+    """A response with the identifier of its command, if that has one: any JSON value."""
+    return {**response, "id": command["id"]} if "id" in command else response
+
+
+def command_of(message: JsonObject) -> tuple[str, JsonObject]:
+    """The name and the arguments of a command.
+
+    Raises:
+        MonitorError: the message has other members than a command, or members of other types.
+    """
+    for member in message:
+        if member not in ("execute", "arguments", "id"):
+            raise MonitorError(f"QMP input member '{member}' is unexpected")
+    if "execute" not in message:
+        raise MonitorError("QMP input lacks member 'execute'")
+    name, arguments = message["execute"], message.get("arguments", {})
+    if not isinstance(name, str):
+        raise MonitorError("QMP input member 'execute' must be a string")
+    if not isinstance(arguments, dict):
+        raise MonitorError("QMP input member 'arguments' must be an object")
+    return name, arguments
 
 
 def event(name: str, data: JsonObject | None = None) -> JsonObject:
@@ -57,12 +81,6 @@ def event(name: str, data: JsonObject | None = None) -> JsonObject:
     message: JsonObject = {"event": name, "timestamp": stamp}
     if data:
         message["data"] = data
-    return message
-
-
-def _with_id(message: JsonObject, request_id: object) -> JsonObject:
-    if request_id is not None:
-        message["id"] = request_id
     return message
 
 

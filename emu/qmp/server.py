@@ -6,20 +6,20 @@ import inspect
 import json
 import os
 import queue
-import socket
-import struct
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emu.errors import EmuError, MonitorError
 from emu.json_input import Each, JsonInputError, Map, Maybe, Real, Shape, check
 from emu.qmp import protocol
+from emu.qmp.outbox import Outbox
 from emu.trace_events import QMP_COMMAND, QMP_EVENT
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
+    import socket
+
     from emu.qmp.protocol import JsonObject
 
 Handler = Callable[..., object]
@@ -30,8 +30,11 @@ MAX_SECONDS = 1e8
 #: Seconds for a command that is being executed to end after the client has disconnected.
 HANG_UP_TIMEOUT = 3.0
 
-#: Seconds for a client to read what it is sent: the thread that sends an event has other work.
-SEND_TIMEOUT = 30
+#: Seconds for a client to read the last messages before it is disconnected.
+FLUSH_TIMEOUT = 2.0
+
+#: Commands that a client may send before the first of them is answered; it waits with the others.
+MAX_PENDING = 64
 
 #: The type of an argument, by its annotation's text: its name in JSON, and its shape. Numbers that
 #: are not integers are times in seconds.
@@ -41,6 +44,9 @@ _TYPES: dict[str, tuple[str, Shape]] = {
     "int | None": ("integer", Maybe(int)),
     "float": ("number of seconds", Real(0, MAX_SECONDS)),
     "bool": ("boolean", bool),
+    "bool | None": ("boolean", Maybe(bool)),
+    "str | None": ("string", Maybe(str)),
+    "list[JsonObject]": ("array of objects", Each(Map(object))),
     "list[str] | None": ("array of strings", Maybe(Each(str))),
     "JsonObject": ("object", Map(object)),
     "JsonObject | None": ("object", Maybe(Map(object))),
@@ -50,12 +56,19 @@ _TYPES: dict[str, tuple[str, Shape]] = {
 class Command:
     """A handler, and the command's arguments according to its signature.
 
-    A parameter ``reset_gap`` is the command's argument ``reset-gap``.
+    A parameter ``reset_gap`` is the command's argument ``reset-gap``. A handler with ``**``
+    parameters checks the further arguments itself, and gets them by their own names.
     """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._parameters = inspect.signature(handler).parameters
+        parameters = inspect.signature(handler).parameters.values()
+        self._parameters = {
+            parameter.name: parameter
+            for parameter in parameters
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        }
+        self._open = len(parameters) > len(self._parameters)
 
     def __call__(self, arguments: JsonObject) -> object:
         """Check the arguments and execute the command.
@@ -63,11 +76,17 @@ class Command:
         Raises:
             MonitorError: an argument is missing, unknown, or of another type.
         """
-        given = {name.replace("-", "_"): value for name, value in arguments.items()}
-        for name in given.keys() - self._parameters.keys():
-            raise MonitorError(f"Parameter '{name.replace('_', '-')}' is unexpected")
-        for name, parameter in self._parameters.items():
-            _check(parameter, name in given, given.get(name))
+        given: JsonObject = {}
+        for name, value in arguments.items():
+            parameter = name.replace("-", "_")
+            if parameter in self._parameters:
+                given[parameter] = value
+            elif self._open:
+                given[name] = value
+            else:
+                raise MonitorError(f"Parameter '{name}' is unexpected")
+        for name, parameter_ in self._parameters.items():
+            _check(parameter_, name in given, given.get(name))
         return self._handler(**given)
 
 
@@ -96,26 +115,31 @@ class MonitorServer:
         commands: handlers by the command's name.
         alone: no other client controls the VM, so that the process ends if a command hangs after
             the client has disconnected.
+        executing: held while a command is executed: the servers of one VM share it.
 
     Attributes:
         quit_received: the client has sent ``quit``.
     """
 
     def __init__(
-        self, sock: socket.socket, commands: Mapping[str, Handler], *, alone: bool = True
+        self,
+        sock: socket.socket,
+        commands: Mapping[str, Handler],
+        *,
+        alone: bool = True,
+        executing: threading.Lock | None = None,
     ) -> None:
         self.quit_received = False
         self._sock = sock
-        # Only sends have a timeout: a command may arrive at any time.
-        timeval = struct.pack("@ll", SEND_TIMEOUT, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        self._outbox = Outbox(sock)
         self._alone = alone
+        self._executing = executing or threading.Lock()
         self._commands = {name: Command(handler) for name, handler in commands.items()}
         self._commands["query-commands"] = Command(self._query_commands)
         self._commands["query-version"] = Command(lambda: protocol.VERSION)
-        self._send_lock = threading.Lock()
         self._negotiated = False
-        self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[bytes | MonitorError | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(MAX_PENDING)
         self._finished = threading.Event()
         self._reader = threading.Thread(target=self._read, name="monitor", daemon=True)
 
@@ -126,27 +150,34 @@ class MonitorServer:
         that is a bug, and the process should end with its traceback.
         """
         self._reader.start()
-        self._send(protocol.greeting())
-        while (data := self._inbox.get()) is not None:
-            if not self._respond(data):
+        self._respond(protocol.greeting())
+        while (received := self._inbox.get()) is not None:
+            self._room.release()
+            if isinstance(received, MonitorError):
+                self._respond(protocol.failure(protocol.GENERIC_ERROR, str(received)))
+            elif not self._handle(received):
                 return
 
     def emit(self, name: str, data: JsonObject | None = None) -> None:
-        """Send an event, unless the client has disconnected or not negotiated yet."""
+        """Send an event, unless the client has disconnected or not negotiated yet.
+
+        Never waits: a client that has left too many unread is disconnected.
+        """
         if QMP_EVENT.enabled:
             QMP_EVENT.emit(name=name, data=json.dumps(data or {}, separators=(",", ":")))
         if self._negotiated:
-            self._send(protocol.event(name, data))
+            self._outbox.post(protocol.encode(protocol.event(name, data)))
 
     def hang_up(self) -> None:
         """Have `serve` return once no command is being executed. From any thread."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, which a close would not
+        self._outbox.hang_up()
 
     def close(self) -> None:
         """Disconnect; the process has done what it has to do before it ends."""
         self._finished.set()
-        self.hang_up()
+        self._outbox.close(FLUSH_TIMEOUT)
+        for _ in range(MAX_PENDING):
+            self._room.release()  # the reader may wait for room
         self._reader.join()
         self._sock.close()
 
@@ -155,40 +186,59 @@ class MonitorServer:
         try:
             while data := self._sock.recv(1 << 16):
                 for message in buffer.feed(data):
-                    self._inbox.put(message)
-        except (OSError, MonitorError):
-            pass  # in either case no further command arrives
+                    self._put(message)
+        except OSError:
+            pass
+        except MonitorError as error:  # the message is too long: no further command is recognized
+            self._put(error)
         self._inbox.put(None)
         if self._alone and not self._finished.wait(HANG_UP_TIMEOUT):
             os._exit(1)  # a command hangs, and no client is connected
 
-    def _respond(self, data: bytes) -> bool:
+    def _put(self, message: bytes | MonitorError) -> None:
+        self._room.acquire()
+        self._inbox.put(message)
+
+    def _handle(self, data: bytes) -> bool:
+        """Execute a command and respond; returns False after ``quit``."""
         try:
             message = protocol.parse(data)
         except MonitorError as error:
-            self._send(protocol.failure(protocol.GENERIC_ERROR, str(error)))
+            self._respond(protocol.failure(protocol.GENERIC_ERROR, str(error)))
             return True
-        name = message.get("execute")
-        self._send(self._execute(name, message.get("arguments", {}), message.get("id")))
-        self.quit_received = name == "quit" and self._negotiated
+        self._respond(protocol.with_id(self._execute(message), message))
         return not self.quit_received
 
-    def _execute(self, name: object, arguments: object, request_id: Any) -> JsonObject:
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            text = "QMP input lacks member 'execute', or 'arguments' is not an object"
-            return protocol.failure(protocol.GENERIC_ERROR, text, request_id)
+    def _execute(self, message: JsonObject) -> JsonObject:
+        try:
+            name, arguments = protocol.command_of(message)
+        except MonitorError as error:
+            return protocol.failure(protocol.GENERIC_ERROR, str(error))
         problem = self._problem_with(name)
         if problem is not None:
-            return protocol.failure(protocol.COMMAND_NOT_FOUND, problem, request_id)
-        if name in ("qmp_capabilities", "quit"):
-            self._negotiated = True
-            return protocol.success(None, request_id)
+            return protocol.failure(protocol.COMMAND_NOT_FOUND, problem)
         if QMP_COMMAND.enabled:
             QMP_COMMAND.emit(name=name)
         try:
-            return protocol.success(self._commands[name](arguments), request_id)
+            if name == "qmp_capabilities":
+                Command(self._negotiate)(arguments)
+                return protocol.success(None)
+            if name == "quit":
+                Command(self._quit)(arguments)
+                return protocol.success(None)
+            with self._executing:
+                return protocol.success(self._commands[name](arguments))
         except (EmuError, VhostUserError, OSError) as error:
-            return protocol.failure(protocol.GENERIC_ERROR, str(error), request_id)
+            error_class = error.error_class if isinstance(error, EmuError) else ""
+            return protocol.failure(error_class or protocol.GENERIC_ERROR, str(error))
+
+    def _negotiate(self, enable: list[str] | None = None) -> None:
+        for capability in enable or ():
+            raise MonitorError(f"Capability '{capability}' is not available")
+        self._negotiated = True
+
+    def _quit(self) -> None:
+        self.quit_received = True
 
     def _problem_with(self, name: str) -> str | None:
         if not self._negotiated and name != "qmp_capabilities":
@@ -204,11 +254,5 @@ class MonitorServer:
     def _query_commands(self) -> list[JsonObject]:
         return [{"name": name} for name in sorted({*self._commands, "qmp_capabilities", "quit"})]
 
-    def _send(self, message: JsonObject) -> None:
-        data = protocol.encode(message)
-        with self._send_lock:
-            try:
-                self._sock.sendall(data)
-            except OSError:
-                # The client has disconnected or does not read: no further message waits for it.
-                self.hang_up()
+    def _respond(self, message: JsonObject) -> None:
+        self._outbox.respond(protocol.encode(message))

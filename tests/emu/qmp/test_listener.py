@@ -1,4 +1,4 @@
-"""A monitor at a path: one client after the other, and a close that ends no command early."""
+"""A monitor at a path: several clients, and a close that ends no command early."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ class Client:
     def send(self, command: str) -> None:
         """Send a command."""
         self._sock.sendall(json.dumps({"execute": command}).encode() + b"\n")
+
+    def drain(self) -> int:
+        """Read to the end; returns the number of bytes."""
+        return len(self._lines.read())
 
     def close(self) -> None:
         """Hang up."""
@@ -81,6 +85,53 @@ def test_one_client_after_the_other(listener: MonitorListener, tmp_path: Path) -
         assert client.read()["event"] == name
         client.close()
     assert not is_over(listener, 0)
+
+
+def test_several_clients_at_once(listener: MonitorListener, tmp_path: Path) -> None:
+    """Each negotiates for itself, and all that have get the events."""
+    one, two, silent = negotiated(tmp_path / "qmp"), negotiated(tmp_path / "qmp"), None
+    silent = Client(tmp_path / "qmp")
+    assert "QMP" in silent.read()
+    listener.emit("STOP", {})
+    assert [client.read()["event"] for client in (one, two)] == ["STOP", "STOP"]
+    silent.send("qmp_capabilities")
+    assert silent.read() == {"return": {}}
+    one.send("query-version")
+    assert "qemu" in one.read()["return"]
+    two.send("quit")
+    assert two.read() == {"return": {}}
+    for client in (one, two, silent):
+        assert client.read()["data"] == {"guest": False, "reason": "host-qmp-quit"}
+        client.close()
+
+
+def test_a_client_that_does_not_read_delays_no_other(
+    listener: MonitorListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is disconnected once too many events wait for it."""
+    monkeypatch.setattr("emu.qmp.outbox.MAX_QUEUED", 1 << 20)
+    lazy, other = negotiated(tmp_path / "qmp"), negotiated(tmp_path / "qmp")
+    text = "x" * 100_000
+    for number in range(30):
+        listener.emit("STOP", {"text": text, "n": number})
+        assert other.read()["data"]["n"] == number
+    assert lazy.drain() < 30 * 100_000
+    other.send("query-version")
+    assert "return" in other.read()
+    lazy.close()
+    other.close()
+
+
+def test_more_clients_than_the_limit_are_disconnected(
+    listener: MonitorListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others stay."""
+    monkeypatch.setattr("emu.qmp.listener.MAX_CLIENTS", 2)
+    kept = [negotiated(tmp_path / "qmp") for _ in range(2)]
+    refused = Client(tmp_path / "qmp")
+    assert refused.read() == {}
+    for client in (*kept, refused):
+        client.close()
 
 
 def test_quit(listener: MonitorListener, tmp_path: Path) -> None:

@@ -24,14 +24,32 @@ def test_a_message_is_one_line() -> None:
     assert protocol.parse(line.strip())["arguments"]["text"] == "two\nlines"
 
 
-def test_a_response_has_an_id_only_if_the_command_had_one() -> None:
-    """As QMP specifies."""
+@pytest.mark.parametrize("value", [7, "a", None, {"a": [1]}])
+def test_a_response_has_the_id_of_its_command(value: object) -> None:
+    """Whatever JSON value it is, as QMP specifies; none if the command had none."""
     assert protocol.success(None) == {"return": {}}
-    assert protocol.success({"a": 1}, 7) == {"return": {"a": 1}, "id": 7}
-    assert protocol.failure("GenericError", "no", "x") == {
-        "error": {"class": "GenericError", "desc": "no"},
-        "id": "x",
+    command = {"execute": "stop", "id": value}
+    found = protocol.with_id(protocol.success({"a": 1}), command)
+    assert found == {"return": {"a": 1}, "id": value}
+    assert protocol.with_id(protocol.failure("A", "b"), {}) == {
+        "error": {"class": "A", "desc": "b"}
     }
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"arguments": {}}, "lacks member 'execute'"),
+        ({"execute": 1}, "'execute' must be a string"),
+        ({"execute": "stop", "arguments": []}, "'arguments' must be an object"),
+        ({"exec-oob": "stop"}, "'exec-oob' is unexpected"),
+    ],
+)
+def test_what_is_not_a_command(message: dict[str, object], text: str) -> None:
+    """Each member is checked, as QEMU does."""
+    with pytest.raises(MonitorError, match=text):
+        protocol.command_of(message)
+    assert protocol.command_of({"execute": "stop", "id": 1}) == ("stop", {})
 
 
 def test_an_event_has_the_time_in_two_parts() -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
-from emu.errors import EmuError
-from emu.qmp.server import Handler, MonitorServer
+from emu.errors import DeviceNotFoundError, EmuError
+from emu.qmp.server import MAX_PENDING, Handler, MonitorServer
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -41,7 +41,23 @@ def reset(reset_gap: bool) -> JsonObject:
     return {"reset": reset_gap}
 
 
-HANDLERS: dict[str, Handler] = {"x-echo": echo, "x-fail": fail, "x-reset": reset}
+def check_properties(**properties: object) -> None:
+    """A handler that checks its arguments itself."""
+    raise EmuError(f"no properties {[*properties]}")
+
+
+def find(name: str) -> None:
+    """A handler whose error has a class of its own."""
+    raise DeviceNotFoundError(f"Device '{name}' not found")
+
+
+HANDLERS: dict[str, Handler] = {
+    "x-echo": echo,
+    "x-fail": fail,
+    "x-find": find,
+    "x-reset": reset,
+    "x-any": check_properties,
+}
 
 
 class Served:
@@ -114,6 +130,9 @@ def test_it_serves_the_client_of_qemu(tmp_path: Path) -> None:
         with pytest.raises(ExecuteError) as caught:
             await client.execute("x-nothing")
         assert caught.value.error_class == "CommandNotFound"
+        with pytest.raises(ExecuteError, match="'a' not found") as caught:
+            await client.execute("x-find", {"name": "a"})
+        assert caught.value.error_class == "DeviceNotFound"
         with client.listener("STOP") as events:
             served[0].server.emit("STOP", {"why": "test"})
             event = await asyncio.wait_for(events.get(), TIMEOUT)
@@ -154,7 +173,9 @@ def test_no_event_is_sent_before_the_negotiation(lines: tuple[Served, socket.soc
         ('{"execute": "x-echo", "arguments": {"text": "a", "times": true}}', "expected: integer"),
         ('{"execute": "x-echo", "arguments": {"text": "a", "more": 1}}', "'more' is unexpected"),
         ('{"execute": "x-reset", "arguments": {"reset-gap": 1}}', "'reset-gap', expected: bool"),
-        ('{"execute": "x-echo", "arguments": []}', "not an object"),
+        ('{"execute": "x-echo", "arguments": []}', "must be an object"),
+        ('{"execute": "x-echo", "more": 1}', "'more' is unexpected"),
+        ('{"execute": "x-any", "arguments": {"a-b": 1}}', "a-b"),
         ('{"arguments": {}}', "lacks member 'execute'"),
         ('{"execute"}', "JSON parse error"),
         ("execute x-echo", "JSON parse error"),
@@ -230,8 +251,8 @@ def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
 
 
 def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that sends an event has other work, which does not wait for the client."""
-    monkeypatch.setattr("emu.qmp.server.SEND_TIMEOUT", 1)
+    """The thread that sends an event does not wait for the client."""
+    monkeypatch.setattr("emu.qmp.outbox.MAX_QUEUED", 1 << 20)
     ours, theirs = socket.socketpair()
     with theirs:
         served = Served(ours)
@@ -243,3 +264,26 @@ def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyP
             assert time.monotonic() < end
         served.thread.join(TIMEOUT)
         assert not served.thread.is_alive()
+
+
+@pytest.mark.parametrize("capabilities", ['["oob"]', '"oob"', "[1]"])
+def test_a_capability_that_is_not_offered_is_an_error(
+    lines: tuple[Served, socket.socket], capabilities: str
+) -> None:
+    """The greeting has none; the negotiation goes on."""
+    _, sock = lines
+    assert receive(sock)["QMP"]["capabilities"] == []
+    command = '{"execute": "qmp_capabilities", "arguments": {"enable": ' + capabilities + "}}"
+    assert ask(sock, command)["error"]["class"] == "GenericError"
+    command = '{"execute": "qmp_capabilities", "arguments": {"enable": []}, "id": null}'
+    assert ask(sock, command) == {"return": {}, "id": None}
+
+
+def test_many_commands_at_once_wait_for_each_other(lines: tuple[Served, socket.socket]) -> None:
+    """More than the server reads ahead."""
+    _, sock = lines
+    negotiate(sock)
+    command = b'{"execute": "x-echo", "arguments": {"text": "a"}}'
+    sock.sendall(5 * MAX_PENDING * command)
+    for _ in range(5 * MAX_PENDING):
+        assert receive(sock) == {"return": {"text": "a"}}

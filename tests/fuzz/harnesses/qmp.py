@@ -56,7 +56,7 @@ def one_input(data: bytes) -> None:
     theirs.setblocking(False)
     answers: list[bytes] = []
     for message in (_CAPABILITIES, *messages[:50]):
-        if not server._respond(message):
+        if not server._handle(message):
             break
         answers += _lines(theirs)
     answers += _lines(theirs)
