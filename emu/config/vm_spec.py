@@ -85,12 +85,21 @@ def default_groups() -> tuple[DeviceGroup, ...]:
 
 @dataclass(frozen=True, slots=True)
 class VmSpec:
-    """A whole VM. The default is the VM of the RFC of 1 March 2021."""
+    """A whole VM. The default is the VM of the RFC of 1 March 2021.
+
+    Attributes:
+        vcpus: how many it has.
+        memory_bytes: of its memory.
+        groups: its devices. Each has a slot on the bus, with notify addresses and vectors.
+        ring_size: descriptors of each ring.
+        absent: the names of the devices that were unplugged: their slots are empty.
+    """
 
     vcpus: int = 224
     memory_bytes: int = 180 << 30
     groups: tuple[DeviceGroup, ...] = field(default_factory=default_groups)
     ring_size: int = RING_SIZE
+    absent: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not 1 <= self.vcpus <= MAX_VCPUS:
@@ -106,12 +115,25 @@ class VmSpec:
 
     @property
     def devices(self) -> list[DeviceSpec]:
-        """All devices, in their order on the bus."""
+        """The devices of all slots, in their order on the bus."""
         return [
             DeviceSpec(group.device_class, number, group.rings, group.use)
             for group in self.groups
             for number in range(group.count)
         ]
+
+    @property
+    def present(self) -> list[DeviceSpec]:
+        """The devices whose slots are not empty, in their order on the bus."""
+        return [device for device in self.devices if device.name not in self.absent]
+
+    def without(self, name: str) -> VmSpec:
+        """The VM after a device was unplugged, by its name."""
+        return dataclasses.replace(self, absent=self.absent | {name})
+
+    def with_device(self, name: str) -> VmSpec:
+        """The VM after a device was plugged into its slot again, by its name."""
+        return dataclasses.replace(self, absent=self.absent - {name})
 
     @property
     def rings(self) -> int:

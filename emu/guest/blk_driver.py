@@ -74,6 +74,7 @@ class BlkRing:
         self.number = place.unit
         self.place = place
         self.lock = threading.Lock()
+        self.accepting = True
         self._context = context
         self._features = features
         self._ring = RequestRing(context, place, BLK_SLOTS, event_idx=event_idx)
@@ -90,6 +91,26 @@ class BlkRing:
         """Write the initial state: an empty ring, counters and generations at 0."""
         self._ring.boot()
         self._words[PRNG] = (self.number + 1) * _MULTIPLIER & _MASK64
+
+    def boot_again(self, *, keep: bool) -> None:
+        """See `QueueUnit.boot_again`; without ``keep`` nothing is known of the blocks."""
+        with self.lock:
+            self._ring.boot_again()
+            self._words[IDENTIFIED] = 0
+            if not keep:
+                for index in range(len(self._generations)):
+                    self._generations[index] = 0
+            self._ring.mark()
+
+    @property
+    def kicks(self) -> int:
+        """See `QueueUnit.kicks`."""
+        return self._ring.kicks
+
+    @property
+    def interrupts(self) -> int:
+        """Interrupts handled."""
+        return self._counters[INTERRUPTS]
 
     def interrupt(self) -> None:
         """The device has completed requests."""
@@ -135,7 +156,7 @@ class BlkRing:
         elif op == _GET_ID:
             self._store_serial(slot)
         mode = self._context.control[MODE]
-        if mode >= _HEAVY:
+        if mode >= _HEAVY and self.accepting:
             self._issue(slot, mode)
 
     def _check(self, slot: int, index: int, generation: int) -> None:
@@ -213,7 +234,7 @@ class BlkRing:
         """Fill every free slot and kick; for the loads in which completions submit requests."""
         with self.lock:
             mode, free = self._context.control[MODE], self._ring.free_slots()
-            if mode < Mode.HEAVY or not free:
+            if mode < Mode.HEAVY or not free or not self.accepting:
                 return
             for slot in free:
                 self._issue(slot, mode)
@@ -224,11 +245,11 @@ class BlkRing:
         """Make one request available, without a kick: `kick` follows at the next tick.
 
         Returns:
-            False when all slots are busy.
+            False when all slots are busy, or the device is unplugged.
         """
         with self.lock:
             free = self._ring.free_slots()
-            if not free:
+            if not free or not self.accepting:
                 return False
             self._issue(free[0], Mode.LIGHT)
             self._ring.publish()
@@ -237,7 +258,8 @@ class BlkRing:
 
     def kick(self) -> None:
         """Notify the device of what `submit_one` has made available."""
-        self._ring.notify()
+        if self.accepting or self.outstanding():
+            self._ring.notify()
 
     def begin_verify(self) -> None:
         """Start the verify mode at the first block again."""

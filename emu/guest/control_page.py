@@ -82,7 +82,28 @@ class DeviceUnit(Unit, Protocol):
 
 
 class QueueUnit(DeviceUnit, Protocol):
-    """A unit with rings of its own."""
+    """A unit with rings of its own.
+
+    Attributes:
+        accepting: requests may be submitted; False while its device is being unplugged, or is.
+    """
+
+    accepting: bool
+
+    @property
+    def kicks(self) -> int:
+        """Notifications that the driver has sent in this process."""
+
+    def boot_again(self, *, keep: bool) -> None:
+        """Write empty rings: the device was plugged again. The request log goes on.
+
+        Args:
+            keep: the device holds what was written to it before.
+        """
+
+    @property
+    def interrupts(self) -> int:
+        """Interrupts handled since the guest booted."""
 
     def interrupt(self) -> None:
         """One of its rings' interrupts was delivered."""

@@ -70,9 +70,12 @@ class Driver:
 
     def boot_device(self, device: int) -> None:
         """Write the initial state of one device's queues, by its index on the bus."""
-        for queue in self.queues:
-            if queue.place.device == device:
-                queue.boot()
+        for queue in self.queues_of(device):
+            queue.boot()
+
+    def queues_of(self, device: int) -> list[QueueUnit]:
+        """The queues of one device, by its index on the bus."""
+        return [queue for queue in self.queues if queue.place.device == device]
 
     def restart_device(self, device: int) -> int:  # noqa: ARG002  for the drivers with requests
         """Submit all requests in flight on one device again, by its index on the bus.

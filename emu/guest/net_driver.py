@@ -84,6 +84,8 @@ class NetPair:
         self.number = place.unit
         self.place = place
         self.lock = threading.Lock()
+        self.accepting = True
+        self.kicks = 0
         self._context = context
         self._peer = peer
         self._mac = nic_mac(place.number)
@@ -139,6 +141,21 @@ class NetPair:
             self._heads[buffer] = self._rx.add((), self._buffers[buffer][1])
         self._rx.publish()
         self._mark_rings()
+
+    def boot_again(self, *, keep: bool) -> None:  # noqa: ARG002  it stores nothing
+        """See `QueueUnit.boot_again`."""
+        with self.lock:
+            kept = bytes(self._control[_FLOW_AT:_HEADS_AT])
+            self.boot()
+            self._control[_FLOW_AT:_HEADS_AT] = kept
+            self._counters[BROKEN] = 0
+            self._refresh()
+            self._mark_rings()
+
+    @property
+    def interrupts(self) -> int:
+        """Interrupts handled."""
+        return self._counters[INTERRUPTS]
 
     def _mark_rings(self) -> None:
         mark, place = self._context.mark, self.place
@@ -196,9 +213,9 @@ class NetPair:
         while True:
             paused = self._receive()
             self._tx.reclaim()
-            if self._announcements:
+            if self._announcements and self.accepting:
                 self._announce()
-            if context.control[MODE] == Mode.HEAVY and not paused:
+            if context.control[MODE] == Mode.HEAVY and not paused and self.accepting:
                 self._fill_window()
             self._publish()
             if paused:
@@ -268,7 +285,7 @@ class NetPair:
         tx = self._tx
         if not tx.free:
             tx.reclaim()
-        if not tx.free:
+        if not tx.free or not self.accepting:
             self._counters[PROBES_DROPPED] += 1
             return
         self._put(frame)
@@ -314,8 +331,10 @@ class NetPair:
     def _publish(self) -> None:
         notify, ring = self._context.platform.notify, self.place.first_ring
         if self._rx.publish():
+            self.kicks += 1
             notify(self._rx_notify_address, ring)
         if self._tx.publish():
+            self.kicks += 1
             notify(self._tx_notify_address, ring + 1)
 
     def prime(self) -> None:
@@ -335,7 +354,7 @@ class NetPair:
         with self.lock:
             if self._epoch != self._context.epoch:
                 self._refresh()
-            if self._counters[BROKEN] or self.flow.outstanding() >= WINDOW:
+            if self._counters[BROKEN] or self.flow.outstanding() >= WINDOW or not self.accepting:
                 return False
             if not self._tx.free:
                 self._tx.reclaim()

@@ -38,7 +38,7 @@ from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
-    from emu.guest.control_page import DeviceUnit
+    from emu.guest.control_page import DeviceUnit, QueueUnit
     from emu.guest.disk_reader import DiskReader
     from emu.guest.driver import Driver
     from emu.guest.platform import Platform
@@ -71,6 +71,25 @@ class Progress(NamedTuple):
 
     completed: int
     outstanding: int
+
+
+class RingCounters(NamedTuple):
+    """What the driver has counted for a ring, or for a pair of them.
+
+    Attributes:
+        first: index of the first ring in the device.
+        rings: how many they are.
+        completed, outstanding: requests and packets, as of `Progress`.
+        kicks: notifications that the driver has sent in this process.
+        calls: interrupts that it has handled since the guest booted.
+    """
+
+    first: int
+    rings: int
+    completed: int
+    outstanding: int
+    kicks: int
+    calls: int
 
 
 class GuestProgram:
@@ -172,6 +191,62 @@ class GuestProgram:
         for place in self.layout.disabled_rings(device):
             self._platform.ram.view(place.start, place.length)[:] = bytes(place.length)
             self._platform.ram.mark(place.start, place.length)
+
+    def release_device(self, device: int, timeout: float) -> int:
+        """The driver submits nothing more to a device, and waits for what is in flight.
+
+        Args:
+            device: by its index on the bus.
+            timeout: in seconds.
+
+        Returns:
+            How many requests and packets are outstanding at the end; 0 if the driver has released
+            the device.
+        """
+        queues = self._queues_of(device)
+        for queue in queues:
+            with queue.lock:
+                queue.accepting = False
+        self._context.idle.begin(queues)
+        if self._context.idle.wait(timeout):
+            return 0
+        return max(1, sum(queue.outstanding() for queue in queues))
+
+    def use_device(self, device: int) -> None:
+        """The driver submits requests to a device: it was plugged, or its unplug has failed."""
+        for queue in self._queues_of(device):
+            queue.accepting = True
+        control = self._context.control
+        if control[MODE] >= Mode.HEAVY:
+            self._enter(Mode(control[MODE]))
+
+    def boot_plugged_device(self, device: int, *, keep: bool) -> None:
+        """Write empty rings for a device that is plugged again. The request log goes on.
+
+        Args:
+            device: by its index on the bus.
+            keep: it holds what was written to it before.
+        """
+        for queue in self._queues_of(device):
+            queue.boot_again(keep=keep)
+        self._empty_disabled_rings(device)
+
+    def _queues_of(self, device: int) -> list[QueueUnit]:
+        return [queue for driver in self.drivers.values() for queue in driver.queues_of(device)]
+
+    def ring_counters(self, device: int) -> list[RingCounters]:
+        """What the driver has counted for each of its queues of a device."""
+        return [
+            RingCounters(
+                queue.place.first_ring,
+                len(queue.place.rings),
+                queue.completed(),
+                queue.outstanding(),
+                queue.kicks,
+                queue.interrupts,
+            )
+            for queue in self._queues_of(device)
+        ]
 
     def restart_device(self, device: int) -> int:
         """The driver of a device that needs a reset submits its requests in flight again.

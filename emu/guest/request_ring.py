@@ -52,6 +52,7 @@ class RequestRing:
         control: the `CONTROL_BYTES` next to the ring: see the module.
         counters: u64 words, with the indices REQUESTS to BROKEN.
         publish: makes what was added available; True if the device wants to be notified.
+        kicks: notifications sent in this process.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RequestRing:
         self.publish = self._queue.publish
         self._slots_by_head: dict[int, int] = {}
         self._epoch = -1
+        self.kicks = 0
 
     def boot(self) -> None:
         """Write the initial state: an empty ring, free slots, and zeroes for all else."""
@@ -76,6 +78,19 @@ class RequestRing:
         self._queue.reset()
         for slot in range(len(self._heads)):
             self._heads[slot] = _FREE
+        self.mark()
+
+    def boot_again(self) -> None:
+        """Write an empty ring and free slots; the counters and the driver's own state stay.
+
+        No request is in flight.
+        """
+        self._queue.reset()
+        for slot in range(len(self._heads)):
+            self._heads[slot] = _FREE
+        self._slots_by_head.clear()
+        self._epoch = self._context.epoch
+        self.counters[BROKEN] = 0
         self.mark()
 
     def mark(self) -> None:
@@ -123,6 +138,7 @@ class RequestRing:
 
     def notify(self) -> None:
         """Notify the device."""
+        self.kicks += 1
         self._context.platform.notify(self._notify_address, self._ring_index)
 
     def kick(self) -> None:

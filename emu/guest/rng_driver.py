@@ -43,6 +43,7 @@ class RngRing:
         self.number = place.unit
         self.place = place
         self.lock = threading.Lock()
+        self.accepting = True
         self._context = context
         self._ring = RequestRing(context, place, SLOTS, event_idx=event_idx)
         self._counters = self._ring.counters
@@ -54,6 +55,16 @@ class RngRing:
     def boot(self) -> None:
         """Write the initial state: an empty ring, counters at 0."""
         self._ring.boot()
+
+    def boot_again(self, *, keep: bool) -> None:  # noqa: ARG002  it stores nothing
+        """See `QueueUnit.boot_again`."""
+        with self.lock:
+            self._ring.boot_again()
+
+    @property
+    def kicks(self) -> int:
+        """See `QueueUnit.kicks`."""
+        return self._ring.kicks
 
     def interrupt(self) -> None:
         """The device has completed requests."""
@@ -69,7 +80,7 @@ class RngRing:
     def prime(self) -> None:
         """Submit a request in every free slot, if in this load completions submit requests."""
         with self.lock:
-            if self._context.control[MODE] == Mode.HEAVY:
+            if self._context.control[MODE] == Mode.HEAVY and self.accepting:
                 for slot in self._ring.free_slots():
                     self._submit(slot)
                 self._ring.kick()
@@ -78,7 +89,7 @@ class RngRing:
     def submit_one(self) -> None:
         """Submit one request and notify the device, unless all slots are busy."""
         with self.lock:
-            for slot in self._ring.free_slots()[:1]:
+            for slot in self._ring.free_slots()[:1] if self.accepting else ():
                 self._submit(slot)
                 self._ring.kick()
 
@@ -120,7 +131,7 @@ class RngRing:
         """Check a completed request, and submit the next one if the load asks for it."""
         if not _is_random(self._data[slot], written):
             self._counters[CORRUPTED] += 1
-        if self._context.control[MODE] == Mode.HEAVY:
+        if self._context.control[MODE] == Mode.HEAVY and self.accepting:
             self._submit(slot)
 
     def _submit(self, slot: int) -> None:

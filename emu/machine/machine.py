@@ -156,6 +156,11 @@ class Machine:
         """
         self._handlers[device_index] = handler
 
+    def remove_device_handler(self, device_index: int) -> None:
+        """The slot is empty: writes to its notify addresses have no effect."""
+        with self.big_lock:
+            self._handlers.pop(device_index, None)
+
     def write_without_ioeventfd(self, address: int, value: int) -> None:  # noqa: ARG002  any value
         """Handle a write to a notify address that no ioeventfd takes, under the big lock.
 

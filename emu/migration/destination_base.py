@@ -122,7 +122,9 @@ class DestinationBase(MigrationSide):
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
             raise MigrationError(Operation.STREAM, f"received {kind.name}, expected HELLO")
-        handshake = Handshake.accept(payload, self._spec, self._accel, self.vm, self._check_disks)
+        # A device may have been unplugged since this side began to listen.
+        spec = self._spec if self.vm is None else self.vm.spec
+        handshake = Handshake.accept(payload, spec, self._accel, self.vm, self._check_disks)
         self._check_strategy(handshake.strategy)
         stream.send(Kind.WELCOME, welcome())
         if not handshake.same_clock:

@@ -17,7 +17,7 @@ from emu.strategies import registry
 from emu.strategies.base import StrategyOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from emu.config.vm_spec import VmSpec
     from emu.qmp.protocol import JsonObject
@@ -101,7 +101,7 @@ def hello(
     }
 
 
-def required_match(spec: VmSpec, accel: str) -> dict[str, object]:
+def required_match(spec: VmSpec, accel: str) -> JsonObject:
     """The properties that source and destination must have in common.
 
     The accelerator is one of them: the format of the vCPUs' state depends on it.
@@ -111,7 +111,7 @@ def required_match(spec: VmSpec, accel: str) -> dict[str, object]:
         "vcpus": spec.vcpus,
         "memory": spec.memory_bytes,
         "ring_size": spec.ring_size,
-        "devices": [str(device) for device in spec.devices],
+        "devices": [str(device) for device in spec.present],
     }
 
 
@@ -216,7 +216,7 @@ def _differences(theirs: JsonObject, own: VmSpec, accel: str) -> list[str]:
             title = name.replace("_", " ")
             found.append(f"{title}: {theirs[name]} at the source, {ours[name]} at the destination")
     if theirs["devices"] != ours["devices"]:
-        found.append(_device_differences(theirs["devices"], list(map(str, own.devices))))
+        found.append(_device_differences(theirs["devices"], ours["devices"]))
     return found
 
 
@@ -234,7 +234,7 @@ def _missing_features(theirs: Mapping[str, int], vm: Vm) -> list[str]:
     return found
 
 
-def _device_differences(theirs: list[str], ours: list[str]) -> str:
+def _device_differences(theirs: Sequence[str], ours: Sequence[str]) -> str:
     """The first few devices that only one side has, as `DeviceSpec` is converted to text."""
     parts = []
     for where, names in (

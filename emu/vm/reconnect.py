@@ -36,7 +36,7 @@ class ReconnectManager:
     """Reconnects the devices of one VM. It is paused until `resume`.
 
     Args:
-        devices: all devices of the VM.
+        devices: all devices of the VM; it may change while the manager is paused.
         reconnect_device: connects a lost device to the back-end that listens, and starts it. If
             that fails it raises a `VhostUserError` and leaves the device disconnected.
         observe: called for each device that is lost or reconnected.
@@ -105,6 +105,14 @@ class ReconnectManager:
         with self._changed:
             self.lost[device.name] = error
         self._observe("DEVICE_LOST", {"device": device.name, "reason": str(error)})
+        self._wake()
+
+    def forget(self, device: VhostDevice) -> None:
+        """Stop to watch a device that was removed from ``devices`` while the manager is paused."""
+        with self._changed:
+            self.lost.pop(device.name, None)
+            self._connecting.discard(device.name)
+            self._changed.notify_all()
         self._wake()
 
     def await_all(self, timeout: float) -> None:
@@ -207,6 +215,9 @@ class ReconnectManager:
         while self._begin():
             try:
                 with self._changed:
+                    # Another device of that name may have come after an unplug.
+                    if device not in self._devices:
+                        return
                     if device.name not in self.lost:
                         self._connecting.discard(device.name)
                         return

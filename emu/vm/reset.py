@@ -23,24 +23,25 @@ def reset_devices(vm: Vm) -> None:
         if vm.drains:
             vm.pause_vcpus()
             _drain(vm)
-        for index, device in enumerate(vm.devices):
+        for device in vm.devices:
             try:
-                vm.reset_device(index)
+                vm.reset_device(vm.slot(device.name))
             except VhostUserError as error:
                 if device.name not in vm.reconnect.lost:
                     vm.reconnect.mark_lost(device, error)
                 device.forget_rings()
         vm.pause_vcpus()
-        for index in range(len(vm.devices)):
-            vm.guest.boot_device(index)
+        for device in vm.devices:
+            vm.guest.boot_device(vm.slot(device.name))
     finally:
         vm.resume_vcpus()
-    for index, device in enumerate(vm.devices):
+    for device in vm.devices:
+        slot = vm.slot(device.name)
         if device.name in vm.reconnect.lost:
-            device.set_up_rings(vm.guest.ring_addresses(index))
+            device.set_up_rings(vm.guest.ring_addresses(slot))
             continue
         try:
-            vm.activate_device(index)
+            vm.activate_device(slot)
         except VhostUserError as error:
             vm.reconnect.mark_lost(device, error)
 

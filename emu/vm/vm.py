@@ -73,6 +73,7 @@ class Vm:
 
     Attributes:
         backends: the argument, or the paths in ``handed_over``.
+        devices: those that are plugged, in their order on the bus.
         driving: held by the thread that uses the back-ends of a running VM; while the vCPUs are
             paused only the migration uses them.
         reconnect: reconnects devices that lost their back-ends; paused until the VM runs.
@@ -102,12 +103,13 @@ class Vm:
         self.devices: list[VhostDevice] = []
         self.driving = OrderedLock("the devices")
         self._eventfds = eventfd.default()
+        self._slots = {device.name: slot for slot, device in enumerate(spec.devices)}
         with ExitStack() as cleanup:
             memory = () if handed_over is None else handed_over.memory
             self.machine = Machine(spec, costs, pacer=Pacer(), accel=accel, memory_fds=memory)
             cleanup.callback(self.machine.close)
             cleanup.callback(self._close_devices)
-            self._add_devices()
+            self.devices += [self.make_device(device.name) for device in spec.present]
             if handed_over is None:
                 self._connect(connected or {})
                 config = guest_config(self.devices, disk, self.timeout)
@@ -121,20 +123,57 @@ class Vm:
             cleanup.callback(self.reconnect.close)
             self._cleanup = cleanup.pop_all()
 
-    def _add_devices(self) -> None:
-        memory = [SharedMemory(part.gpa, part.size, part.fd) for part in self.machine.ram.regions]
-        for index, spec in enumerate(self.spec.devices):
-            rings = range(spec.rings)
-            front_end: type[VhostDevice] = load(KINDS[spec.device_class].front_end)
-            device = front_end(
-                spec.name,
-                [self.machine.notify_address(index, ring) for ring in rings],
-                [self.machine.vector(index, ring) for ring in rings],
-            )
-            device.memory = memory
-            device.disable_rings(spec.rings_disabled)
+    def slot(self, name: str) -> int:
+        """The slot of a device on the bus, by its name: its index in the machine and the guest."""
+        return self._slots[name]
+
+    def device_at(self, slot: int) -> VhostDevice:
+        """The device in a slot, which is not empty."""
+        return next(device for device in self.devices if self._slots[device.name] == slot)
+
+    def make_device(self, name: str) -> VhostDevice:
+        """A new device for a slot, not connected: `plug` adds it to the VM.
+
+        Raises:
+            OSError: out of descriptors.
+        """
+        slot = self._slots[name]
+        spec = self.spec.devices[slot]
+        rings = range(spec.rings)
+        front_end: type[VhostDevice] = load(KINDS[spec.device_class].front_end)
+        device = front_end(
+            spec.name,
+            [self.machine.notify_address(slot, ring) for ring in rings],
+            [self.machine.vector(slot, ring) for ring in rings],
+        )
+        device.memory = [
+            SharedMemory(part.gpa, part.size, part.fd) for part in self.machine.ram.regions
+        ]
+        device.disable_rings(spec.rings_disabled)
+        self.machine.set_device_handler(slot, device.kick)
+        return device
+
+    def plug(self, device: VhostDevice, path: str) -> None:
+        """Add a device to the VM, in its slot, while reconnecting is paused.
+
+        Args:
+            device: of `make_device`, connected.
+            path: socket of its back-end, to reconnect.
+        """
+        with self.driving:
             self.devices.append(device)
-            self.machine.set_device_handler(index, device.kick)
+            self.devices.sort(key=lambda device: self._slots[device.name])
+            self.backends = {**self.backends, device.name: path}
+            self.spec = self.spec.with_device(device.name)
+
+    def unplug(self, device: VhostDevice) -> None:
+        """Remove a device that is stopped, and close it, while reconnecting is paused."""
+        with self.driving:
+            self.devices.remove(device)
+            self.spec = self.spec.without(device.name)
+            self.machine.remove_device_handler(self._slots[device.name])
+        self.reconnect.forget(device)
+        device.close()
 
     def _connect(self, connected: Mapping[str, BackEnd]) -> None:
         for device in self.devices:
@@ -182,8 +221,8 @@ class Vm:
             before_running: called when the devices have started and the vCPUs do not run yet.
         """
         self.guest.boot()
-        for index, device in enumerate(self.devices):
-            device.set_up_rings(self.guest.ring_addresses(index))
+        for device in self.devices:
+            device.set_up_rings(self.guest.ring_addresses(self._slots[device.name]))
         self.start_devices()
         if before_running is not None:
             before_running()
@@ -344,28 +383,28 @@ class Vm:
 
         The driver submits its requests in flight again, in rings that start at index 0.
         """
-        index = self.devices.index(device)
-        again = self.guest.restart_device(index)
-        device.set_up_rings(self.guest.ring_addresses(index))
+        slot = self._slots[device.name]
+        again = self.guest.restart_device(slot)
+        device.set_up_rings(self.guest.ring_addresses(slot))
         self._observe("DEVICE_NEEDS_RESET", {"device": device.name, "requests": again})
 
-    def reset_device(self, index: int) -> None:
-        """Reset a device, by its index on the bus, as its driver does at any moment.
+    def reset_device(self, slot: int) -> None:
+        """Reset the device in a slot, as its driver does at any moment.
 
         Raises:
             VhostUserError: its back-end has failed.
         """
-        device = self.devices[index]
+        device = self.device_at(slot)
         self.drive_one(device, lifecycle.reset(device))
 
-    def activate_device(self, index: int) -> None:
-        """Start a device whose driver has set its rings up anew.
+    def activate_device(self, slot: int) -> None:
+        """Start the device in a slot, whose driver has set its rings up anew.
 
         Raises:
             VhostUserError: its back-end has failed, or its rings run.
         """
-        device = self.devices[index]
-        self.drive_one(device, lifecycle.activate(device, self.guest.ring_addresses(index)))
+        device = self.device_at(slot)
+        self.drive_one(device, lifecycle.activate(device, self.guest.ring_addresses(slot)))
         self._eventfds.signal(device.notifier_fds())
 
     def stop_logging(self) -> None:

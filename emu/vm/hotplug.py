@@ -1,0 +1,116 @@
+"""Unplugs devices of a VM, and plugs them again, while the guest runs.
+
+A slot of the bus keeps the notify addresses, vectors and rings of its device, so a device can only
+be plugged into a slot of the same shape that is empty.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from devices import lifecycle
+from devices.blk import VhostUserBlk
+from emu.errors import EmuError
+from emu.guest.layout import scratch_bytes
+from vhost_user.errors import VhostUserError
+from vhost_user.virtio.blk import SECTOR_SIZE
+
+if TYPE_CHECKING:
+    from devices.device import BackEnd, VhostDevice
+    from emu.vm.vm import Vm
+
+
+class UnplugError(EmuError):
+    """The guest has not released the device in time; the device works on."""
+
+
+def unplug(vm: Vm, device: VhostDevice, timeout: float) -> None:
+    """Unplug a device while the vCPUs run, or before an incoming VM has arrived.
+
+    The guest's driver submits no further request, waits for those in flight, and resets the device;
+    then its notifiers are deassigned and its connection is closed.
+
+    Args:
+        vm: the VM.
+        device: of `Vm.devices`.
+        timeout: seconds for the requests in flight.
+
+    Raises:
+        UnplugError: requests are still in flight then.
+        DeadlineError: the device is being reconnected, which takes too long.
+    """
+    slot = vm.slot(device.name)
+    if not vm.machine.paused and (left := vm.guest.release_device(slot, timeout)):
+        vm.guest.use_device(slot)
+        raise UnplugError(f"{device.name}: {left} requests are still in flight after {timeout:g} s")
+    with vm.reconnect.paused():
+        try:
+            vm.drive_one(device, lifecycle.reset(device))
+        except VhostUserError:
+            # Its back-end has failed: what remains are the notifiers.
+            device.disconnect()
+            vm.drive_one(device, lifecycle.reset(device))
+        vm.unplug(device)
+
+
+def plug(
+    vm: Vm, name: str, back_end: BackEnd, path: str, *, features: int, arriving: bool = False
+) -> None:
+    """Plug a device into its empty slot. If the guest runs, its driver uses it from now on.
+
+    Args:
+        vm: the VM, running or paused.
+        name: of the slot.
+        back_end: of the device's class; it is closed if this fails.
+        path: socket of the back-end, to reconnect.
+        features: that the guest's driver uses; 0 for all that the back-end offers.
+        arriving: the guest is still to arrive, with rings that it has set up.
+
+    Raises:
+        EmuError: the back-end's disk is too small.
+        VhostUserError: the back-end lacks rings or features that the guest uses, or fails.
+        OSError: out of descriptors.
+    """
+    # The guest's disk driver knows the blocks that it has written, and checks what it reads back.
+    keep = vm.backends.get(name) == path
+    device = vm.make_device(name)
+    try:
+        device.use(back_end)
+        if features:
+            device.use_features(features)
+        _check_capacity(vm, device)
+    except BaseException:
+        vm.machine.remove_device_handler(vm.slot(name))
+        device.close()
+        raise
+    with vm.reconnect.paused():
+        vm.plug(device, path)
+        try:
+            if not arriving:
+                _start(vm, device, keep=keep)
+        except BaseException:
+            device.disconnect()
+            vm.drive_one(device, lifecycle.reset(device))
+            vm.unplug(device)
+            raise
+
+
+def _start(vm: Vm, device: VhostDevice, *, keep: bool) -> None:
+    slot = vm.slot(device.name)
+    vm.guest.boot_plugged_device(slot, keep=keep)
+    if vm.machine.paused:
+        device.set_up_rings(vm.guest.ring_addresses(slot))  # `cont` starts them
+    else:
+        vm.activate_device(slot)
+    vm.guest.use_device(slot)
+
+
+def _check_capacity(vm: Vm, device: VhostDevice) -> None:
+    """Check that the guest's blocks fit on a disk."""
+    if not isinstance(device, VhostUserBlk):
+        return
+    spec = vm.spec.devices[vm.slot(device.name)]
+    needed = scratch_bytes(1 + max(spec.rings_used, default=-1)) // SECTOR_SIZE
+    capacity = device.capacity(timeout=vm.timeout)
+    if capacity < needed:
+        raise EmuError(f"{device.name}: a disk of {capacity} sectors; the guest needs {needed}")
