@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -13,6 +12,7 @@ import click
 from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.option_values import values_of
+from emu.commands.qmp_option import incoming_uri, monitor_path, qmp_option
 from emu.commands.ring_use_options import RingUseOptions, ring_use_options, ring_uses
 from emu.commands.trace_option import trace_option
 from emu.config.device_kinds import KINDS
@@ -33,8 +33,8 @@ HELP = """Run a VM whose devices are served by back-ends that you have started, 
 OVERWRITES THE DISKS (except with --load none). The command first reads the disks, and refuses them
 unless they are all zeroes and have at most 1 GiB, or --scratch is given.
 
-With --qmp the command serves QMP: stop, cont, system_reset, calc-dirty-rate, query-status, quit
-and others (query-commands lists them).
+With --qmp the command serves QMP, the protocol of QEMU's monitor: query-status, stop, cont,
+migrate, device_del, device_add, quit and others (query-commands lists them).
 
 The loss of a back-end is reported, and the next back-end that listens on its socket takes over. The
 exit status is 0 when at the end each device has a back-end and each request was completed once,
@@ -43,7 +43,8 @@ without an error.
 \b
 Examples:
   emu attach --blk /run/disk.sock --for 10s
-  emu attach --net /run/nic.sock --rings 4 --qmp /tmp/qmp.sock --load light
+  emu attach --net /run/nic.sock --rings 4 --qmp unix:/tmp/qmp.sock --load light
+  emu attach --blk /run/other.sock --incoming unix:/tmp/migrate.sock
 """
 
 
@@ -70,7 +71,8 @@ class AttachOptions:
     load: str
     scratch: bool
     accel: str
-    qmp: Path | None
+    qmp: str | None
+    incoming: str | None
     duration: str | None
     quiet: bool
 
@@ -116,7 +118,13 @@ class AttachOptions:
     show_default=True,
     help="What runs the vCPUs and implements the notifiers.",
 )
-@click.option("--qmp", type=click.Path(path_type=Path), metavar="PATH", help="Serve QMP there.")
+@qmp_option
+@click.option(
+    "--incoming",
+    metavar="URI",
+    help="Boot no guest: wait at unix:PATH or tcp:ADDRESS:PORT for a VM, or, with 'defer', for "
+    "QMP's migrate-incoming.",
+)
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @trace_options
@@ -189,9 +197,10 @@ def _plan(options: AttachOptions) -> AttachPlan:
         backends,
         options.accel,
         options.load,
-        options.qmp,
+        monitor_path(options.qmp),
         scratch=options.scratch,
         rings_given=rings is not None,
+        incoming=incoming_uri(options.incoming, options.qmp),
     )
 
 

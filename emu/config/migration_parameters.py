@@ -52,7 +52,7 @@ class Parameters(NamedTuple):
             EmuError: a name is unknown, or a value is of another type or invalid.
         """
         current = (base or cls())._asdict()
-        fields = {_qmp_name(field): field for field in current}
+        fields = {cls.qmp_name(field): field for field in current}
         for name, value in values.items():
             field = fields.get(name.replace("_", "-"), "")
             if not field:
@@ -86,8 +86,9 @@ class Parameters(NamedTuple):
 
     def to_json(self) -> JsonObject:
         """In QMP's spelling."""
-        return {_qmp_name(field): value for field, value in self._asdict().items()}
+        return {self.qmp_name(field): value for field, value in self._asdict().items()}
 
-
-def _qmp_name(field: str) -> str:
-    return _QMP_NAMES.get(field, field.replace("_", "-"))
+    @staticmethod
+    def qmp_name(field: str) -> str:
+        """A field's name in QMP's spelling."""
+        return _QMP_NAMES.get(field, field.replace("_", "-"))

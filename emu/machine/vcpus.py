@@ -114,6 +114,11 @@ class VcpuSet:
             self.gate.ran(index)
 
     @property
+    def thread_ids(self) -> list[int]:
+        """The kernel's id of each vCPU's thread."""
+        return [thread.native_id or 0 for thread in self._threads]
+
+    @property
     def paused(self) -> bool:
         """Whether no vCPU may run guest code."""
         return self.gate.paused

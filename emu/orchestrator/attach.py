@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from devices.blk import VhostUserBlk
 from emu.config.costs import NATIVE
-from emu.errors import EmuError
+from emu.errors import EmuError, MigrationError, Operation
 from emu.orchestrator.attach_connect import TIMEOUT, connect, with_offered_rings
 from emu.orchestrator.attach_disk import check_zeroes
 from emu.orchestrator.stalls import StallDetector
-from emu.qmp.listener import MonitorListener
 from emu.vm.vm import Vm
-from emu.vm_process.commands import commands
 from emu.vm_process.control import Control
+from emu.vm_process.monitor import Monitor
 from vhost_user.virtio.blk import VIRTIO_BLK_F_RO
 
 if TYPE_CHECKING:
@@ -28,10 +27,11 @@ if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
     from emu.guest.request_log import RequestLog
     from emu.orchestrator.signals import SignalWatcher
+    from emu.qmp.listener import MonitorListener
     from emu.qmp.protocol import JsonObject
 
-#: Commands that are not for the user: `emu run` and `emu migrate` send them to their VM processes.
-_INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
+#: The value of --incoming with which QMP's migrate-incoming has the URI, as in QEMU.
+DEFER = "defer"
 #: Seconds of one wait, which is repeated; connecting and booting have timeouts of their own.
 _WAIT = 60.0
 #: Seconds after the end of the run in which a device may still complete its first request, and from
@@ -48,6 +48,8 @@ class AttachPlan(NamedTuple):
         accel: ``auto``, ``soft`` or ``kvm``.
         load: ``none``, ``light`` or ``heavy``.
         monitor: socket path of its monitor, or None.
+        incoming: wait for a VM at this URI, or with `DEFER` for migrate-incoming, instead of
+            booting one.
         scratch: the contents of the disks may be overwritten. Without it a disk that the guest
             writes to must be all zeroes.
         rings_given: the number of rings is that of ``spec``; otherwise it depends on the back-ends'
@@ -61,6 +63,7 @@ class AttachPlan(NamedTuple):
     monitor: Path | None
     scratch: bool = False
     rings_given: bool = True
+    incoming: str | None = None
 
 
 class AttachedVm:
@@ -87,27 +90,28 @@ class AttachedVm:
         self._plan = plan
         self._notice = notice
         self._waiting = waiting
-        self._monitor: MonitorListener | None = None
+        self._listener: MonitorListener | None = None
         self._starter: threading.Thread | None = None
         self._stalls: StallDetector | None = None
+        self._quit = self._arrived = False
         self._control = Control(self._emit)
         self.accel = ""
+        self._monitor = Monitor(self._control)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._failure = ""
         if plan.monitor is not None:
-            offered = {
-                name: handler
-                for name, handler in commands(self._control).items()
-                if name not in _INTERNAL
-            }
             # It listens before the VM starts: a client that waits for the back-ends' connections
             # can connect at once.
-            self._monitor = MonitorListener(plan.monitor, offered)
+            self._listener = self._monitor.listen(plan.monitor)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._monitor is not None:
-            self._monitor.close()
+        if self._listener is not None:
+            if not self._quit:
+                self._listener.emit("SHUTDOWN", {"guest": False, "reason": "host-signal"})
+            self._listener.close()
         if self._starter is not None and self._starter.is_alive():
             return  # the thread waits for a back-end; it ends with the process
         with contextlib.suppress(Exception):  # the command ends, whatever error a device reports
@@ -140,8 +144,8 @@ class AttachedVm:
         os.close(ended)
         for failure in failures:
             raise failure
-        if self._monitor is not None:
-            self._monitor.start()
+        if self._listener is not None:
+            self._listener.start()
 
     def _boot(self) -> None:
         """Connect the back-ends, create the VM with the rings that they offer, and boot it."""
@@ -163,6 +167,11 @@ class AttachedVm:
             )
             connected.pop_all()
         self.accel = vm.machine.accel.name
+        if plan.incoming is not None:
+            self._control.await_incoming(vm)
+            if plan.incoming != DEFER:
+                self._control.incoming(plan.incoming)
+            return
         try:
             self._check_disks(vm.devices)
         except BaseException:
@@ -183,19 +192,25 @@ class AttachedVm:
 
         Raises:
             SignalError: a signal ends the command.
+            MigrationError: the incoming migration has failed.
         """
-        fds = () if self._monitor is None else (self._monitor.over_fd,)
+        fds = [self._wake_fd]
+        if self._listener is not None:
+            fds.append(self._listener.over_fd)
         end = None if seconds is None else time.monotonic() + seconds
         self._stalls = StallDetector(self._control.vm)
         while True:
             left = StallDetector.PERIOD if end is None else end - time.monotonic()
             if watcher.wait(fds, max(0.0, min(left, StallDetector.PERIOD))):
+                self._quit = not self._failure
                 break
             if end is not None and time.monotonic() >= end:
                 return
             self._stalls.look()
-        if self._monitor is not None and self._monitor.failure is not None:
-            raise self._monitor.failure
+        if self._failure:
+            raise MigrationError(Operation.INCOMING, self._failure)
+        if self._listener is not None and self._listener.failure is not None:
+            raise self._listener.failure
 
     @property
     def spec(self) -> VmSpec:
@@ -238,9 +253,10 @@ class AttachedVm:
         return "the guest has submitted no request"
 
     def _emit(self, name: str, data: JsonObject) -> None:
-        if self._monitor is not None:
-            self._monitor.emit(name, data)
-        if name == "DEVICE_LOST":
+        self._monitor.emit(name, data)
+        if name == "MIGRATION":
+            self._note_migration(data)
+        elif name == "DEVICE_LOST":
             self._notice(str(data["reason"]))
         elif name == "DEVICE_NEEDS_RESET":
             self._notice(
@@ -249,6 +265,23 @@ class AttachedVm:
             )
         elif name == "DEVICE_BACK":
             self._notice(f"{data['device']}: has a back-end again")
+
+    def _note_migration(self, data: JsonObject) -> None:
+        """Print the end of a migration; a VM that does not arrive ends the command."""
+        status = data["status"]
+        if status not in ("completed", "failed", "cancelled"):
+            return
+        arriving = self._plan.incoming is not None and not self._arrived
+        if status == "completed":
+            self._arrived = True
+            self._notice("the VM has arrived" if arriving else "the VM runs at the destination")
+            return
+        why = data.get("error-desc", status)
+        if arriving:
+            self._failure = f"the migration failed: {why}"
+            os.eventfd_write(self._wake_fd, 1)
+        else:
+            self._notice(f"the migration failed, the VM runs on: {why}")
 
 
 def _failed_requests(log: RequestLog) -> str:

@@ -13,7 +13,7 @@ from vhost_user import unix_socket
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from emu.qmp.protocol import JsonObject
@@ -34,6 +34,7 @@ class MonitorListener:
         path: of the socket; a stale one is replaced, one in use is an error.
         commands: handlers by the command's name.
         executing: see `MonitorServer`; a lock of its own by default.
+        ended: called in a thread of the listener when `over_fd` becomes readable, with `failure`.
 
     Attributes:
         over_fd: becomes readable after a client's ``quit``, or when the monitor has failed.
@@ -49,8 +50,10 @@ class MonitorListener:
         commands: Mapping[str, Handler],
         *,
         executing: threading.Lock | None = None,
+        ended: Callable[[BaseException | None], object] = lambda _error: None,
     ) -> None:
         self.failure: BaseException | None = None
+        self._ended = ended
         self._commands = commands
         self._executing = executing or threading.Lock()
         self._listener = _listen(path)
@@ -126,6 +129,8 @@ class MonitorListener:
             over = (server.quit_received or self.failure is not None) and not self._closed
             if over:
                 os.eventfd_write(self.over_fd, 1)
+        if over:
+            self._ended(self.failure)
 
 
 def _listen(path: Path) -> socket.socket:

@@ -47,6 +47,7 @@ _TYPES: dict[str, tuple[str, Shape]] = {
     "bool | None": ("boolean", Maybe(bool)),
     "str | None": ("string", Maybe(str)),
     "list[JsonObject]": ("array of objects", Each(Map(object))),
+    "list[JsonObject] | None": ("array of objects", Maybe(Each(Map(object)))),
     "list[str] | None": ("array of strings", Maybe(Each(str))),
     "JsonObject": ("object", Map(object)),
     "JsonObject | None": ("object", Maybe(Map(object))),

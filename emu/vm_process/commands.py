@@ -63,6 +63,9 @@ class VmControl(Protocol):
     def start(self) -> JsonObject | None:
         """Build the machine, connect the devices, boot the guest and start its load."""
 
+    def prepare(self) -> JsonObject | None:
+        """Build the machine and connect the devices, for a later `incoming`."""
+
     def incoming(
         self,
         uri: str,
@@ -161,7 +164,8 @@ class VmControl(Protocol):
 
         Returns:
             The fields of `emu.guest.request_log.RequestLog`, and ``guest_gap_ns``: the largest gap
-            in the guest's heartbeat since the last blackout began, or since the guest booted.
+            in the guest's heartbeat since the last blackout began, or since the guest booted; and
+            ``other_back_ends``: a device was plugged that has another back-end than at the start.
         """
 
     def quiesce(self, timeout: float) -> JsonObject | None:
@@ -215,6 +219,7 @@ def commands(control: VmControl) -> dict[str, Handler]:
     return {
         "x-create": control.create,
         "x-start": control.start,
+        "x-prepare": control.prepare,
         "migrate-incoming": control.incoming,
         "migrate": control.migrate,
         "migrate_cancel": control.cancel,

@@ -36,6 +36,7 @@ from emu.vm.reset import reset_devices
 from emu.vm.vm import Vm
 from emu.vm_process import arguments
 from emu.vm_process.commands import VmControl
+from emu.vm_process.hotplug import Hotplug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,6 +99,9 @@ class Control(VmControl):
         # `release` keeps it, for the next migration of the same VM.
         self._history = History()
         self._dirty_rate = DirtyRate()
+        self._hotplug: Hotplug | None = None
+        #: The VM is built and waits for `incoming`.
+        self.prepared = False
 
     @property
     def vm(self) -> Vm:
@@ -111,6 +115,56 @@ class Control(VmControl):
         for crash in self._vm.machine.crashed:
             raise EmuError(f"guest code failed on {crash}")
         return self._vm
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters of later migrations."""
+        return self._parameters
+
+    @property
+    def hotplug(self) -> Hotplug:
+        """The ids of the VM's devices, and what plugs and unplugs them.
+
+        Raises:
+            EmuError: the process has no VM.
+        """
+        vm = self.vm
+        if self._hotplug is None:
+            self._hotplug = Hotplug(vm, self._emit)
+        return self._hotplug
+
+    def settle(self) -> None:
+        """Return when no device is being unplugged."""
+        if self._hotplug is not None:
+            self._hotplug.settle()
+
+    def before_hotplug(self, command: str) -> bool:
+        """Check that devices may come and go now; returns whether the VM is still to arrive.
+
+        Raises:
+            EmuError: a migration or a measurement uses the devices.
+        """
+        self.settle()
+        self._refuse_while_measuring()
+        side = self._side
+        if self.prepared or (side is not None and side.awaits_vm and not self._receiving):
+            return True
+        if self._job is not None and self._job.running:
+            raise EmuError(f"{command} is not possible while migrating")
+        if self._has_left:
+            raise EmuError(f"{command}: the VM runs at the destination")
+        return False
+
+    @property
+    def _receiving(self) -> bool:
+        """Whether the source of an incoming migration has connected."""
+        return self._job is not None and self._job.status != "setup"
+
+    @property
+    def _has_left(self) -> bool:
+        """Whether the VM was migrated from here to another process."""
+        job = self._job
+        return job is not None and job.status == "completed" and isinstance(job.side, Source)
 
     def create(
         self,
@@ -174,6 +228,16 @@ class Control(VmControl):
         self._build()
         self._boot(self._config["load"], self._config["dirty_rate"])
 
+    def prepare(self) -> None:
+        self._build().guest.attach()
+        self.prepared = True
+
+    def await_incoming(self, vm: Vm) -> None:
+        """Use a VM that the caller has built for a later `incoming`; this object owns it."""
+        self._vm = vm
+        vm.guest.attach()
+        self.prepared = True
+
     def boot(self, vm: Vm, load: str) -> None:
         """Boot a VM that the caller has built, instead of one that `create` has configured.
 
@@ -228,6 +292,7 @@ class Control(VmControl):
                 side.abort()
 
         self._job = job
+        self.prepared = False
         job.start(side, receive, cancel=listener.cancel, abort=abort)
         return {"uri": listener.uri}
 
@@ -235,8 +300,11 @@ class Control(VmControl):
         self, job: Job, accept: Callable[[], MigrationStream], disks: JsonObject | None
     ) -> DestinationBase:
         """A destination with a VM that is built and connected to back-ends of its own."""
-        vm = self._build()
-        vm.guest.attach()
+        if self.prepared:
+            vm = self.vm
+        else:
+            vm = self._build()
+            vm.guest.attach()
         return Destination(
             vm,
             parameters=self._parameters,
@@ -274,6 +342,8 @@ class Control(VmControl):
         arguments.checked(options, arguments.OPTIONS, "options")
         self._refuse_while_migrating()
         self._refuse_while_measuring()
+        if self._has_left:
+            raise EmuError("the VM runs at the destination")
         job = Job(self._emit)
         open_stream = partial(
             connect, uri, timeout=parameters.timeout, credentials=_credentials(tls)
@@ -328,6 +398,7 @@ class Control(VmControl):
         return self._parameters.to_json()
 
     def _refuse_while_migrating(self) -> None:
+        self.settle()
         if self._job is not None and self._job.running:
             raise EmuError("a migration is in progress")
 
@@ -352,6 +423,8 @@ class Control(VmControl):
 
     def cont(self) -> None:
         self._refuse_while_migrating()
+        if self._has_left:
+            raise EmuError("the VM runs at the destination: it must not run here, too")
         vm = self.vm
         if not vm.machine.vcpus.paused:
             return
@@ -401,8 +474,14 @@ class Control(VmControl):
             return {"status": "prelaunch", "running": False}
         if vm.machine.vcpus.paused:
             side = self._side
-            incoming = side is not None and side.awaits_vm
-            return {"status": "inmigrate" if incoming else "paused", "running": False}
+            status = "paused"
+            if self.prepared or (side is not None and side.awaits_vm):
+                status = "inmigrate"
+            elif self._has_left:
+                status = "postmigrate"
+            elif self._job is not None and self._job.status == "device":
+                status = "finish-migrate"
+            return {"status": status, "running": False}
         return {"status": "running", "running": True}
 
     def timeline(self) -> JsonObject:
@@ -417,7 +496,11 @@ class Control(VmControl):
 
     def request_log(self) -> JsonObject:
         guest = self.vm.guest
-        return {**guest.request_log()._asdict(), "guest_gap_ns": self._guest_gap()}
+        return {
+            **guest.request_log()._asdict(),
+            "guest_gap_ns": self._guest_gap(),
+            "other_back_ends": self._hotplug is not None and self._hotplug.replaced,
+        }
 
     def _guest_gap(self) -> int:
         """The gap that the blackout made in the guest's heartbeat; without one, the largest gap."""
@@ -427,6 +510,7 @@ class Control(VmControl):
         return self.vm.guest.heartbeat.max_gap_ns
 
     def quiesce(self, timeout: float) -> None:
+        self.settle()
         vm = self.vm
         left = vm.guest.quiesce(timeout)
         if left:
@@ -446,6 +530,7 @@ class Control(VmControl):
         return {"now_ns": now(), "classes": self.vm.guest.stats()}
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
+        self.settle()
         guest = self.vm.guest
         numbered = arguments.images_by_number(images)
         found = guest.verify(timeout)
@@ -475,6 +560,10 @@ class Control(VmControl):
         return reader.status()._asdict()
 
     def release(self) -> None:
+        if self._hotplug is not None:
+            self._hotplug.close()
+            self._hotplug = None
+        self.prepared = False
         self._dirty_rate.close()
         if self._job is not None:
             self._job.close()

@@ -78,6 +78,9 @@ class FakeVm(VmControl):
         self._side, self._disk = name, disk
         return {"accel": "soft" if accel == "auto" else accel}
 
+    def prepare(self) -> None:
+        """There is nothing to build."""
+
     def start(self) -> None:
         """Boot."""
         if "die-at-start" in WORDS:

@@ -193,7 +193,7 @@ def test_monitor_commands(programs: Programs, tmp_path: Path) -> None:
         with pytest.raises(CommandError, match="measured already"):
             execute(client, "calc-dirty-rate", calc_time=1)
         with pytest.raises(CommandError, match="the dirty rate is being measured: wait"):
-            execute(client, "migrate", uri="unix:/none", strategy="split", options={})
+            execute(client, "migrate", uri="unix:/none")
         wait_until(lambda: execute(client, "query-dirty-rate")["status"] != "measuring")
         rate = execute(client, "query-dirty-rate")
         assert rate["status"] == "measured"

@@ -124,6 +124,7 @@ def test_it_serves_the_client_of_qemu(tmp_path: Path) -> None:
     async def talk() -> None:
         client = QMPClient("test")
         await client.connect(str(path))
+        await asyncio.to_thread(accepting.join, TIMEOUT)
         assert await client.execute("x-echo", {"text": "a", "times": 3}) == {"text": "aaa"}
         with pytest.raises(ExecuteError, match="no such thing"):
             await client.execute("x-fail")

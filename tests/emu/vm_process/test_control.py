@@ -122,7 +122,9 @@ def test_the_status_before_and_after_an_incoming_migration(
     assert other.query_status() == {"status": awaiting, "running": False}
     control.migrate(uri, "handover" if handover else "split", {})
     assert [await_end(events), await_end(other_events)] == ["completed", "completed"]
-    assert control.query_status() == {"status": "paused", "running": False}
+    assert control.query_status() == {"status": "postmigrate", "running": False}
+    with pytest.raises(EmuError, match="must not run here, too"):
+        control.cont()
     assert other.query_status() == {"status": "running", "running": True}
     assert "precopy" in control.timeline()
     assert "source" in other.timeline()
@@ -168,7 +170,7 @@ VALUES = st.recursive(
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_any_arguments_of_any_command_get_an_answer(control: Control, events: Events) -> None:
     """The VM process goes on; no migration of such arguments ends in a traceback."""
-    internal = {"x-create", "x-start", "x-release", "migrate-incoming"}
+    internal = {"x-create", "x-start", "x-prepare", "x-release", "migrate-incoming"}
     handlers = {name: use for name, use in commands(control).items() if name not in internal}
     names = {
         name: [argument.replace("_", "-") for argument in inspect.signature(use).parameters]

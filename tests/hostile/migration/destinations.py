@@ -249,8 +249,8 @@ def _drips(sock: socket.socket, _: bytes) -> None:
 def _migrate(on: Attached, uri: str) -> Any:
     client = on.client()
     client.ask("qmp_capabilities")
-    client.ask("migrate-set-parameters", parameters={"deadline": _DEADLINE})
-    answer = client.ask("migrate", uri=uri, strategy="prewired", options={}, between={"stats": []})
+    client.ask("migrate-set-parameters", **{"x-deadline": _DEADLINE})
+    answer = client.ask("migrate", uri=uri)
     if "error" in answer:
         raise NotOk(f"migrate: {answer['error']['desc']}")
     return client

@@ -1,0 +1,150 @@
+"""The results of QEMU's commands, and their arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu.config import vm_file
+from emu.errors import EmuError, MonitorError
+from emu.qmp.server import Command
+from emu.vm_process.control import Control
+from emu.vm_process.monitor import Monitor
+from tests.emu.migration.hosts import SPEC, Host, await_requests
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from emu.qmp.server import Handler
+
+
+@pytest.fixture
+def control(hosts: tuple[Host, Host], owned: ExitStack) -> Control:
+    """The control of a VM under load."""
+    made = Control(lambda _name, _data: None)
+    owned.callback(made.close)
+    made.create(
+        name="A",
+        spec=vm_file.spec_to_json(SPEC),
+        accel="soft",
+        costs="native",
+        load="heavy",
+        backends=hosts[0].sockets,
+    )
+    made.start()
+    await_requests(made.vm)
+    return made
+
+
+@pytest.fixture
+def handlers(control: Control) -> dict[str, Handler]:
+    """The commands of a VM."""
+    return Monitor(control).handlers()
+
+
+def do(handlers: dict[str, Handler], name: str, **arguments: object) -> Any:
+    """Execute a command, with its arguments checked as the server does."""
+    return Command(handlers[name])({key.replace("_", "-"): v for key, v in arguments.items()})
+
+
+def test_what_is_there(handlers: dict[str, Handler], hosts: tuple[Host, Host]) -> None:
+    """vCPUs, disks and sockets."""
+    cpus = do(handlers, "query-cpus-fast")
+    assert [cpu["cpu-index"] for cpu in cpus] == list(range(SPEC.vcpus))
+    assert len({cpu["thread-id"] for cpu in cpus}) == SPEC.vcpus
+    disks = do(handlers, "query-block")
+    assert [disk["qdev"] for disk in disks] == [f"/machine/peripheral/blk{n}" for n in range(2)]
+    assert disks[0]["inserted"]["file"] == hosts[0].sockets["blk0"]
+    assert disks[0]["inserted"]["image"]["virtual-size"] == 16 << 20
+    assert {entry["label"]: entry["filename"] for entry in do(handlers, "query-chardev")} == {
+        f"char-{name}": f"unix:{path}" for name, path in hosts[0].sockets.items()
+    }
+
+
+def test_devices_with_their_rings(handlers: dict[str, Handler], control: Control) -> None:
+    """The states, and what the driver has counted."""
+    net, disk, _ = do(handlers, "x-query-devices")["devices"]
+    assert net["state"] == disk["state"] == "running"
+    assert (net["class"], len(net["rings"]), len(net["queues"])) == ("net", 4, 2)
+    assert (disk["class"], len(disk["rings"]), len(disk["queues"])) == ("blk", 2, 2)
+    assert {ring["state"] for ring in (*net["rings"], *disk["rings"])} == {"running"}
+    assert disk["completed"] > 0
+    assert disk["kicks"] > 0
+    assert disk["calls"] > 0
+    assert disk["host-notifiers"]
+    assert disk["inflight"]
+    do(handlers, "stop")
+    found = do(handlers, "x-query-devices")["devices"]
+    assert {device["state"] for device in found} == {"stopped"}
+    do(handlers, "cont")
+
+
+def test_before_the_first_migration(handlers: dict[str, Handler]) -> None:
+    """As in QEMU; there are no phases then."""
+    assert do(handlers, "query-migrate") == {}
+    assert do(handlers, "query-dirty-rate") == {
+        "status": "unstarted",
+        "start-time": 0,
+        "calc-time": 0,
+        "sample-pages": 0,
+        "mode": "dirty-bitmap",
+    }
+    with pytest.raises(EmuError, match="has not taken part in a migration"):
+        do(handlers, "x-downtime-phases")
+    with pytest.raises(EmuError, match="--incoming defer"):
+        do(handlers, "migrate-incoming", uri="unix:/x")
+
+
+UNIX = {"transport": "socket", "type": "unix", "path": "/no/such/socket"}
+INET = {"transport": "socket", "type": "inet", "host": "::1", "port": "1"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"uri": "exec:cat"},
+        {"uri": "unix:/x", "channels": []},
+        {"uri": "unix:/x", "blk": True},
+        {"uri": "unix:/x", "resume": True},
+        {"uri": "unix:/x", "x_strategy": "none"},
+        {"uri": "unix:/x", "x_options": {"threads": "many"}},
+        {"channels": []},
+        {"channels": [{"channel-type": "main", "addr": UNIX}] * 2},
+        {"channels": [{"channel-type": "cpr", "addr": UNIX}]},
+        {"channels": [{"channel-type": "main", "addr": {"transport": "exec", "type": "x"}}]},
+    ],
+)
+def test_a_migration_that_cannot_begin(
+    handlers: dict[str, Handler], arguments: dict[str, object]
+) -> None:
+    """An error, and no migration."""
+    with pytest.raises(EmuError):
+        do(handlers, "migrate", **arguments)
+    assert do(handlers, "query-migrate") == {}
+
+
+@pytest.mark.parametrize("address", [UNIX, INET])
+def test_a_migration_by_channels(handlers: dict[str, Handler], address: dict[str, str]) -> None:
+    """As newer QEMU writes it; nothing listens there."""
+    do(handlers, "migrate", channels=[{"channel-type": "main", "addr": address}], detach=True)
+    assert do(handlers, "query-migrate")["status"] in ("setup", "active", "failed")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"calc_time": 1, "mode": "page-sampling"},
+        {"calc_time": 1, "sample_pages": 512},
+        {"calc_time": 1, "calc_time_unit": "millisecond"},
+        {"calc_time": 0},
+        {"calc_time": 61},
+    ],
+)
+def test_a_measurement_that_is_not_possible(
+    handlers: dict[str, Handler], arguments: dict[str, object]
+) -> None:
+    """The only mode is by the devices' dirty log."""
+    with pytest.raises((EmuError, MonitorError)):
+        do(handlers, "calc-dirty-rate", **arguments)
