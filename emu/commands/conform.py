@@ -14,6 +14,7 @@ from emu.commands.baseline import Baseline
 from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.commands.conform_options import ConformOptions, conform_options
 from emu.commands.json_output import deliver, report_stream
+from emu.commands.openmetrics_option import deliver_conformance
 from emu.commands.option_values import values_of
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user_conformance import errors as conformance
@@ -294,6 +295,7 @@ def _run(
             known=baseline.used,
         )
         deliver(options.json_file, whole)
+        deliver_conformance(options.openmetrics, whole)
         _write_junit(role, results, options.junitxml)
     if interrupted is not None:
         raise interrupted

@@ -12,6 +12,7 @@ import click
 
 from backends.options import option_group
 from emu.commands.json_output import json_option
+from emu.commands.openmetrics_option import openmetrics_option
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.target import (
     DEVICES,
@@ -42,6 +43,7 @@ class ConformOptions:
     listed: bool
     json_file: Path | None
     junitxml: Path | None
+    openmetrics: Path | None
     known: Path | None
     write_known: Path | None
     strict: bool
@@ -113,6 +115,7 @@ _COMMON = (
         metavar="FILE",
         help="Write the verdicts as JUnit XML.",
     ),
+    openmetrics_option,
     click.option(
         "--known",
         type=click.Path(path_type=Path),

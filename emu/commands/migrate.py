@@ -21,6 +21,7 @@ from emu.commands.migration_options import (
     strategy_options,
 )
 from emu.commands.network_options import network_options
+from emu.commands.openmetrics_option import deliver_migrations, openmetrics_option
 from emu.commands.option_values import values_of
 from emu.commands.options import (
     MachineOptions,
@@ -36,6 +37,7 @@ from emu.strategies import registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from emu.report.gates import Gate
     from emu.report.results import MigrationReport
@@ -52,6 +54,7 @@ class MigrateOptions:
     wide: bool
     network: str
     fail_if: tuple[str, ...]
+    openmetrics: Path | None
 
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
@@ -144,6 +147,7 @@ class _Migrate(click.Command):
     help="Print all columns of the tables, even if the terminal is too narrow for them.",
 )
 @fail_if_option
+@openmetrics_option
 @between_options
 @network_options
 @migration_options
@@ -194,7 +198,7 @@ def migrate(**options: Any) -> None:
             report = MigrationSeries(plan, supervisor).run()
         else:
             report = OutgoingMigration(plan, supervisor, endpoint).run()
-    _deliver(report, machine, conditions, wide=own.wide)
+    _deliver(report, machine, own, conditions)
 
 
 def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over: list[str]) -> None:
@@ -209,15 +213,19 @@ def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over:
 
 
 def _deliver(
-    report: MigrationReport, machine: MachineOptions, conditions: Sequence[Gate], *, wide: bool
+    report: MigrationReport,
+    machine: MachineOptions,
+    own: MigrateOptions,
+    conditions: Sequence[Gate],
 ) -> None:
     from emu.report.tables import show
 
     path = machine.json_file
     if not machine.quiet:
-        show(report, report_stream(path), wide=wide)
+        show(report, report_stream(path), wide=own.wide)
     whole = report.to_json()
     deliver(path, whole)
+    deliver_migrations(own.openmetrics, [whole])
     if not report.ok:
         raise EmuError(report.failure(shown=not machine.quiet))
     check(conditions, [("", whole)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,12 +18,16 @@ from emu.commands.migration_options import (
     parameters,
     strategy_options,
 )
+from emu.commands.openmetrics_option import deliver_migrations, openmetrics_option
 from emu.commands.option_values import values_of
 from emu.commands.options import MachineOptions, machine_options, machine_plan
 from emu.commands.trace_option import trace_option
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
 from emu.report import progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class SweepOptions:
     strategies: str
     repeat: int
     fail_if: tuple[str, ...]
+    openmetrics: Path | None
 
 
 HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
@@ -86,6 +91,7 @@ Examples:
     help="Migrations of each VM with each strategy.",
 )
 @fail_if_option
+@openmetrics_option
 @migration_options
 @machine_options
 @trace_options
@@ -121,15 +127,17 @@ def sweep(**options: Any) -> None:
         plain = not console.is_terminal
         console.print(sweeping.heading(plan, reports[0].accel), markup=False, soft_wrap=plain)
         console.print(sweeping.table(points, plain=plain))
-    deliver(path, sweeping.document(plan, reports))
+    whole = sweeping.document(plan, reports)
+    deliver(path, whole)
+    deliver_migrations(own.openmetrics, whole["migrations"])
     for report in reports:
         if not report.ok:
             raise EmuError(report.failure())
     check(
         conditions,
         [
-            (f"with {number} devices", report.to_json())
-            for number, report in zip(numbers, reports, strict=True)
+            (f"with {number} devices", each)
+            for number, each in zip(numbers, whole["migrations"], strict=True)
         ],
     )
 

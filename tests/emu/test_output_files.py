@@ -35,6 +35,8 @@ COMMANDS = {
     "run": (("run", *SHAPE, "--for", "200ms"), "--json"),
     "conform": (CONFORM, "--json"),
     "conform-junit": (CONFORM, "--junitxml"),
+    "migrate-metrics": (("migrate", *SHAPE, "--strategy", "split"), "--openmetrics"),
+    "conform-metrics": (CONFORM, "--openmetrics"),
     "list": (("conform", "back-end", "--list"), "--json"),
     "list-front-end": (("conform", "front-end", "--list"), "--json"),
 }
@@ -64,6 +66,8 @@ def test_a_fifo_gets_the_whole_document(command: str, tmp_path: Path) -> None:
         document = text.result(PROGRAM_TIMEOUT)
     if COMMANDS[command][1] == "--json":
         assert json.loads(document)["schema"] == 1
+    elif COMMANDS[command][1] == "--openmetrics":
+        assert document.endswith("# EOF\n")
     else:
         assert document.startswith("<?xml")
     assert fifo.is_fifo()

@@ -316,6 +316,7 @@ OPTIONS = (
             "--json": _OUTPUTS,
             "--trace-file": _OUTPUTS,
             "--trace": _OUTPUTS,
+            "--openmetrics": _OUTPUTS,
             "--images": _OUTPUTS,
         }.items()
     ),
@@ -336,6 +337,7 @@ OPTIONS = (
             "--json": _OUTPUTS,
             "--trace-file": _OUTPUTS,
             "--trace": _OUTPUTS,
+            "--openmetrics": _OUTPUTS,
         }.items()
     ),
     *(
@@ -387,6 +389,12 @@ OPTIONS = (
     Option(("emu", "conform", "back-end", "--list"), "--known", _INPUTS),
     Option(
         ("emu", "conform", "back-end"),
+        "--openmetrics",
+        _OUTPUTS,
+        ("--exec", "true", "--only", "VU-B-0101", "-q"),
+    ),
+    Option(
+        ("emu", "conform", "back-end"),
         "--write-known",
         _OUTPUTS,
         ("--exec", "true", "--only", "VU-B-0101", "-q"),
@@ -399,6 +407,12 @@ OPTIONS = (
     ),
     Option(("emu", "conform", "front-end", "--list"), "--json", _some(_OUTPUTS)),
     Option(("emu", "conform", "front-end", "--list"), "--known", _some(_INPUTS)),
+    Option(
+        ("emu", "conform", "front-end"),
+        "--openmetrics",
+        _some(_OUTPUTS),
+        ("--exec", "true", "--only", "VU-F-0101", "-q"),
+    ),
     Option(
         ("emu", "conform", "front-end"),
         "--write-known",

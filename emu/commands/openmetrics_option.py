@@ -1,0 +1,63 @@
+"""The option ``--openmetrics``: the figures of a run for a monitoring system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from emu.commands import validate
+from emu.errors import EmuError
+from vhost_user import output_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.qmp.protocol import JsonObject
+
+
+def _checked(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    validate.output_file("--openmetrics", path)
+    return path
+
+
+#: Decorator: a file, as ``openmetrics``.
+openmetrics_option = click.option(
+    "--openmetrics",
+    type=click.Path(path_type=Path),
+    callback=_checked,
+    metavar="FILE",
+    help="Write the figures as OpenMetrics text, such as for node_exporter's textfile collector.",
+)
+
+
+def deliver_migrations(path: Path | None, documents: Sequence[JsonObject]) -> None:
+    """Write the figures of documents of `emu migrate`; without a path nothing is done.
+
+    Raises:
+        EmuError: the file cannot be written.
+    """
+    if path is not None:
+        from emu.report import openmetrics
+
+        _write(path, openmetrics.migrations(documents))
+
+
+def deliver_conformance(path: Path | None, document: JsonObject) -> None:
+    """Write the figures of a document of `emu conform`; without a path nothing is done.
+
+    Raises:
+        EmuError: the file cannot be written.
+    """
+    if path is not None:
+        from emu.report import openmetrics
+
+        _write(path, openmetrics.conformance(document))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        output_file.write(path, text)
+    except OSError as error:
+        raise EmuError(f"--openmetrics {path}: {error.strerror}") from None
