@@ -17,16 +17,17 @@ PYTEST   = $(BIN)/python -m pytest -n $(WORKERS)
 unexport PYTHONDONTWRITEBYTECODE
 
 # What `make test` leaves to `make test-all` and, the documents' commands, to `make check`.
-QUICK   := not slow and not peer and not document
+QUICK   := not slow and not soak and not peer and not document
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c tests/peers/*.c tests/emu/machine/accel/*.c)
 
-.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
+.PHONY: help migrate sweep test test-all soak test-lowest check format bench fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
 	@echo "make sweep    migrate VMs of 4 to 128 devices, and show how the blackout grows"
 	@echo "make test     the tests that need nothing but this package"
 	@echo "make test-all all tests: long ones, and those with QEMU and DPDK, too (make peers-install)"
+	@echo "make soak     tests of many minutes: the conformance suite on back-ends that serve at unusual times"
 	@echo "make test-lowest  the same as make test, with the lowest versions of what is depended on"
 	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
@@ -68,7 +69,10 @@ test: $(STAMP)
 	$(PYTEST) -m "$(QUICK)"
 
 test-all: $(STAMP)
-	$(PYTEST)
+	$(PYTEST) -m "not soak"
+
+soak: $(STAMP)
+	$(PYTEST) -m soak
 
 # The quick tests with the lowest versions of the dependencies that pyproject.toml allows.
 LOWEST := .venv-lowest
@@ -85,7 +89,7 @@ check: $(TOOLS)
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
-	$(PYTEST) tests/docs -m "not slow and not peer"
+	$(PYTEST) tests/docs -m "not slow and not soak and not peer"
 
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .

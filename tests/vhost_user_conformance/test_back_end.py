@@ -41,8 +41,9 @@ def disk(folder: Path) -> str:
 
 
 def verdicts(whole: dict[str, Any], *wanted: str) -> list[str]:
-    """The ids of the cases with these verdicts."""
-    return [case["id"] for case in whole["cases"] if case["verdict"] in wanted]
+    """The cases with these verdicts, each with what was seen."""
+    cases = [case for case in whole["cases"] if case["verdict"] in wanted]
+    return [f"{case['id']}: {case['seen']}" for case in cases]
 
 
 def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]]:

@@ -90,7 +90,7 @@ def test_a_disk_is_not_accused_of_its_times(behaviour: str, tmp_path: Path) -> N
     assert failed(behaviour, "blk", tmp_path, QUICK[behaviour]) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(LONGEST)
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
 @pytest.mark.parametrize("device", OPTIONS)
