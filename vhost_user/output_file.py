@@ -60,18 +60,19 @@ def replaced(path: Path, *, mode: int = MODE) -> Iterator[int]:
         os.close(fd)
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, contents: str | bytes) -> None:
     """Write a whole document: into a stream, or as the new contents of a file.
 
     Raises:
         OSError: it cannot be written; a file is unchanged then.
     """
+    data = contents.encode() if isinstance(contents, str) else contents
     if is_stream(path):
         with open_stream(path) as fd:
-            _write_all(fd, text)
+            _write_all(fd, data)
     else:
         with replaced(path) as fd:
-            _write_all(fd, text)
+            _write_all(fd, data)
 
 
 def open_to_append(path: Path) -> int:
@@ -139,8 +140,8 @@ def _permissions(path: Path) -> int | None:
     return stat.S_IMODE(mode)
 
 
-def _write_all(fd: int, text: str) -> None:
-    left = memoryview(text.encode())
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
 

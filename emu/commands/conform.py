@@ -16,6 +16,7 @@ from emu.commands.conform_options import ConformOptions, conform_options
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.openmetrics_option import deliver_conformance
 from emu.commands.option_values import values_of
+from emu.commands.report_option import command_line
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user_conformance import errors as conformance
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
@@ -57,6 +58,7 @@ Examples:
   emu conform back-end --socket vhost.sock --write-known known.txt
   emu conform back-end --socket vhost.sock --known known.txt
   emu conform back-end --socket vhost.sock --shard 2/3
+  emu conform back-end --socket vhost.sock --report verdicts.html
   emu conform back-end --list
 
 A signal that ends the run (Ctrl-C, SIGTERM) ends it with the report and the files of what was
@@ -294,9 +296,11 @@ def _run(
             not_run=not_run,
             known=baseline.used,
         )
+        whole["command"] = command_line()
         deliver(options.json_file, whole)
         deliver_conformance(options.openmetrics, whole)
         _write_junit(role, results, options.junitxml)
+        options.files.deliver("conformance_page", whole)
     if interrupted is not None:
         raise interrupted
     if baseline.write(results):

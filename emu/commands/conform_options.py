@@ -13,6 +13,7 @@ import click
 from backends.options import option_group
 from emu.commands.json_output import json_option
 from emu.commands.openmetrics_option import openmetrics_option
+from emu.commands.report_option import REPORT_OPTIONS, ReportFiles
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.target import (
     DEVICES,
@@ -52,8 +53,15 @@ class ConformOptions:
     total_time: float | None
     verbose: bool
     quiet: bool
+    report_file: Path | None
+    png_file: Path | None
     scratch: bool = False
     destination: str | None = None
+
+    @property
+    def files(self) -> ReportFiles:
+        """Where the page and the picture go."""
+        return ReportFiles(self.report_file, self.png_file)
 
 
 class _Seconds(click.FloatRange):
@@ -188,4 +196,5 @@ def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., 
         click.option("--device", type=click.Choice(DEVICES), help=_DEVICE[role]),
         _SCRATCH if role == BACK_END else _DESTINATION,
         *_COMMON,
+        *REPORT_OPTIONS,
     )

@@ -18,7 +18,17 @@ from vhost_user.deferred_signals import deferred_signals
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 #: Each is a command in the module of the same name.
-SUBCOMMANDS = ("attach", "compare", "conform", "doctor", "migrate", "run", "sweep", "tap")
+SUBCOMMANDS = (
+    "attach",
+    "compare",
+    "conform",
+    "doctor",
+    "migrate",
+    "report",
+    "run",
+    "sweep",
+    "tap",
+)
 
 HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.
 

@@ -29,6 +29,7 @@ from emu.commands.options import (
     machine_options,
     machine_plan,
 )
+from emu.commands.report_option import ReportFiles, command_line, report_options
 from emu.commands.trace_option import trace_option
 from emu.config.plan import TRANSPORTS, MigrationPlan
 from emu.errors import EmuError, OptionError, PluginError
@@ -81,6 +82,7 @@ Examples:
   emu migrate --repeat 5 --fail-if 'prewired.downtime_ms > 30'
   emu migrate --disk debian.iso
   emu migrate --network netns
+  emu migrate --report result.html --png result.png
 
 With --to the VM migrates once, to an `emu run --incoming` in another terminal or on another
 machine (docs/how-to/between-machines.md). The destination checks the guest's request log when it
@@ -154,6 +156,7 @@ class _Migrate(click.Command):
 @device_options
 @socket_options
 @machine_options
+@report_options
 @trace_options
 @trace_option
 def migrate(**options: Any) -> None:
@@ -198,7 +201,7 @@ def migrate(**options: Any) -> None:
             report = MigrationSeries(plan, supervisor).run()
         else:
             report = OutgoingMigration(plan, supervisor, endpoint).run()
-    _deliver(report, machine, own, conditions)
+    _deliver(report, machine, own, conditions, values_of(ReportFiles, options))
 
 
 def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over: list[str]) -> None:
@@ -217,15 +220,17 @@ def _deliver(
     machine: MachineOptions,
     own: MigrateOptions,
     conditions: Sequence[Gate],
+    files: ReportFiles,
 ) -> None:
     from emu.report.tables import show
 
     path = machine.json_file
     if not machine.quiet:
         show(report, report_stream(path), wide=own.wide)
-    whole = report.to_json()
+    whole = {**report.to_json(), "command": command_line()}
     deliver(path, whole)
     deliver_migrations(own.openmetrics, [whole])
+    files.deliver("migration_page", whole)
     if not report.ok:
         raise EmuError(report.failure(shown=not machine.quiet))
     check(conditions, [("", whole)])

@@ -21,6 +21,7 @@ from emu.commands.migration_options import (
 from emu.commands.openmetrics_option import deliver_migrations, openmetrics_option
 from emu.commands.option_values import values_of
 from emu.commands.options import MachineOptions, machine_options, machine_plan
+from emu.commands.report_option import ReportFiles, command_line, report_options
 from emu.commands.trace_option import trace_option
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
@@ -53,6 +54,7 @@ Examples:
   emu sweep
   emu sweep --devices 2,8,32 --rings 4 --strategy split,prewired
   emu sweep --costs rfc2021 --control shared
+  emu sweep --report sweep.html
   emu sweep --fail-if 'prewired.stop_ms > 20'
 """
 
@@ -94,6 +96,7 @@ Examples:
 @openmetrics_option
 @migration_options
 @machine_options
+@report_options
 @trace_options
 @trace_option
 def sweep(**options: Any) -> None:
@@ -127,9 +130,10 @@ def sweep(**options: Any) -> None:
         plain = not console.is_terminal
         console.print(sweeping.heading(plan, reports[0].accel), markup=False, soft_wrap=plain)
         console.print(sweeping.table(points, plain=plain))
-    whole = sweeping.document(plan, reports)
+    whole = {**sweeping.document(plan, reports), "command": command_line()}
     deliver(path, whole)
     deliver_migrations(own.openmetrics, whole["migrations"])
+    values_of(ReportFiles, options).deliver("sweep_page", whole)
     for report in reports:
         if not report.ok:
             raise EmuError(report.failure())

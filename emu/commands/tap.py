@@ -18,6 +18,7 @@ from backends.trace_options import trace_options
 from emu.commands import host_limits, validate
 from emu.commands.json_output import is_stdout
 from emu.commands.option_values import values_of
+from emu.commands.report_option import ReportFiles, command_line, report_options
 from emu.errors import EmuError, OptionError, SignalError
 from emu.tap.last_messages import Cause
 from emu.tap.outputs import STDOUT, Last, Logs
@@ -47,7 +48,7 @@ Examples:
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock --pcap - | \
       wireshark -k -i - -X lua_script:<(emu tap --dissector)
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock --text log --last 10000
-  emu tap --pair /tmp/a.sock:/run/a.sock --pair /tmp/b.sock:/run/b.sock
+  emu tap --pair /tmp/a.sock:/run/a.sock --pair /tmp/b.sock:/run/b.sock --report tap.html
   emu tap --listen /tmp/tap.sock --connect /tmp/disk.sock \\
       --exec 'vhost-emu-blk --socket-path {socket} --blk-file disk.img'
 """
@@ -158,6 +159,7 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
 )
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@report_options
 @trace_options
 def tap(**options: Any) -> None:
     """Check the options, and forward until a signal comes or the time is over."""
@@ -165,6 +167,7 @@ def tap(**options: Any) -> None:
     from emu.tap.outputs import Outputs
     from emu.tap.pairs import pairs_of
     from emu.tap.proxy import Proxy
+    from emu.tap.summary import Summary, described
 
     own = TapOptions.of(options)
     pairs = pairs_of(own.listen, own.connect, own.pair, reverse=own.reverse)
@@ -173,13 +176,15 @@ def tap(**options: Any) -> None:
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     commands = _commands(own.program, pairs)
     logs, last = _logs(own), _last(own)
+    files = values_of(ReportFiles, options)
+    summary = Summary() if files else None
     report = None if own.quiet else sys.stderr
     view = None if own.quiet or _uses_stdout(logs) or not sys.stdout.isatty() else sys.stdout
     host_limits.raise_descriptor_limit()
     with (
         SignalWatcher() as watcher,
         _started(commands, watcher),
-        Outputs(logs, pairs, view, report, _report, last) as outputs,
+        Outputs(logs, pairs, view, report, _report, last, summary) as outputs,
         Proxy(pairs, outputs.reader.take, _report, patience) as proxy,
     ):
         if not own.quiet:
@@ -188,6 +193,9 @@ def tap(**options: Any) -> None:
         end = _forward(proxy, outputs, watcher, seconds)
     if not own.quiet:
         _report(f"{end}: {outputs.traffic.summary()}")
+    if summary is not None:
+        whole = {**summary.document(described(pairs)), "command": command_line()}
+        files.deliver("tap_page", whole)
 
 
 def _logs(options: TapOptions) -> Logs:

@@ -24,6 +24,7 @@ from emu.report.results import (
     heartbeat_age_ms,
     phase_rows,
 )
+from emu.report.timeline import timeline_rows
 from emu.strategies import registry
 from emu.strategies.timeline import Span
 
@@ -210,7 +211,8 @@ class MigrationSeries:
         )
         self._await_echo(end + MARGIN_NS)
         _request_log, guest_gap = self._destination.request_log()
-        spans = _spans(source) + _spans(destination)
+        left, arrived = _spans(source), _spans(destination)
+        spans = left + arrived
         return MigrationResult(
             strategy,
             repeat,
@@ -227,6 +229,7 @@ class MigrationSeries:
             requests_in_flight_at_stop=int(source["requests_in_flight_at_stop"]),
             phases=tuple(phase_rows(spans)),
             precopy=precopy,
+            timeline=tuple(timeline_rows(left, arrived, start)),
         )
 
     def _await_echo(self, until_ns: int) -> None:

@@ -21,6 +21,7 @@ from emu.report.results import (
     heartbeat_age_ms,
     phase_rows,
 )
+from emu.report.timeline import timeline_rows
 from emu.strategies import registry
 from emu.strategies.timeline import Span
 
@@ -130,7 +131,10 @@ class OutgoingMigration:
 
 def _figures(here: JsonObject, there: JsonObject) -> dict[str, Any]:
     try:
-        spans = [Span.from_json(row) for row in [*here["spans"], *there["spans"]]]
+        left = [Span.from_json(row) for row in here["spans"]]
+        arrived = [Span.from_json(row) for row in there["spans"]]
+        spans = left + arrived
+        start, offset = int(here["marks"]["pause_start_ns"]), int(there["offset_ns"])
         return {
             "downtime_ms": int(there["downtime_ns"]) / 1e6,
             "guest_gap_ms": int(there["guest_gap_ns"]) / 1e6,
@@ -139,6 +143,7 @@ def _figures(here: JsonObject, there: JsonObject) -> dict[str, Any]:
             "start_ms": devices_ms(spans, "dst"),
             "commits": int(here["commits"]) + int(there["commits"]),
             "phases": tuple(phase_rows(spans)),
+            "timeline": tuple(timeline_rows(left, arrived, start, offset)),
         }
     except (KeyError, TypeError, ValueError):
         raise MigrationError(Operation.COMPLETION, "the destination's report is invalid") from None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from emu.config.plan import MachinePlan
     from emu.guest.request_log import RequestLog
     from emu.qmp.protocol import JsonObject
+    from emu.report.timeline import TimelineRow
     from emu.strategies.timeline import Span
 
 SCHEMA = 1
@@ -206,6 +207,7 @@ class MigrationResult:
         downtime_error_ms: error bound of the downtime; None if both ends are of one clock.
         missed: the failure that the strategy demonstrates and that did not occur; else empty.
         checked_elsewhere: the VM runs in another run, which checks its request log.
+        timeline: what ran when; in the JSON for one run of each strategy.
     """
 
     strategy: str
@@ -227,6 +229,7 @@ class MigrationResult:
     downtime_error_ms: float | None = None
     checked_elsewhere: bool = False
     missed: str = ""
+    timeline: tuple[TimelineRow, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -364,13 +367,29 @@ class MigrationReport:
         """The sum of all runs."""
         return sum((run.integrity for run in self.runs), start=Integrity())
 
-    def to_json(self) -> JsonObject:
-        """The whole document."""
+    def typical(self, strategy: str) -> MigrationResult | None:
+        """The completed run of a strategy whose downtime is nearest to the median."""
+        runs = [run for run in self.completed(strategy) if run.downtime_ms is not None]
+        middle = median([run.downtime_ms for run in runs]) or 0.0
+        return min(runs, key=lambda run: abs((run.downtime_ms or 0.0) - middle), default=None)
+
+    def to_json(self, *, timelines: bool = True) -> JsonObject:
+        """The whole document.
+
+        Args:
+            timelines: with the timeline of the run that is `typical` of each strategy.
+        """
+        runs = [run.to_json() for run in self.runs]
+        if timelines:
+            chosen = [self.typical(name) for name in self.strategies]
+            for run, value in zip(self.runs, runs, strict=True):
+                if run.timeline and any(run is each for each in chosen):
+                    value["timeline"] = [row.to_json() for row in run.timeline]
         return {
             **document_head(self.machine, self.accel),
             "via": self.via,
             "network": self.network,
-            "runs": [run.to_json() for run in self.runs],
+            "runs": runs,
         }
 
 

@@ -143,5 +143,5 @@ def document(plan: MigrationPlan, reports: Iterable[MigrationReport]) -> JsonObj
     return {
         **head,
         "points": [point._asdict() for report in kept for point in points_of(report)],
-        "migrations": [report.to_json() for report in kept],
+        "migrations": [report.to_json(timelines=False) for report in kept],
     }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from emu.tap.last_messages import Cause
     from emu.tap.proxy import Pair
     from emu.tap.reader import Record
+    from emu.tap.summary import Summary
     from emu.tap.transitions import Transition
 
 #: Seconds between two drawings of the table.
@@ -62,6 +63,7 @@ class Outputs:
         report: the stream for stops and starts where there is no such terminal, or None.
         notice: prints a line for the user.
         last: write the last messages only, and only for a cause.
+        summary: counts everything for a report.
 
     Attributes:
         reader: the observer for the proxy.
@@ -79,9 +81,11 @@ class Outputs:
         report: TextIO | None,
         notice: Callable[[str], None],
         last: Last | None = None,
+        summary: Summary | None = None,
     ) -> None:
         self.traffic = Traffic()
         self._notice = notice
+        self._summary = summary
         self._json: LogFile | None = None
         self._finder = TransitionFinder(self._found)
         self._flagged: set[str] = set()
@@ -93,6 +97,8 @@ class Outputs:
             self._finder.take,
             self._flag,
         ]
+        if summary is not None:
+            sinks.append(summary.take)
         writers: list[Callable[[Record], None]] = []
         try:
             if logs.text is not None:
@@ -142,6 +148,8 @@ class Outputs:
             self._shown = now
 
     def _found(self, transition: Transition) -> None:
+        if self._summary is not None:
+            self._summary.add(transition)
         if self._json is not None:
             self._json.put_line(json_log.line(object_of(transition)))
         if self._console is not None:

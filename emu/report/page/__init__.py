@@ -1,0 +1,1 @@
+"""Reports as one self-contained page of HTML, and as one picture."""

@@ -1,0 +1,279 @@
+"""The page of `emu tap`: the stops and starts that it saw, and what else would have come of them.
+
+Names of devices are those of the user's sockets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.json_input import Each, Map, Maybe, Members, Whole, check
+from emu.report.cells import milliseconds
+from emu.report.page import charts
+from emu.report.page.content import BAD, GOOD, Cell, Column, Figure, Page, Section, Table, Tile
+from emu.report.page.theme import series_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from emu.qmp.protocol import JsonObject
+    from emu.report.page.content import Block
+
+_NS = Whole(most=(1 << 63) - 1)
+_SPAN = Members(
+    {
+        "device": str,
+        "time_ns": _NS,
+        "end_ns": _NS,
+        "replies_ns": _NS,
+        "messages": int,
+        "rings": Map(int),
+    }
+)
+_ROW = Members(
+    {
+        "row": str,
+        "wall_ns": _NS,
+        "replies_ns": _NS,
+        "messages": int,
+        "at_once": int,
+        "devices": Each(_SPAN),
+    }
+)
+_TRANSITION = Members(
+    {
+        "event": str,
+        "time_ns": _NS,
+        "end_ns": _NS,
+        "since_ns": Maybe(_NS),
+        "migration": bool,
+        "what_if": Each(Members({"strategy": str, "apart_ns": _NS, "together_ns": _NS})),
+        "rows": Each(_ROW),
+    }
+)
+_SHAPE = Members(
+    {
+        "schema": int,
+        "pairs": Each(Members({"device": str, "listen": str, "connect": str})),
+        "connections": int,
+        "requests": Each(
+            Members({"name": str, "count": int, "replies": int, "mean_ns": _NS, "most_ns": _NS})
+        ),
+        "violations": Each(Members({"device": str, "text": str, "count": int})),
+        "transitions": Each(_TRANSITION),
+        "earlier_transitions": int,
+    },
+    {"command": str},
+)
+#: The rows, in the colours that a migration's page has for them.
+_COLOURS: Mapping[str, str] = {
+    "disable vrings": "#f0a35e",
+    "get vring base": "#e4572e",
+    "set mem table": "#5a6fd8",
+    "start vrings": "#2a9d6f",
+}
+_OTHER = "#8a8f98"
+#: Pairs that are listed.
+_MAX_PAIRS = 8
+
+
+def page(document: JsonObject) -> Page:
+    """The page of a document of `emu.tap.summary`.
+
+    Raises:
+        JsonInputError: the document has another shape.
+    """
+    known = check(document, _SHAPE)
+    transitions = [each for each in known["transitions"] if each["rows"]]
+    sections = [_transition(each, number) for number, each in enumerate(transitions, 1)]
+    sections += [_requests(known), _violations(known)]
+    outcome = _outcome(known)
+    sentence = _sentence(known, transitions)
+    shown = sections[: len(transitions)][-2:]
+    pictured = [
+        (f"{section.title}: {block.title}", block.spec)
+        for section in shown
+        for block in section.blocks
+        if isinstance(block, Figure)
+    ]
+    return Page(
+        title="What a tap saw between front-ends and back-ends",
+        sentence=sentence,
+        tiles=_tiles(known, transitions),
+        outcome=outcome,
+        sections=[section for section in sections if section.blocks],
+        facts=_facts(known),
+        command=known.get("command", ""),
+        picture=charts.stacked(sentence, outcome.text, pictured, _COLOURS),
+    )
+
+
+def _sentence(document: JsonObject, transitions: list[JsonObject]) -> str:
+    number = sum(each["count"] for each in document["requests"])
+    stops = sum(each["event"] == "stop" for each in transitions)
+    pairs = len(document["pairs"])
+    text = (
+        f"A tap between {pairs or 'some'} front-end{'s' if pairs != 1 else ''} and the back-ends "
+        f"forwarded {number} requests on {document['connections']} connections, and saw {stops} "
+        f"stops and {len(transitions) - stops} starts of devices"
+    )
+    moves = [each for each in transitions if each["migration"] and each["since_ns"] is not None]
+    if moves:
+        longest = max(each["end_ns"] - each["since_ns"] for each in moves)
+        text += f"; the longest migration took {_ms(longest)} ms from the stop's beginning"
+    return text + "."
+
+
+def _tiles(document: JsonObject, transitions: list[JsonObject]) -> list[Tile]:
+    tiles = []
+    for kind in ("stop", "start"):
+        own = [each for each in transitions if each["event"] == kind]
+        if own:
+            longest = max(own, key=_length)
+            devices = _count(len(_devices(longest)), "device")
+            tiles.append(Tile(f"longest {kind}", f"{_ms(_length(longest))} ms", [devices]))
+    slow = max(document["requests"], key=lambda each: each["most_ns"], default=None)
+    if slow is not None and slow["replies"]:
+        tiles.append(Tile("slowest reply", f"{_ms(slow['most_ns'])} ms", [slow["name"]]))
+    wrong = sum(each["count"] for each in document["violations"])
+    tiles.append(Tile("violations", str(wrong), (), BAD if wrong else GOOD))
+    return tiles
+
+
+def _outcome(document: JsonObject) -> Cell:
+    wrong = sum(each["count"] for each in document["violations"])
+    if not wrong:
+        return Cell("No message broke a rule of the protocol that the tap checks.", GOOD)
+    return Cell(f"{_count(wrong, 'message')} broke rules of the protocol; see below.", BAD)
+
+
+def _transition(transition: JsonObject, number: int) -> Section:
+    devices = _devices(transition)
+    rings = {
+        (span["device"], ring)
+        for row in transition["rows"]
+        for span in row["devices"]
+        for ring in span["rings"]
+    }
+    named = f", {_count(len(rings), 'ring')} with replies" if rings else ""
+    title = f"{transition['event'].capitalize()} {number}: {_count(len(devices), 'device')}{named}"
+    text = f"It took {_ms(_length(transition))} ms on the wire."
+    if transition["since_ns"] is not None:
+        what = "migration" if transition["migration"] else "stop and start"
+        taken = _ms(transition["end_ns"] - transition["since_ns"])
+        text += f" The {what} took {taken} ms from the stop's beginning."
+    start = transition["time_ns"]
+    bars = [
+        charts.Bar(
+            span["device"],
+            row["row"],
+            (span["time_ns"] - start) / 1e6,
+            (span["end_ns"] - start) / 1e6,
+            {
+                "wall": f"{_ms(span['end_ns'] - span['time_ns'])} ms",
+                "replies": f"{_ms(span['replies_ns'])} ms",
+                "messages": str(span["messages"]),
+            },
+        )
+        for row in transition["rows"]
+        for span in row["devices"]
+    ]
+    colours = {row["row"]: _COLOURS.get(row["row"], _OTHER) for row in transition["rows"]}
+    blocks: list[Block] = [
+        Figure(
+            f"transition-{number}",
+            f"What ran when: {_ms(_length(transition))} ms",
+            charts.timeline(bars, devices, colours, _length(transition) / 1e6),
+            colours,
+            zooms=True,
+        ),
+        _rows(transition),
+    ]
+    if transition["what_if"]:
+        blocks += _what_if(transition["what_if"], number)
+    return Section(title, text, blocks)
+
+
+def _rows(transition: JsonObject) -> Table:
+    longest = max(row["wall_ns"] for row in transition["rows"])
+    rows = [
+        [
+            Cell(row["row"]),
+            Cell(_ms(row["wall_ns"]), share=row["wall_ns"] / longest if longest else 0.0),
+            Cell(_ms(row["replies_ns"])),
+            Cell(str(row["messages"])),
+            Cell("serial" if row["at_once"] == 1 else f"{row['at_once']} devices at once"),
+        ]
+        for row in transition["rows"]
+    ]
+    columns = [Column("row", numeric=False), *map(Column, ("wall ms", "replies ms", "messages"))]
+    return Table([*columns, Column("devices", numeric=False)], rows)
+
+
+def _what_if(estimates: list[JsonObject], number: int) -> list[Block]:
+    values = [
+        (each["strategy"], each["apart_ns"] / 1e6, each["together_ns"] / 1e6) for each in estimates
+    ]
+    colours = series_colours([name for name, _, _ in values])
+    caption = (
+        "What other strategies would have made of it, from the times of its replies only: the dark "
+        "part if the devices' back-ends work at the same time, up to the end of the pale part if "
+        "one thread serves all of them."
+    )
+    figure = Figure(f"what-if-{number}", "What if", charts.ranges(values, colours), caption=caption)
+    columns = ("back-ends at the same time, ms", "one thread for all, ms")
+    rows = [
+        [Cell(name), Cell(milliseconds(least)), Cell(milliseconds(most))]
+        for name, least, most in values
+    ]
+    return [figure, Table([Column("strategy", numeric=False), *map(Column, columns)], rows)]
+
+
+def _requests(document: JsonObject) -> Section:
+    columns = ("requests", "replies", "mean reply, ms", "slowest reply, ms")
+    rows = []
+    for each in document["requests"]:
+        times = [_ms(each[name]) if each["replies"] else "-" for name in ("mean_ns", "most_ns")]
+        numbers = (str(each["count"]), str(each["replies"]))
+        rows.append([Cell(each["name"]), *map(Cell, (*numbers, *times))])
+    table = Table([Column("message", numeric=False), *map(Column, columns)], rows)
+    return Section("Messages", "", [table] if rows else [])
+
+
+def _violations(document: JsonObject) -> Section:
+    rows = [
+        [Cell(each["device"]), Cell(each["text"]), Cell(str(each["count"]))]
+        for each in document["violations"]
+    ]
+    columns = [Column("device", numeric=False), Column("rule", numeric=False), Column("messages")]
+    return Section("Violations of the protocol", "", [Table(columns, rows)] if rows else [])
+
+
+def _facts(document: JsonObject) -> dict[str, str]:
+    pairs = document["pairs"]
+    facts = {
+        f"device {pair['device']}": f"{pair['listen']} to {pair['connect']}"
+        for pair in pairs[:_MAX_PAIRS]
+    }
+    if len(pairs) > _MAX_PAIRS:
+        facts["further devices"] = str(len(pairs) - _MAX_PAIRS)
+    if document["earlier_transitions"]:
+        facts["earlier stops and starts"] = f"{document['earlier_transitions']}, not shown"
+    return facts
+
+
+def _devices(transition: JsonObject) -> list[str]:
+    spans = [span for row in transition["rows"] for span in row["devices"]]
+    return list(dict.fromkeys(span["device"] for span in spans))
+
+
+def _length(transition: JsonObject) -> int:
+    return int(transition["end_ns"] - transition["time_ns"])
+
+
+def _ms(nanoseconds: int) -> str:
+    return milliseconds(nanoseconds / 1e6)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

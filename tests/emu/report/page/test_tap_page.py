@@ -1,0 +1,44 @@
+"""The page of `emu tap`."""
+
+from __future__ import annotations
+
+from emu.report.page.content import BAD, GOOD, Table
+from emu.report.page.tap_page import page
+from tests.emu.report.page.samples import rows_of, tap
+
+
+def test_a_stop_has_its_rows_its_timeline_and_what_if() -> None:
+    """As the tap prints them."""
+    made = page(tap())
+    section = made.sections[0]
+    assert section.title == "Stop 1: 3 devices, 6 rings with replies"
+    timeline, what_if = made.figures
+    assert timeline.title == "What ran when: 3.00 ms"
+    bars = timeline.spec["layer"][1]["data"]["values"]
+    assert [(bar["row"], bar["start"], bar["end"]) for bar in bars] == [
+        ("disk0", 0, 1),
+        ("disk1", 1, 2),
+        ("disk2", 2, 3),
+    ]
+    tables = [rows_of(block) for block in section.blocks if isinstance(block, Table)]
+    assert tables == [
+        [["get vring base", "3.00", "1.50", "12", "serial"]],
+        [["qemu-2021", "3.00", "3.00"], ["split", "1.00", "2.00"]],
+    ]
+    assert what_if.spec["data"]["values"][1]["_text"] == "1 to 2 ms"
+    assert made.outcome.tone == GOOD
+
+
+def test_violations_are_the_outcome() -> None:
+    """Each with its device and its rule."""
+    wrong = {"device": "disk0", "text": "VU-F-0111: the size", "count": 2}
+    made = page(tap(violations=[wrong]))
+    assert made.outcome.tone == BAD
+    assert made.sections[-1].title == "Violations of the protocol"
+
+
+def test_a_tap_that_has_seen_nothing() -> None:
+    """It is a page all the same."""
+    made = page(tap(transitions=[], requests=[], connections=0))
+    assert not made.sections
+    assert "saw 0 stops and 0 starts" in made.sentence
