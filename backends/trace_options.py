@@ -21,6 +21,8 @@ def _keep_file(context: click.Context, _option: click.Parameter, value: Path | N
 
 def _enable(context: click.Context, option: click.Parameter, patterns: str | None) -> None:
     """Switch the events on before the command runs; ``help`` lists them instead."""
+    if context.resilient_parsing:  # a shell completes the command
+        return
     file: Path | None = context.meta[_FILE]
     if patterns is None:
         if file is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backends.options import option_group
+from emu.commands.completion import cases
 from emu.commands.json_output import json_option
 from emu.commands.openmetrics_option import openmetrics_option
 from emu.commands.report_option import REPORT_OPTIONS, ReportFiles
@@ -104,12 +105,6 @@ _DEVICE = {
 }
 _COMMON = (
     click.option(
-        "--only",
-        multiple=True,
-        metavar="ID|AREA",
-        help="Run only this case, or the cases of this area; may be given several times.",
-    ),
-    click.option(
         "--shard",
         callback=_shard,
         metavar="K/N",
@@ -195,6 +190,13 @@ def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., 
         click.option("--exec", "command", metavar="COMMAND", help=_EXEC[role]),
         click.option("--device", type=click.Choice(DEVICES), help=_DEVICE[role]),
         _SCRATCH if role == BACK_END else _DESTINATION,
+        click.option(
+            "--only",
+            multiple=True,
+            shell_complete=cases(role),
+            metavar="ID|AREA",
+            help="Run only this case, or the cases of this area; may be given several times.",
+        ),
         *_COMMON,
         *REPORT_OPTIONS,
     )

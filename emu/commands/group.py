@@ -7,6 +7,7 @@ import signal
 from typing import Any, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from backends import console_script
 from emu import trace_events as _trace_events  # noqa: F401  --trace-events of all commands has them
@@ -17,18 +18,19 @@ from vhost_user.deferred_signals import deferred_signals
 #: Settings of `emu`, which all of its subcommands inherit.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-#: Each is a command in the module of the same name.
-SUBCOMMANDS = (
-    "attach",
-    "compare",
-    "conform",
-    "doctor",
-    "migrate",
-    "report",
-    "run",
-    "sweep",
-    "tap",
-)
+#: Each is a command in the module of the same name, which is imported when it is used.
+SUBCOMMANDS = {
+    "attach": "Run a VM on back-ends that you have started.",
+    "compare": "Compare two JSON documents.",
+    "completion": "Print a script that completes commands in a shell.",
+    "conform": "Test a back-end or a front-end for conformance.",
+    "doctor": "Report what this host can do.",
+    "migrate": "Migrate a VM live and compare strategies.",
+    "report": "Make a page or a picture of a saved result.",
+    "run": "Run a VM under load and report its requests.",
+    "sweep": "Migrate VMs of several sizes and compare.",
+    "tap": "Read along between front-ends and back-ends.",
+}
 
 HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.
 
@@ -61,6 +63,15 @@ class _Emu(CommandGroup):
         with deferred_signals():
             module = importlib.import_module(f"emu.commands.{cmd_name}")
         return cast("click.Command", getattr(module, cmd_name))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The subcommands and options; no subcommand is imported for it."""
+        found = [
+            CompletionItem(name, help=text)
+            for name, text in SUBCOMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backends.trace_options import trace_options
-from emu.commands import validate
+from emu.commands import completion, validate
 from emu.commands.backend_options import socket_options
 from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
 from emu.commands.fail_if_option import check, fail_if_option, gates
@@ -113,6 +113,7 @@ class _Migrate(click.Command):
     "--strategy",
     "-s",
     "strategies",
+    shell_complete=completion.strategies,
     metavar="NAME[,NAME...]",
     help="Schedulers that stop and start the devices; one migration each. "
     f"[default: {','.join(registry.DEFAULT_COMPARED)}; "

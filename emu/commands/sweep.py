@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backends.trace_options import trace_options
-from emu.commands import host_limits, validate
+from emu.commands import completion, host_limits, validate
 from emu.commands.fail_if_option import check, fail_if_option, gates
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import (
@@ -81,6 +81,7 @@ Examples:
     "strategies",
     default="qemu-2021,prewired",
     show_default=True,
+    shell_complete=completion.strategies,
     metavar="NAME[,NAME...]",
     help="Schedulers that stop and start the devices, in turn.",
 )

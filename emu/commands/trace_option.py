@@ -29,7 +29,7 @@ _EVENTS = (
 
 def _trace(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
     """Record events until the command ends, and then write the document."""
-    if path is None:
+    if path is None or context.resilient_parsing:  # a shell completes the command
         return
     validate.output_file("--trace", path)
     if tracing.environment("-"):

@@ -18,6 +18,28 @@ def test_a_subcommand_has_the_name_of_its_module(name: str) -> None:
     command = emu.get_command(click.Context(emu), name)
     assert command is not None
     assert command.name == name
+    assert command.get_short_help_str(limit=100) == SUBCOMMANDS[name]
+
+
+def test_a_shell_completes_subcommands_without_their_modules() -> None:
+    """So that it does not wait for them."""
+    program = """
+import sys
+from click import Context
+from emu.commands.group import emu
+print([item.value for item in emu.shell_complete(Context(emu), "co")])
+print(sorted(name for name in sys.modules if name.startswith("emu.commands.co")))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=timeouts.PROGRAM_TIMEOUT,
+    )
+    completed, loaded = run.stdout.splitlines()
+    assert completed == str(["compare", "completion", "conform"])
+    assert loaded == str(["emu.commands.command_group"])
 
 
 def test_other_modules_are_not_subcommands() -> None:
