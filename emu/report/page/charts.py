@@ -168,9 +168,24 @@ def downtimes(parts: Sequence[Parts]) -> JsonObject:
         "type": "nominal",
         "sort": names,
         "title": None,
-        "axis": {"ticks": False, "domain": False, "labelFontSize": 12},
+        "axis": {"ticks": False, "domain": False, "labelFontSize": 12, "labelOffset": 6},
     }
     shapes = {"guest": "diamond", "network": "triangle-right"}
+    ticks = {
+        "data": {"values": runs},
+        "mark": {
+            "type": "tick",
+            "style": "value",
+            "thickness": 1.5,
+            "size": 24,
+            "yOffset": 6,
+        },
+        "encoding": {
+            "x": {"field": "ms", "type": "quantitative"},
+            "y": row,
+            "tooltip": [_tooltip("strategy"), _tooltip("ms", _MS)],
+        },
+    }
     return {
         "height": {"step": _BAR_ROW},
         "layer": [
@@ -207,21 +222,7 @@ def downtimes(parts: Sequence[Parts]) -> JsonObject:
                     "tooltip": [_tooltip("strategy"), _tooltip("seen"), _tooltip("ms", _MS)],
                 },
             },
-            {
-                "data": {"values": runs},
-                "mark": {
-                    "type": "tick",
-                    "style": "value",
-                    "thickness": 1.5,
-                    "size": 24,
-                    "yOffset": 6,
-                },
-                "encoding": {
-                    "x": {"field": "ms", "type": "quantitative"},
-                    "y": row,
-                    "tooltip": [_tooltip("strategy"), _tooltip("ms", _MS)],
-                },
-            },
+            *([ticks] if runs else []),
             {
                 "data": {"values": labels},
                 "mark": {

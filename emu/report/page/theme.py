@@ -83,6 +83,7 @@ def config(*, dark: bool) -> JsonObject:
             "titleFontSize": 12,
             "titleFontWeight": "normal",
         },
+        "axisQuantitative": {"labelOverlap": "parity", "labelSeparation": 8, "tickCount": 8},
         "legend": {"labelColor": text, "titleColor": text, "labelFontSize": 11},
         "header": {"labelColor": text, "titleColor": text},
         "title": {"color": text, "subtitleColor": faint, "fontSize": 14, "anchor": "start"},
