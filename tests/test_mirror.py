@@ -77,6 +77,7 @@ ACROSS = {
     "tests/emu/migration/test_convergence_cli.py": "convergence, as a user sees it",
     "tests/emu/orchestrator/network/test_netns.py": "a VM that migrates between namespaces",
     "tests/emu/test_between.py": "a migration between two terminals",
+    "tests/emu/test_monitored_runs.py": "the monitors of two runs",
     "tests/emu/test_ends.py": "signals at each stage of each command",
     "tests/emu/test_exhibits.py": "--unsafe",
     "tests/emu/test_ext4.py": "an image that another program made",

@@ -126,6 +126,8 @@ def _endpoint(
             credentials.context(server=listens)
     except MigrationError as error:
         raise OptionError(f"{option} {error}") from None
+    if listens and uri == endpoint.DEFER:
+        return MigrationEndpoint(uri)
     try:
         plain_is_safe = endpoint.is_local(uri)
     except MigrationError as error:

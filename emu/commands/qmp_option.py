@@ -44,11 +44,10 @@ def incoming_uri(uri: str | None, qmp: str | None) -> str | None:
         OptionError: the address is invalid, or ``defer`` is given without ``--qmp``.
     """
     from emu.migration import endpoint
-    from emu.orchestrator.attach import DEFER
 
     if uri is None:
         return None
-    if uri == DEFER:
+    if uri == endpoint.DEFER:
         if qmp is None:
             raise OptionError("--incoming defer needs --qmp, whose migrate-incoming has the URI")
         return uri

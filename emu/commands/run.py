@@ -19,6 +19,7 @@ from emu.commands.options import (
     machine_options,
     machine_plan,
 )
+from emu.commands.qmp_option import monitor_path, qmp_option
 from emu.commands.trace_option import trace_option
 from emu.errors import EmuError, OptionError
 from emu.report import progress
@@ -35,6 +36,7 @@ class RunOptions:
 
     duration: str | None
     incoming: str | None
+    qmp: str | None
 
 
 HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.
@@ -47,6 +49,7 @@ corrupted.
 Examples:
   emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
   emu run --for 10s --json load.json
+  emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --qmp unix:qmp.sock
 
 With --incoming the command waits for a VM that `emu migrate --to` sends from another terminal or
 machine (docs/how-to/between-machines.md). Both commands must describe the same VM and use the same
@@ -62,8 +65,10 @@ images.
 @click.option(
     "--incoming",
     metavar="URI",
-    help="Boot no guest: wait at tcp:ADDRESS:PORT or unix:PATH for a VM, and run it.",
+    help="Boot no guest: wait at tcp:ADDRESS:PORT or unix:PATH for a VM, and run it; 'defer' waits "
+    "for QMP's migrate-incoming.",
 )
+@qmp_option
 @between_options
 @plugin_option
 @device_options
@@ -89,15 +94,20 @@ def run(**options: Any) -> None:
     )
     for plugin in machine.plugins:
         registry.load_file(plugin.absolute())
+    monitor = monitor_path(own.qmp)
+    if own.incoming == "defer" and monitor is None:
+        raise OptionError("--incoming defer needs --qmp, whose migrate-incoming has the address")
     plan = machine_plan(machine)
     check_machine("--incoming", plan, endpoint)
     quiet = machine.quiet
     stream = report_stream(machine.json_file)
     show = progress.make(quiet=quiet)
     view = live_view.make(stream, quiet=quiet)
-    role = Role.ALONE if endpoint is None else Role.DESTINATION
+    # With a monitor the VM may migrate to another run, which then has the images, too.
+    alone = Role.ALONE if monitor is None else Role.SOURCE
+    role = alone if endpoint is None else Role.DESTINATION
     with show, Supervisor(plan, show, sides=1, role=role) as supervisor, view:
-        report = LoadRun(supervisor, view, seconds, endpoint).run()
+        report = LoadRun(supervisor, view, seconds, endpoint, monitor).run()
     if not quiet:
         live_view.show_report(report, stream)
     _deliver(report, machine.json_file)
@@ -105,6 +115,8 @@ def run(**options: Any) -> None:
 
 def _deliver(report: LoadReport, path: Path | None) -> None:
     deliver(path, report.to_json())
+    if report.departed:
+        return
     if not report.integrity.clean:
         raise EmuError(report.integrity.failures())
     if report.did_nothing:

@@ -20,6 +20,8 @@ from vhost_user import unix_socket
 
 #: Bytes of a path that a unix socket can have (sockaddr_un, less the terminating 0).
 MAX_PATH = 107
+#: Instead of an address: QMP's migrate-incoming has it.
+DEFER = "defer"
 _ADDRESS = re.compile(
     r"unix:(?P<path>[^\0\ud800-\udc7f\udd00-\udfff]+)"
     r"|tcp:(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]{1,15})?)\]|(?P<host>[^\s:\[\]\0]+)):(?P<port>[0-9]{1,5})",

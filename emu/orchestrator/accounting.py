@@ -54,7 +54,7 @@ class RequestAccounting:
             raise EmuError(f"{integrity.errors} requests failed: {shortage}")
         self._before, _gap = side.request_log()
         self._served_before = self._served()
-        if self._elsewhere is None:
+        if self._elsewhere is None or side.other_back_ends:
             return dataclasses.replace(integrity, lost=integrity.lost + after.outstanding)
         return dataclasses.replace(
             integrity,

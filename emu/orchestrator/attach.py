@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from devices.blk import VhostUserBlk
 from emu.config.costs import NATIVE
 from emu.errors import EmuError, MigrationError, Operation
+from emu.migration.endpoint import DEFER
 from emu.orchestrator.attach_connect import TIMEOUT, connect, with_offered_rings
 from emu.orchestrator.attach_disk import check_zeroes
 from emu.orchestrator.stalls import StallDetector
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from emu.qmp.listener import MonitorListener
     from emu.qmp.protocol import JsonObject
 
-#: The value of --incoming with which QMP's migrate-incoming has the URI, as in QEMU.
-DEFER = "defer"
 #: Seconds of one wait, which is repeated; connecting and booting have timeouts of their own.
 _WAIT = 60.0
 #: Seconds after the end of the run in which a device may still complete its first request, and from

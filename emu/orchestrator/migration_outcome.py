@@ -68,7 +68,8 @@ class MigrationOutcome:
         Raises:
             ProgramError: a process has ended.
             SignalError: a signal arrived.
-            MigrationError: there was no event for `SILENCE` seconds, twice.
+            MigrationError: there was no event for `SILENCE` seconds, twice; or a user has ended the
+                VM by QMP's quit.
         """
         # The migration may have ended before the response to its command.
         self._take_events()
@@ -115,6 +116,8 @@ class MigrationOutcome:
                     self._progress.detail(_after_round(event.data))
                 elif event.name == "MIGRATION_ROUND" and role == "source":
                     self._show_round(event.data)
+                elif event.name == "SHUTDOWN":
+                    raise MigrationError(Operation.WAIT, "ended by QMP's quit")
                 elif event.name == "MIGRATION" and event.data.get("status") in ENDED:
                     self.ended[role] = event.data
 

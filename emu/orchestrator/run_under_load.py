@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from emu.config.device_kinds import KINDS
 from emu.errors import SignalError
+from emu.orchestrator import disk_identity
 from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.migrate_in import IncomingMigration
 from emu.report.load_results import Counts, LoadReport, Sample
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Protocol
 
     from emu.migration.endpoint import MigrationEndpoint
@@ -37,6 +39,7 @@ class LoadRun:
         viewer: shows samples.
         seconds: length of the run; until Ctrl-C if None.
         endpoint: wait for a migration there instead of booting the VM.
+        monitor: socket of the users' monitor, or None.
     """
 
     def __init__(
@@ -45,13 +48,16 @@ class LoadRun:
         viewer: Viewer,
         seconds: float | None,
         endpoint: MigrationEndpoint | None = None,
+        monitor: Path | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._endpoint = endpoint
         self._viewer = viewer
         self._length = seconds
         (self._side,) = supervisor.sides
-        self._first = 0
+        self._monitor = monitor
+        # Of the users' monitor: ``quit``, and a migration to another run.
+        self._quit = self._departed = False
 
     def run(self) -> LoadReport:
         """Run, and return the report.
@@ -59,6 +65,11 @@ class LoadRun:
         Raises:
             EmuError: the run cannot continue.
         """
+        images = self._supervisor.plan.images
+        with disk_identity.marked(images if self._monitor is not None else None) as mark:
+            return self._run(mark)
+
+    def _run(self, mark: str | None) -> LoadReport:
         supervisor = self._supervisor
         spec = supervisor.plan.spec
         accounting = RequestAccounting([self._side])
@@ -67,12 +78,20 @@ class LoadRun:
         if self._endpoint is None:
             supervisor.progress.step(f"boot: {description}")
             report = LoadReport(supervisor.plan, self._side.create())
+            self._serve_users(mark)
             self._side.boot()
         else:
             report = LoadReport(supervisor.plan, "")
             accounting = self._await_vm(self._endpoint, description, report)
         supervisor.progress.step("run")
         self._sample(report)
+        if self._departed:
+            report.departed = True
+            supervisor.progress.step("the VM runs at the destination, which checks its request log")
+            _now, report.totals = self._counts()
+            return report
+        if self._monitor is not None:
+            self._side.execute("cont")  # a user may have stopped the VM
         supervisor.progress.step("check the guest's request log, the images and the counters")
         # Without load, and before the check reads the disks back: guest and back-ends then have
         # counted the same requests.
@@ -81,12 +100,32 @@ class LoadRun:
         report.integrity = accounting.compare(self._side)
         return report
 
+    def _serve_users(self, mark: str | None) -> None:
+        """Serve the users' monitor, if there is one: the VM may migrate to another run."""
+        if self._monitor is None:
+            return
+        supervisor = self._supervisor
+        disk = disk_identity.file_identity(supervisor.plan, supervisor.watcher, supervisor.progress)
+        self._side.serve_users(self._monitor, disks={"mark": mark, "disk": disk})
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, at most until a user has sent ``quit``."""
+        end = time.monotonic() + seconds
+        fds = (self._side.monitor.fileno(),)
+        while not self._quit and (left := end - time.monotonic()) > 0:
+            self._supervisor.watcher.wait(fds, left)
+            for event in self._side.take_events():
+                if event.name == "SHUTDOWN":
+                    self._quit = True
+                elif event.name == "MIGRATION":
+                    self._departed = event.data["status"] == "completed"
+
     def _await_vm(
         self, endpoint: MigrationEndpoint, description: str, report: LoadReport
     ) -> RequestAccounting:
         """Build the VM, wait for the migration, and continue the source's request accounting."""
         incoming = IncomingMigration(self._supervisor, endpoint)
-        incoming.listen(description)
+        incoming.listen(description, self._monitor)
         report.accel = self._side.accel
         report.arrival = incoming.await_vm()
         self._supervisor.progress.done(str(report.arrival))
@@ -97,8 +136,8 @@ class LoadRun:
         before, counts = self._counts()
         begin = before
         try:
-            while (wait := self._until_next(begin)) > 0:
-                self._supervisor.watcher.pause(wait)
+            while not self._quit and (wait := self._until_next(begin)) > 0:
+                self._pause(wait)
                 # After a migration the source's run holds the lock of the images until it ends.
                 self._supervisor.directory.own_images()
                 now, new = self._counts()

@@ -20,6 +20,7 @@ from emu.qmp.client import MonitorClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from emu.config.plan import MachinePlan
     from emu.orchestrator.run_directory import RunDirectory
@@ -64,6 +65,8 @@ class VmHost:
         self._awaited: list[int] = []
         #: The accelerator of the incoming VM; set by `await_incoming`.
         self.accel = ""
+        #: A user has plugged a device with another back-end; set by `request_log`.
+        self.other_back_ends = False
 
     @property
     def monitor(self) -> MonitorClient:
@@ -144,6 +147,32 @@ class VmHost:
         """Configure the VM in its process; returns the accelerator that it will use."""
         return str(self.execute("x-create", self._vm_arguments())["accel"])
 
+    def serve_users(
+        self,
+        path: Path,
+        *,
+        disks: JsonObject | None = None,
+        incoming: JsonObject | None = None,
+    ) -> None:
+        """Serve QMP at ``path``, for the users' programs.
+
+        Args:
+            path: of the socket.
+            disks: identifies the images, if the VM migrates to another run.
+            incoming: the same, if it arrives from there.
+
+        Raises:
+            EmuError: no socket can be made there.
+        """
+        stats = self.backends.disk_stats if self.counted else None
+        arguments = {
+            "path": str(path.absolute()),
+            "disks": disks,
+            "incoming": incoming,
+            "stats": None if stats is None else [*map(str, stats)],
+        }
+        self.execute("x-monitor", arguments)
+
     def boot(self) -> None:
         """Boot the guest and start its load."""
         self.execute("x-start", timeout=SLOW)
@@ -181,6 +210,7 @@ class VmHost:
     def request_log(self) -> tuple[RequestLog, float]:
         """The guest's request log, and the largest gap in its heartbeat in milliseconds."""
         answer = self.execute("x-ledger")
+        self.other_back_ends = bool(answer.get("other_back_ends"))
         totals = {name: answer[name] for name in RequestLog._fields if name in answer}
         return RequestLog(**totals), answer.get("guest_gap_ns", 0) / 1e6
 

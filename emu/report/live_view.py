@@ -108,7 +108,10 @@ def show_report(report: LoadReport, stream: TextIO) -> None:
     lines = [vm_line(report.machine, report.accel), f"ran for {report.seconds:.1f} s"]
     for name, counts in report.totals.items():
         lines.append(f"{name}: {', '.join(_total(key, n) for key, n in counts.items())}")
-    lines.append(integrity_line(report.integrity))
+    if report.departed:
+        lines.append("the VM was migrated to another run, which checks its requests")
+    else:
+        lines.append(integrity_line(report.integrity))
     if report.machine.other_back_ends:
         lines.append(proof_line(report.machine))
     console = console_for(stream)

@@ -87,7 +87,11 @@ class Sample:
 
 @dataclass(slots=True)
 class LoadReport:
-    """The results of one `emu run`."""
+    """The results of one `emu run`.
+
+    Attributes:
+        departed: the VM was migrated to another run by QMP's migrate, and is checked there.
+    """
 
     machine: MachinePlan
     accel: str
@@ -96,6 +100,7 @@ class LoadReport:
     totals: Counts = field(default_factory=dict)
     integrity: Integrity = field(default_factory=Integrity)
     arrival: IncomingReport | None = None
+    departed: bool = False
 
     @property
     def did_nothing(self) -> bool:
@@ -121,4 +126,5 @@ class LoadReport:
             "totals": self.totals,
             "integrity": self.integrity.to_json(),
             **({} if self.arrival is None else {"arrival": self.arrival.to_json()}),
+            **({"departed": True} if self.departed else {}),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from emu.qmp.server import MonitorServer
 from emu.strategies import registry
 from emu.vm_process.commands import commands
 from emu.vm_process.control import Control
+from emu.vm_process.user_monitor import UserMonitor
 from vhost_user import tracing
 
 if TYPE_CHECKING:
@@ -26,13 +28,19 @@ def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -
 
     def emit(name: str, data: JsonObject) -> None:
         servers[0].emit(name, data)
+        if name != "SHUTDOWN":
+            users.emit(name, data)
 
     control = make_control(emit)
-    server = MonitorServer(sock, commands(control))
+    executing = threading.Lock()
+    users = UserMonitor(control, executing, emit)
+    handlers = {**commands(control), "x-monitor": users.open}
+    server = MonitorServer(sock, handlers, executing=executing)
     servers.append(server)
     try:
         server.serve()
     finally:
+        users.close()
         control.close()
         server.close()
 

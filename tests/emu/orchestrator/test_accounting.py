@@ -20,6 +20,7 @@ class Counted:
     def __init__(self) -> None:
         self.backends = self
         self.counted = True
+        self.other_back_ends = False
         self.logs: list[RequestLog] = []
         self.counters: list[int] = []
         self.wrong = 0
@@ -100,3 +101,13 @@ def test_without_counters_the_guests_log_alone_counts() -> None:
     side.counters = [0, 0]
     integrity = RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
     assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, 1, 0)
+
+
+def test_counters_of_other_back_ends_do_not_count() -> None:
+    """A user has plugged a disk of a back-end that this run has not started."""
+    side = Counted()
+    side.other_back_ends = True
+    side.logs = [totals(10, 10), totals(10, 10)]
+    side.counters = [3, 3]
+    accounting = RequestAccounting([cast("VmHost", side)])
+    assert accounting.compare(cast("VmHost", side)).clean
