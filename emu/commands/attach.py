@@ -11,6 +11,7 @@ import click
 
 from backends.trace_options import trace_options
 from emu.commands import validate
+from emu.commands.color_option import color_option
 from emu.commands.option_values import values_of
 from emu.commands.qmp_option import incoming_uri, monitor_path, qmp_option
 from emu.commands.ring_use_options import RingUseOptions, ring_use_options, ring_uses
@@ -129,6 +130,7 @@ class AttachOptions:
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @trace_options
 @trace_option
+@color_option
 def attach(**options: Any) -> None:
     """Check the options, run the VM, and report its counters."""
     from emu.orchestrator.attach import AttachedVm

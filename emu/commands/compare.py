@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emu.commands import validate
+from emu.commands.color_option import color_option
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.errors import EmuError, OptionError, PreflightError
 from vhost_user import input_file
@@ -48,6 +49,7 @@ document cannot be read, and 2 if the documents cannot be compared.
     "failed, or a case fails that did not.",
 )
 @json_option("the differences")
+@color_option
 def compare(
     *,
     before: Path,
@@ -58,7 +60,7 @@ def compare(
 ) -> None:
     """Read, compare, and print the report."""
     from emu.report import comparison, comparison_tables
-    from emu.report.tables import console_for
+    from vhost_user.console import console_for
 
     validate.output_file("--json", json_file)
     documents = [_read(path) for path in (before, after)]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import ShellComplete, get_completion_class
 
+from emu.commands.color_option import color_option
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,6 +27,7 @@ Examples:
 @click.command(help=HELP, short_help="Print a script that completes commands in a shell.")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
+@color_option
 def completion(context: click.Context, shell: str) -> None:
     """Print the script."""
     kind = get_completion_class(shell)

@@ -11,6 +11,7 @@ import click
 
 from emu.commands import validate
 from emu.commands.baseline import Baseline
+from emu.commands.color_option import color_option
 from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.commands.conform_options import ConformOptions, conform_options
 from emu.commands.json_output import deliver, report_stream
@@ -18,6 +19,7 @@ from emu.commands.openmetrics_option import deliver_conformance
 from emu.commands.option_values import values_of
 from emu.commands.report_option import command_line
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
+from vhost_user.console import console_for
 from vhost_user_conformance import errors as conformance
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.target import Target, cases_of, select, shard
@@ -102,6 +104,7 @@ one of them that does not fail any more is an error.
     short_help="Test a back-end or a front-end for conformance.",
     invoke_without_command=True,
 )
+@color_option
 @click.pass_context
 def conform(context: click.Context) -> None:
     """The command."""
@@ -110,6 +113,7 @@ def conform(context: click.Context) -> None:
 
 @conform.command("back-end", help=BACK_END_HELP, short_help="Test a back-end.")
 @conform_options(BACK_END)
+@color_option
 def back_end(**options: Any) -> None:
     """Test a back-end."""
     _conform(BACK_END, values_of(ConformOptions, options))
@@ -117,6 +121,7 @@ def back_end(**options: Any) -> None:
 
 @conform.command("front-end", help=FRONT_END_HELP, short_help="Test a front-end.")
 @conform_options(FRONT_END)
+@color_option
 def front_end(**options: Any) -> None:
     """Test a front-end."""
     _conform(FRONT_END, values_of(ConformOptions, options))
@@ -240,7 +245,7 @@ def _list(cases: Sequence[Case], role: str, options: ConformOptions) -> None:
     from vhost_user_conformance.report import terminal
 
     if options.json_file is None:
-        terminal.print_cases(terminal.console(sys.stdout), cases)
+        terminal.print_cases(console_for(sys.stdout), cases)
         return
     whole = {"schema": SCHEMA, "role": role, "cases": [described(case) for case in cases]}
     deliver(options.json_file, whole)
@@ -261,7 +266,7 @@ def _run(
 
     offered = runner.probe()
     runner.guard(cases)
-    console = terminal.console(sys.stderr)
+    console = console_for(sys.stderr)
     # A dumb terminal gets a line now and then; a pipe or a file gets errors only.
     lines = LineProgress(sys.stderr) if console.is_dumb_terminal else SilentProgress()
     lines.step(f"{role}: {len(cases)} cases")
@@ -314,7 +319,7 @@ def _run(
 def _print(role: str, results: Sequence[CaseResult], options: ConformOptions, not_run: int) -> None:
     from vhost_user_conformance.report import terminal
 
-    out = terminal.console(report_stream(options.json_file))
+    out = console_for(report_stream(options.json_file))
     if options.quiet:
         terminal.print_failures(out, results)
     else:

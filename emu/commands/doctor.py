@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from emu.commands.color_option import color_option
 from emu.errors import EmuError
 
 HELP = """Report what this host has for a VM: KVM, limits, namespaces, memory.
@@ -16,12 +17,13 @@ it and how to get it. The status is 1 if no VM can run without it.
 
 
 @click.command(help=HELP, short_help="Report what this host can do.")
+@color_option
 def doctor() -> None:
     """Check the host, and print the findings."""
     from rich.table import Table
 
     from emu.commands.host_checks import examine
-    from emu.report.tables import console_for
+    from vhost_user.console import console_for
 
     findings = examine()
     table = Table(show_edge=False, pad_edge=False, box=None)

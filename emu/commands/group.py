@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from backends import console_script
 from emu import trace_events as _trace_events  # noqa: F401  --trace-events of all commands has them
+from emu.commands.color_option import color_option
 from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.errors import EmuError, SignalError
 from vhost_user.deferred_signals import deferred_signals
@@ -83,6 +84,7 @@ class _Emu(CommandGroup):
 
 
 @click.group(cls=_Emu, help=HELP, context_settings=CONTEXT, invoke_without_command=True)
+@color_option
 @click.version_option(package_name="vhost-emu", prog_name="emu")
 @click.pass_context
 def emu(context: click.Context) -> None:

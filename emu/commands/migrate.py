@@ -12,6 +12,7 @@ from backends.trace_options import trace_options
 from emu.commands import completion, validate
 from emu.commands.backend_options import socket_options
 from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
+from emu.commands.color_option import color_option
 from emu.commands.fail_if_option import check, fail_if_option, gates
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import (
@@ -160,6 +161,7 @@ class _Migrate(click.Command):
 @report_options
 @trace_options
 @trace_option
+@color_option
 def migrate(**options: Any) -> None:
     """Validate the options, migrate, and print the report."""
     from emu.orchestrator.images_lock import Role

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emu.commands.color_option import color_option
 from emu.commands.option_values import values_of
 from emu.commands.report_option import ReportFiles, report_options
 from emu.errors import EmuError, OptionError
@@ -34,6 +35,7 @@ Examples:
 @click.command(help=HELP, short_help="Make a page or a picture of a saved result.")
 @click.argument("result", type=click.Path(path_type=Path))
 @report_options
+@color_option
 def report(result: Path, **options: Any) -> None:
     """Read the result, and write the files."""
     files = values_of(ReportFiles, options)

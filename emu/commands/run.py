@@ -10,6 +10,7 @@ import click
 from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
+from emu.commands.color_option import color_option
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import plugin_option
 from emu.commands.option_values import values_of
@@ -75,6 +76,7 @@ images.
 @machine_options
 @trace_options
 @trace_option
+@color_option
 def run(**options: Any) -> None:
     """Validate the options, run, and print the report."""
     from emu.orchestrator.images_lock import Role

@@ -10,6 +10,7 @@ import click
 
 from backends.trace_options import trace_options
 from emu.commands import completion, host_limits, validate
+from emu.commands.color_option import color_option
 from emu.commands.fail_if_option import check, fail_if_option, gates
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import (
@@ -100,10 +101,11 @@ Examples:
 @report_options
 @trace_options
 @trace_option
+@color_option
 def sweep(**options: Any) -> None:
     """Validate the options, migrate every VM, and print the report."""
     from emu.report import sweep as sweeping
-    from emu.report.tables import console_for
+    from vhost_user.console import console_for
 
     machine = MachineOptions.of(options)
     migration = values_of(MigrationOptions, options)

@@ -16,6 +16,7 @@ import click
 
 from backends.trace_options import trace_options
 from emu.commands import host_limits, validate
+from emu.commands.color_option import color_option
 from emu.commands.json_output import is_stdout
 from emu.commands.option_values import values_of
 from emu.commands.report_option import ReportFiles, command_line, report_options
@@ -161,6 +162,7 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @report_options
 @trace_options
+@color_option
 def tap(**options: Any) -> None:
     """Check the options, and forward until a signal comes or the time is over."""
     from emu.orchestrator.signals import SignalWatcher

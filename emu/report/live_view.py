@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.table import Table
 
 from emu.report.cells import size
-from emu.report.tables import console_for, integrity_line, proof_line, vm_line
+from emu.report.tables import integrity_line, proof_line, vm_line
+from vhost_user.console import console_for
 
 if TYPE_CHECKING:
     from typing import Self, TextIO

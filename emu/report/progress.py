@@ -6,12 +6,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol, Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from vhost_user.console import console_for
+
 if TYPE_CHECKING:
     from typing import TextIO
+
+    from rich.console import Console
 
 
 #: Seconds between two lines of a long step, if the output is not a terminal.
@@ -147,6 +150,6 @@ def make(*, quiet: bool, stream: TextIO | None = None) -> Progress:
     target = sys.stderr if stream is None else stream
     if quiet or target is None:  # None if the program was started with stderr closed
         return SilentProgress()
-    console = Console(file=target)
+    console = console_for(target)
     changes = console.is_terminal and not console.is_dumb_terminal
     return TerminalProgress(console) if changes else LineProgress(target)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from backends.durations import format_duration
 from emu.config.device_kinds import KINDS
 from emu.report.cells import (
-    PLAIN_WIDTH,
     count,
     median_downtime,
     milliseconds,
@@ -21,6 +20,7 @@ from emu.report.cells import (
 )
 from emu.report.phase_table import PhaseTable
 from emu.report.results import MigrationReport, median
+from vhost_user.console import console_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -215,14 +215,6 @@ def render(report: MigrationReport, *, plain: bool, width: int | None) -> Render
     return Group(*parts)
 
 
-def console_for(stream: TextIO) -> Console:
-    """A console; if the output is not a terminal, one that breaks no lines and has no colours."""
-    console = Console(file=stream, highlight=False)
-    if console.is_terminal:
-        return console
-    return Console(file=stream, highlight=False, width=PLAIN_WIDTH, color_system=None)
-
-
 def show(report: MigrationReport, stream: TextIO, *, wide: bool = False) -> None:
     """Print the report.
 
@@ -233,8 +225,8 @@ def show(report: MigrationReport, stream: TextIO, *, wide: bool = False) -> None
     """
     console = console_for(stream)
     plain = not console.is_terminal
-    if wide and not plain:
-        console = Console(file=stream, highlight=False, width=PLAIN_WIDTH)
+    if wide:
+        console = console_for(stream, wide=True)
     whole = plain or wide
     parts = render(report, plain=plain, width=None if whole else console.width)
     console.print(parts, soft_wrap=whole)

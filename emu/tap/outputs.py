@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.report.tables import console_for
 from emu.tap import json_log, text_log
 from emu.tap.device_table import DeviceCounts, DeviceView
 from emu.tap.last_messages import LastMessages
@@ -18,6 +17,7 @@ from emu.tap.reader import Reader
 from emu.tap.traffic import Traffic
 from emu.tap.transition_finder import TransitionFinder
 from emu.tap.transition_table import object_of, render
+from vhost_user.console import console_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -10,11 +10,11 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from vhost_user.console import UNLIMITED
 from vhost_user_conformance.model.case import SANITY
 from vhost_user_conformance.model.result import not_sane
 from vhost_user_conformance.model.verdict import Severity, Verdict
@@ -22,7 +22,8 @@ from vhost_user_conformance.report.rule_outcome import rule_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import TextIO
+
+    from rich.console import Console
 
     from vhost_user_conformance.model.case import Case
     from vhost_user_conformance.model.result import CaseResult
@@ -36,15 +37,8 @@ STYLES = {
 }
 #: The order in which a user mends what is wrong.
 _BY_SEVERITY = tuple(Severity)
-#: Columns where there is no terminal: wider than any line.
-_UNLIMITED = 100_000
 #: Names of rules in one line.
 _RULES_SHOWN = 12
-
-
-def console(file: TextIO) -> Console:
-    """A console on this stream; without a terminal it wraps and cuts nothing."""
-    return Console(file=file, width=None if file.isatty() else _UNLIMITED, highlight=False)
 
 
 def progress(target: Console) -> Progress:
@@ -235,7 +229,7 @@ def _lines(
 
 
 def _width(out: Console) -> int | None:
-    return None if out.width == _UNLIMITED else out.width
+    return None if out.width == UNLIMITED else out.width
 
 
 def _print(out: Console, lines: Iterable[Text]) -> None:

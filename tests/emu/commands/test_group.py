@@ -39,7 +39,7 @@ print(sorted(name for name in sys.modules if name.startswith("emu.commands.co"))
     )
     completed, loaded = run.stdout.splitlines()
     assert completed == str(["compare", "completion", "conform"])
-    assert loaded == str(["emu.commands.command_group"])
+    assert loaded == str(["emu.commands.color_option", "emu.commands.command_group"])
 
 
 def test_other_modules_are_not_subcommands() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from vhost_user.console import console_for
 from vhost_user_conformance.model.case import BACK_END, FRONT_END, SANITY, Case
 from vhost_user_conformance.model.result import CaseResult, Known
 from vhost_user_conformance.model.verdict import Severity, Verdict
@@ -44,7 +45,7 @@ def printed(
 ) -> list[str]:
     """The report's lines; without a width it goes to a pipe."""
     file = io.StringIO()
-    out = terminal.console(file)
+    out = console_for(file)
     if width is not None:
         out = Console(file=file, width=width, highlight=False)
     terminal.print_report(out, BACK_END, results, verbose=verbose)
@@ -170,7 +171,7 @@ def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_list_has_a_line_for_each_case() -> None:
     """In a pipe, and wrapped on a terminal."""
     file = io.StringIO()
-    terminal.print_cases(terminal.console(file), CASES)
+    terminal.print_cases(console_for(file), CASES)
     *lines, last = file.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == [case.id for case in CASES]
     assert all(case.rule in line for case, line in zip(CASES, lines, strict=True))
