@@ -136,6 +136,7 @@ docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs/reference
 	$(BIN)/python -m emu.strategies.document docs/explanation
 	$(BIN)/python -m emu.report.trace_document docs/reference
+	$(BIN)/python -m emu.commands.options_document docs/reference
 	$(BIN)/python -m emu.vm_process.monitor_document docs/reference
 	$(BIN)/python -m vhost_user_conformance.report.cases_document docs
 	$(BIN)/python -m tests.peers.results --write-only
