@@ -76,6 +76,7 @@ ACROSS = {
     # Whole runs of commands.
     "tests/emu/migration/test_convergence_cli.py": "convergence, as a user sees it",
     "tests/emu/orchestrator/network/test_netns.py": "a VM that migrates between namespaces",
+    "tests/emu/report/page/test_browser.py": "the pages in a browser",
     "tests/emu/test_between.py": "a migration between two terminals",
     "tests/emu/test_monitored_runs.py": "the monitors of two runs",
     "tests/emu/test_ends.py": "signals at each stage of each command",

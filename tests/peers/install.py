@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.peers.table import GUEST_PACKAGES, KERNEL_PACKAGE, PEERS
+from tests.peers.table import BROWSER_PACKAGES, GUEST_PACKAGES, KERNEL_PACKAGE, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,9 @@ class InstallError(Exception):
 def wanted() -> list[str]:
     """All packages, without duplicates."""
     named = [package for peer in PEERS for package in peer.packages.split()]
-    return list(dict.fromkeys([*named, *GUEST_PACKAGES.values(), KERNEL_PACKAGE]))
+    return list(
+        dict.fromkeys([*named, *GUEST_PACKAGES.values(), *BROWSER_PACKAGES, KERNEL_PACKAGE])
+    )
 
 
 def missing(packages: list[str]) -> list[str]:

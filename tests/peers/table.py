@@ -288,4 +288,6 @@ GUEST_PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
     "fio": "fio",
 }
+#: The browser of tests/emu/report/page/test_browser.py.
+BROWSER_PACKAGES = ("chromium", "chromium-driver")
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
