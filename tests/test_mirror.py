@@ -94,6 +94,7 @@ ACROSS = {
     "tests/vhost_user_conformance/test_null_back_end.py": "a back-end that does nothing",
     "tests/vhost_user_conformance/test_untimely_back_end.py": "back-ends with unusual times",
     "tests/vhost_user_conformance/front_end/cases/test_recordings.py": "cases on recordings",
+    "tests/emu/tap/test_many_devices.py": "all of the tap's modules, on 40 devices",
 }
 
 

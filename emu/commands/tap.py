@@ -68,6 +68,7 @@ class TapOptions:
     text: Path | None
     json_file: Path | None
     pcap: Path | None
+    trace: Path | None
     last: int | None
     dump_on: tuple[str, ...]
     duration: str | None
@@ -139,6 +140,13 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
     help="Write the messages as pcapng, for Wireshark; to stdout if FILE is -.",
 )
 @click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write requests with their replies, stops and starts to a file for ui.perfetto.dev "
+    "(Chrome trace event format).",
+)
+@click.option(
     "--last",
     type=click.IntRange(1, MAX_LAST),
     metavar="N",
@@ -208,11 +216,11 @@ def _logs(options: TapOptions) -> Logs:
     """
     given = [
         None if path is None else STDOUT if is_stdout(path) else path.absolute()
-        for path in (options.text, options.json_file, options.pcap)
+        for path in (options.text, options.json_file, options.pcap, options.trace)
     ]
     named = [path for path in given if path is not None]
     if len(set(named)) < len(named):
-        raise OptionError("--text, --json and --pcap cannot write to the same file")
+        raise OptionError("--text, --json, --pcap and --trace cannot write to the same file")
     return Logs(*given)
 
 
@@ -226,8 +234,8 @@ def _last(options: TapOptions) -> Last | None:
         if options.dump_on:
             raise OptionError("--dump-on needs --last N")
         return None
-    if options.text is None and options.json_file is None and options.pcap is None:
-        raise OptionError("--last needs a log: --text, --json or --pcap")
+    if _logs(options) == Logs():
+        raise OptionError("--last needs a log: --text, --json, --pcap or --trace")
     causes = [Cause(text) for text in options.dump_on] or [Cause.ERROR]
     return Last(options.last, causes)
 

@@ -1,6 +1,6 @@
 """The processes that serve the devices, and how long a reply of each takes that needs no work.
 
-Such a reply takes a wake-up of both sides, and whatever else runs on their CPUs. It is the part of
+Such a reply takes a wake-up of both sides, and the time until they get a CPU. It is the part of
 every reply that requests in flight share.
 """
 
@@ -37,10 +37,12 @@ class BackEnd(NamedTuple):
     Attributes:
         process: equal for devices that one process serves; unknown processes differ.
         wake_up: nanoseconds of a reply that needs no work (the median), or None if none was seen.
+        slowest: of the last such replies of all processes, which share the host's CPUs; or None.
     """
 
     process: Hashable
     wake_up: int | None = None
+    slowest: int | None = None
 
 
 class BackEndProcesses:
@@ -72,7 +74,11 @@ class BackEndProcesses:
         for device in devices:
             process = self._processes.get(device, device)
             replies = self._replies.get(process)
-            found[device] = BackEnd(process, median_low(replies) if replies else None)
+            if replies:
+                slowest = max(max(each) for each in self._replies.values())
+                found[device] = BackEnd(process, median_low(replies), slowest)
+            else:
+                found[device] = BackEnd(process)
         return found
 
     def _message(self, message: Message) -> None:

@@ -14,6 +14,7 @@ from emu.tap.log_file import LogFile
 from emu.tap.message import Message
 from emu.tap.pcapng import PcapngWriter, section
 from emu.tap.reader import Reader
+from emu.tap.trace_log import TraceWriter
 from emu.tap.traffic import Traffic
 from emu.tap.transition_finder import TransitionFinder
 from emu.tap.transition_table import object_of, render
@@ -44,6 +45,7 @@ class Logs(NamedTuple):
     text: Path | None = None
     json: Path | None = None
     pcap: Path | None = None
+    trace: Path | None = None
 
 
 class Last(NamedTuple):
@@ -87,6 +89,8 @@ class Outputs:
         self._notice = notice
         self._summary = summary
         self._json: LogFile | None = None
+        self._trace = TraceWriter()
+        self._trace_file: LogFile | None = None
         self._finder = TransitionFinder(self._found)
         self._flagged: set[str] = set()
         self._files: list[LogFile] = []
@@ -109,6 +113,10 @@ class Outputs:
                 self._json.put_line(json_log.head(pairs))
             if logs.pcap is not None:
                 writers.append(self._blocks(logs.pcap))
+            if logs.trace is not None:
+                self._trace_file = self._open(logs.trace)
+                self._trace_file.put_line(self._trace.begin())
+                writers.append(self._write_trace)
         except BaseException:
             self.close()
             raise
@@ -152,11 +160,17 @@ class Outputs:
             self._summary.add(transition)
         if self._json is not None:
             self._json.put_line(json_log.line(object_of(transition)))
+        if self._trace_file is not None:
+            for line in self._trace.lines_of_transition(transition):
+                self._trace_file.put_line(line)
         if self._console is not None:
             self._console.print(render(transition, plain=not self._console.is_terminal))
 
     def close(self) -> None:
         """Write the rest of the logs."""
+        if self._trace_file is not None:
+            self._trace_file.put_line(self._trace.end())
+            self._trace_file = None
         for file in self._files:
             if complaint := file.close():
                 self._notice(complaint)
@@ -170,6 +184,11 @@ class Outputs:
                 if key not in self._flagged and len(self._flagged) < MAX_FLAGGED:
                     self._flagged.add(key)
                     self._notice(f"{record.device}: {violation}")
+
+    def _write_trace(self, record: Record) -> None:
+        if self._trace_file is not None:
+            for line in self._trace.lines_of(record):
+                self._trace_file.put_line(line)
 
     def _lines(self, path: Path, line_of: Callable[[Record], str]) -> Callable[[Record], None]:
         """A sink that writes lines."""

@@ -62,11 +62,12 @@ def render(transition: Transition, *, plain: bool) -> RenderableType:
 def _estimates(estimates: list[Estimate], *, plain: bool) -> Table:
     """What other strategies would have made of it."""
     table = new_table(None, plain=plain)
-    table.add_column("what if: replies only")
-    table.add_column("back-ends at the same time, ms", justify="right")
-    table.add_column("one thread for all, ms", justify="right")
+    table.add_column("what if, ms of replies")
+    for threads in ("a thread per device", "per process", "for all"):
+        table.add_column(threads, justify="right")
     for estimate in estimates:
-        table.add_row(estimate.strategy, _ms(estimate.apart), _ms(estimate.together))
+        times = estimate.apart, estimate.processes, estimate.together
+        table.add_row(estimate.strategy, *map(_ms, times))
     return table
 
 
@@ -93,14 +94,17 @@ def object_of(transition: Transition) -> dict[str, Any]:
     """The object of the JSON log."""
     return {
         "event": str(transition.kind),
+        "front_end_pid": transition.front_pid,
         "time_ns": transition.start,
         "end_ns": transition.end,
         "since_ns": transition.before.start if transition.before else None,
         "migration": transition.is_migration,
+        "rings": transition.rings,
         "what_if": [
             {
                 "strategy": estimate.strategy,
                 "apart_ns": estimate.apart,
+                "processes_ns": estimate.processes,
                 "together_ns": estimate.together,
             }
             for estimate in what_if(transition)

@@ -46,3 +46,18 @@ def test_a_connection_that_ends_with_a_request_does_not_block() -> None:
     two.ask(F.GET_FEATURES)
     two.answer(F.GET_FEATURES, U64(1))
     assert found.of("b")["b"].wake_up == TICK
+
+
+def test_the_slowest_reply_is_that_of_all_processes() -> None:
+    found, clock = BackEndProcesses(), Clock()
+    one = Talk([found.take], "a", clock, pids=(1, 7))
+    two = Talk(device="b", clock=clock, reader=one.reader, pids=(1, 8))
+    one.ask(F.GET_FEATURES)
+    one.answer(F.GET_FEATURES, U64(1))
+    two.ask(F.GET_QUEUE_NUM)
+    clock.now += 9 * TICK
+    two.answer(F.GET_QUEUE_NUM, U64(1))
+    assert found.of("ab") == {
+        "a": BackEnd(7, TICK, 10 * TICK),
+        "b": BackEnd(8, 10 * TICK, 10 * TICK),
+    }

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from emu.tap.back_end_processes import BackEnd
 from emu.tap.transitions import Kind, Phase, Span, Transition
-from emu.tap.what_if import THREADS, what_if
+from emu.tap.what_if import LEAST_WORK, THREADS, what_if
 
 MS = 1_000_000
 
@@ -22,7 +25,10 @@ def transition(phase: Phase, devices: list[list[int]], first: int = 0) -> Transi
 
 
 def estimates(made: Transition) -> dict[str, tuple[float, float]]:
-    return {each.strategy: (each.apart / MS, each.together / MS) for each in what_if(made)}
+    """Whole milliseconds: what a request takes at least is left out."""
+    return {
+        each.strategy: (round(each.apart / MS), round(each.together / MS)) for each in what_if(made)
+    }
 
 
 def test_a_stop_whose_replies_are_all_alike() -> None:
@@ -72,3 +78,50 @@ def test_requests_in_flight_have_no_estimate() -> None:
     made = transition(Phase.GET_VRING_BASE, [[2, 2]])
     made.spans[Phase.GET_VRING_BASE, "dev0"].end -= 1
     assert what_if(made) == []
+
+
+def in_processes(made: Transition, *back_ends: BackEnd) -> tuple[float, float, float]:
+    """The bounds of `split` if two devices each are of one process."""
+    made.back_ends = {device: back_ends[at // 2] for at, device in enumerate(made.devices)}
+    (found,) = [each for each in what_if(made) if each.strategy == "split"]
+    return found.apart / MS, found.processes / MS, found.together / MS
+
+
+def test_the_devices_of_a_process_are_served_one_after_the_other() -> None:
+    made = transition(Phase.GET_VRING_BASE, [[1, 3], [1, 4], [1, 6], [2, 1]])
+    apart, processes, together = in_processes(made, BackEnd(1), BackEnd(2))
+    assert apart == pytest.approx(6, abs=0.1)
+    assert processes == pytest.approx(7, abs=0.1)
+    assert together == pytest.approx(12, abs=0.1)
+
+
+def test_a_reply_without_work_shows_the_wake_up() -> None:
+    """All replies of the stop took longer than that."""
+    made = transition(Phase.GET_VRING_BASE, [[5, 5], [5, 5], [9, 9], [9, 9]])
+    assert in_processes(made, BackEnd(1, MS, MS), BackEnd(2, 3 * MS, 3 * MS)) == (15, 27, 43)
+
+
+def test_a_slow_reply_may_have_waited_for_a_cpu() -> None:
+    """It counts like the others, unless no reply without work has ever been as slow."""
+    made = transition(Phase.GET_VRING_BASE, [[3, 3, 3, 3], [3, 3, 3, 30]])
+    assert in_processes(made, BackEnd(1, MS, 40 * MS)) == (9, 17, 17)
+    assert in_processes(made, BackEnd(1, MS, 20 * MS)) == (36, 44, 44)
+
+
+def test_first_replies_are_compared_with_first_ones() -> None:
+    """A back-end waits there for requests in flight."""
+    made = transition(Phase.GET_VRING_BASE, [[21, 2], [21, 2], [61, 2]])
+    assert in_processes(made, BackEnd(1, MS, 50 * MS), BackEnd(1, MS, 50 * MS))[1] == 1 + 63 + 40
+
+
+def test_a_request_in_flight_takes_some_work() -> None:
+    made = transition(Phase.GET_VRING_BASE, [[1] * 100])
+    assert in_processes(made, BackEnd(1, MS, MS))[0] == 1 + 100 * LEAST_WORK / MS
+
+
+def test_a_pool_is_not_faster_than_the_process() -> None:
+    made = transition(Phase.GET_VRING_BASE, [[1, 9], [1, 9]])
+    made.back_ends = dict.fromkeys(made.devices, BackEnd(1, MS))
+    (pool,) = [each for each in what_if(made) if each.strategy == "threads"]
+    assert pool.apart == 10 * MS
+    assert pool.processes == 17 * MS + 2 * LEAST_WORK
