@@ -134,7 +134,7 @@ def start(device: VhostDevice) -> Procedure:
     for ring in rings:
         requests += [
             _num(ring),
-            _base(ring, ring.base),
+            Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)),
             _addr(ring, logged=device.logging),
             _call(ring),
             _kick(ring),
@@ -217,12 +217,12 @@ def _memory(device: VhostDevice) -> list[Request]:
 
 
 def _early_setup(device: VhostDevice, rings: list[Vring]) -> list[Request]:
-    """NUM, BASE, CALL, ADDR and KICK of each ring: what can be sent before the switchover.
+    """NUM, CALL, ADDR and KICK of each ring: what can be sent before the switchover.
 
-    The real base is not known yet. It is sent after the switchover, and here as 0, so that a ring
-    has size, base and addresses before it gets its KICK (spec, "Ring states"). The addresses are
-    sent again as well, for back-ends that read the used index then. They are sent here because
-    DPDK's vhost library translates them when it gets the KICK, and only then
+    The base is not known yet. A ring without it is not served: it is not enabled before it has its
+    base, and without SET_VRING_ENABLE its kick is not signalled before. The addresses are sent
+    again after the switchover, for back-ends that read the used index then. They are sent here as
+    well because DPDK's vhost library translates them when it gets the KICK, and only then
     (vhost_user_set_vring_kick in 22.11).
 
     A ring that was started before gets its KICK later: with a kick pending in the eventfd, the
@@ -230,7 +230,7 @@ def _early_setup(device: VhostDevice, rings: list[Vring]) -> list[Request]:
     """
     requests = []
     for ring in rings:
-        requests += [_num(ring), _base(ring, 0), _call(ring)]
+        requests += [_num(ring), _call(ring)]
         if not ring.ran:
             requests += [_addr(ring, logged=device.logging), _kick(ring)]
     return requests
@@ -238,10 +238,6 @@ def _early_setup(device: VhostDevice, rings: list[Vring]) -> list[Request]:
 
 def _num(ring: Vring) -> Request:
     return Request(FrontendRequest.SET_VRING_NUM, VringState(ring.index, _addresses(ring).size))
-
-
-def _base(ring: Vring, index: int) -> Request:
-    return Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, index))
 
 
 def _call(ring: Vring) -> Request:
@@ -278,7 +274,7 @@ def _late_setup(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
     prepared = []
     for ring in rings:
         requests = [
-            _base(ring, 0),
+            Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, 0)),
             _addr(ring, logged=device.logging),
         ]
         if ring.ran:

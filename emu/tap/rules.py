@@ -40,11 +40,7 @@ _GATED = (
 _GATE_CASES = {name: f"VU-F-{230 + number:04}" for number, name in enumerate(_GATED)}
 _SIZE_CASES = {number: f"VU-F-{109 + number:04}" for number in FRONTEND_MESSAGES}
 _RING_FDS = {_F.SET_VRING_KICK: 0, _F.SET_VRING_CALL: 1, _F.SET_VRING_ERR: 2}
-_BEFORE_KICK = {
-    _F.SET_VRING_NUM: "VU-F-0401",
-    _F.SET_VRING_BASE: "VU-F-0402",
-    _F.SET_VRING_ADDR: "VU-F-0403",
-}
+_BEFORE_KICK = {_F.SET_VRING_NUM: "VU-F-0401", _F.SET_VRING_ADDR: "VU-F-0403"}
 
 RULES: dict[str, str] = {
     "VU-F-0102": "No request has the reply bit set",
@@ -72,6 +68,9 @@ RULES: dict[str, str] = {
         case: f"{_F(number).name} comes before the ring's SET_VRING_KICK"
         for number, case in _BEFORE_KICK.items()
     },
+    # At the destination of a migration the base may come late: no ring is served until it is
+    # enabled.
+    "VU-F-0402": "SET_VRING_BASE comes before an enabled ring has its SET_VRING_KICK",
     "VU-F-0404": "A ring's size is a power of 2 and at most 32768",
     "VU-F-0408": "SET_VRING_ADDR has no flag except bit 0 (F_LOG)",
     "VU-F-0409": "SET_VRING_ENABLE has 0 or 1",
@@ -176,21 +175,35 @@ class Judge:
             if payload.value & ~(VRING_NO_FD | VRING_INDEX_MASK):
                 yield f"VU-F-{507 + place:04}"
             if number == _F.SET_VRING_KICK:
-                known = self._set_up.get(payload.value & VRING_INDEX_MASK, set())
+                known = self._known(payload.value)
                 yield from (case for each, case in _BEFORE_KICK.items() if each not in known)
+                if _F.SET_VRING_BASE not in known and self._enabled(known):
+                    yield "VU-F-0402"
         elif isinstance(payload, VringAddr):
             if payload.flags & ~VRING_F_LOG:
                 yield "VU-F-0408"
         elif isinstance(payload, State):
             yield from self._broken_state(number, payload)
 
+    def _known(self, ring: int) -> set[int]:
+        """The messages that have set up a ring."""
+        return self._set_up.get(ring & VRING_INDEX_MASK, set())
+
+    def _enabled(self, known: set[int]) -> bool:
+        """Whether that ring may be enabled; without bit 30 all rings are."""
+        bit = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+        return _F.SET_VRING_ENABLE in known or not (self._session.features or 0) & bit
+
     def _broken_state(self, number: int, state: State) -> Iterator[str]:
         if number == _F.SET_VRING_NUM:
             if not 0 < state.num <= _MAX_RING_SIZE or state.num & (state.num - 1):
                 yield "VU-F-0404"
         elif number == _F.SET_VRING_ENABLE:
+            known = self._known(state.ring)
             if state.num > 1:
                 yield "VU-F-0409"
+            elif state.num and _F.SET_VRING_KICK in known and _F.SET_VRING_BASE not in known:
+                yield "VU-F-0402"
         elif number == _F.GET_VRING_BASE and not self._session.started(state.ring):
             yield "VU-F-0413"
 
