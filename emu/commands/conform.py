@@ -18,6 +18,7 @@ from emu.commands.json_output import deliver, report_stream
 from emu.commands.openmetrics_option import deliver_conformance
 from emu.commands.option_values import values_of
 from emu.commands.report_option import command_line
+from emu.commands.trace_option import trace_option
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user.console import console_for
 from vhost_user_conformance import errors as conformance
@@ -113,6 +114,7 @@ def conform(context: click.Context) -> None:
 
 @conform.command("back-end", help=BACK_END_HELP, short_help="Test a back-end.")
 @conform_options(BACK_END)
+@trace_option
 @color_option
 def back_end(**options: Any) -> None:
     """Test a back-end."""
@@ -121,6 +123,7 @@ def back_end(**options: Any) -> None:
 
 @conform.command("front-end", help=FRONT_END_HELP, short_help="Test a front-end.")
 @conform_options(FRONT_END)
+@trace_option
 @color_option
 def front_end(**options: Any) -> None:
     """Test a front-end."""

@@ -26,6 +26,9 @@ _EVENTS = (
     *(trace_events.REQUESTS, trace_events.COMMIT, trace_events.VCPUS),
 )
 
+#: Those of `vhost_user_conformance.trace_events`, which a migration does not import.
+_CONFORMANCE = "conformance_*"
+
 
 def _trace(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
     """Record events until the command ends, and then write the document."""
@@ -36,7 +39,7 @@ def _trace(context: click.Context, _option: click.Parameter, path: Path | None) 
         raise OptionError("--trace-events and EMU_TRACE do not go with --trace")
     # Unlinked: nothing is left, whatever ends the command. Its processes inherit the descriptor.
     file = tempfile.TemporaryFile("a+", prefix="emu-trace-", encoding="utf-8")  # noqa: SIM115
-    patterns = ",".join(event.name for event in _EVENTS)
+    patterns = ",".join([*(event.name for event in _EVENTS), _CONFORMANCE])
     tracing.enable_records(patterns, fd=file.fileno(), process=context.info_name or "emu")
     context.call_on_close(lambda: _write(path, file))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.trace_events import COMMIT, MARK, PHASE_END, REQUESTS, ROUND, STATUS, VCPUS
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.trace_events import BACKEND_READ, BACKEND_WRITE, READ, RING_STATE, WRITE
+from vhost_user_conformance.trace_events import CASE, MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,6 +36,7 @@ _CHECKPOINTS = {
 }
 #: Tracks of each process that are not of a device.
 _MIGRATION = "migration"
+_CASES = "cases"
 
 
 class _Slice(NamedTuple):
@@ -90,6 +92,8 @@ class ChromeTrace:
             READ.name: self._message,
             BACKEND_READ.name: self._message,
             BACKEND_WRITE.name: self._message,
+            CASE.name: self._case,
+            MESSAGE.name: self._case_message,
         }
         for record in sorted(records, key=lambda each: each.time_ns):
             process = self._processes.get(record.pid)
@@ -158,6 +162,20 @@ class ChromeTrace:
         start = record.time_ns
         piece = _Slice(start, start + _MESSAGE_NS, text, "message", record.fields, flows)
         process.track(own).append(piece)
+
+    def _case(self, process: _Process, record: Record) -> None:
+        fields = dict(record.fields)
+        start = int(fields.pop("start_ns"))
+        end = start + round(float(fields.pop("us")) * 1000)
+        name = str(fields.pop("case"))
+        process.track(_CASES).append(_Slice(start, end, name, "case", fields))
+
+    def _case_message(self, process: _Process, record: Record) -> None:
+        message, second, *_ = f"{record.fields['message']}  ".split(" ")
+        name = f"{message} reply" if second == "reply" else message
+        end = record.time_ns + _MESSAGE_NS
+        piece = _Slice(record.time_ns, end, name, "message", record.fields)
+        process.track(_CASES).append(piece)
 
     def to_json(self) -> JsonObject:
         """The document: ``traceEvents`` in the order of their time, after the names."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emu import trace_events
 from vhost_user import trace_events as protocol_events
-from vhost_user.tracing import EVENTS
+from vhost_user.tracing import TraceEvent
 
 DOCUMENT = "trace-events.md"
 #: Importing these modules defines the events.
@@ -51,9 +51,15 @@ def text() -> str:
     """The text of the document."""
     rows = [
         f"| `{event.name}` | {event.help} | {', '.join(f'`{field}`' for field in event.fields)} |\n"
-        for _, event in sorted(EVENTS.items())
+        for event in sorted(_events(), key=lambda event: event.name)
     ]
     return _HEAD + "".join(rows)
+
+
+def _events() -> list[TraceEvent]:
+    """Those of these commands; the conformance suite's are for ``--trace`` only."""
+    values = [value for source in SOURCES for value in vars(source).values()]
+    return [value for value in values if isinstance(value, TraceEvent)]
 
 
 def main(directory: Path) -> None:

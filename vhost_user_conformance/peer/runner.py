@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from vhost_user_conformance.model.result import CaseResult, Offered
+from vhost_user_conformance.trace_events import CASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -92,7 +94,12 @@ class CaseRunner(ABC):
         """
         results = []
         for case in cases:
+            start = time.monotonic_ns()
             result = self._run(case)
+            if CASE.enabled:
+                us = (time.monotonic_ns() - start) / 1000
+                about = {"case": case.id, "area": case.area, "verdict": str(result.verdict)}
+                CASE.emit(**about, start_ns=start, us=us)
             results.append(result)
             report(result)
         return results

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user.codec import VERSION
 from vhost_user_conformance.peer.message_text import message_text
 from vhost_user_conformance.peer.patience import Limit, Patience, pid_of
+from vhost_user_conformance.trace_events import MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -239,7 +240,10 @@ class Wire:
         return self._ready(select.POLLIN, Limit(0.0))
 
     def _note(self, arrow: str, number: int, flags: int, payload: bytes, fds: int) -> None:
-        self.transcript.append(f"{arrow} {message_text(number, flags, payload, fds, self._names)}")
+        text = message_text(number, flags, payload, fds, self._names)
+        self.transcript.append(f"{arrow} {text}")
+        if MESSAGE.enabled:
+            MESSAGE.emit(sender="suite" if arrow == ">" else "peer", message=text)
 
     def hangs_up(self, timeout: float | None = None) -> bool:
         """Whether the peer closes the connection in time; what it sends before is dropped."""

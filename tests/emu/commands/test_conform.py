@@ -13,6 +13,7 @@ import pytest
 
 from emu.commands.conform import conform
 from tests import slow
+from tests.emu.commands.test_trace_option import check_format
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.vhost_user_conformance.pytest_plugin.sessions import WRONG_BASE
 from vhost_user_conformance.model.case import BACK_END
@@ -88,6 +89,26 @@ def test_a_case_that_fails_is_the_status(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert json.loads(out.read_text())["summary"]["FAIL"] >= 1
+
+
+def test_the_trace_has_a_span_for_each_case(tmp_path: Path) -> None:
+    """With its verdict, and with the messages in it."""
+    out, trace = tmp_path / "out.json", tmp_path / "trace.json"
+    program = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
+    arguments = ["back-end", "--only", "framing", "--json", str(out), "--trace", str(trace)]
+    argv = [sys.executable, "-m", "emu.cli", "conform", *arguments, "--exec", program, "--quiet"]
+    subprocess.run(argv, capture_output=True, timeout=PROGRAM_TIMEOUT, check=True)
+    document = json.loads(trace.read_text())
+    check_format(document)
+    spans = [event for event in document["traceEvents"] if event["ph"] == "X"]
+    cases = {span["name"]: span for span in spans if span["cat"] == "case"}
+    assert {name: span["args"]["verdict"] for name, span in cases.items()} == {
+        case["id"]: case["verdict"] for case in json.loads(out.read_text())["cases"]
+    }
+    first = min(cases.values(), key=lambda span: float(span["ts"]))
+    last = max(cases.values(), key=lambda span: float(span["ts"]))
+    messages = [span["ts"] for span in spans if span["cat"] == "message"]
+    assert [at for at in messages if first["ts"] <= at <= last["ts"] + last["dur"]]
 
 
 #: A NIC's back-end that sends the suite a signal when it has stopped many rings.

@@ -103,6 +103,28 @@ def test_a_vm_on_a_tapped_disk(rig: Rig, signum: int) -> None:
     assert not os.path.lexists(rig.tapped)
 
 
+def test_the_trace_of_a_vm(rig: Rig) -> None:
+    """It is an array of events; spans do not overlap on a track, and add up to the rows of stops."""
+    rig.back_end()
+    trace, log = rig.folder / "trace.json", rig.folder / "log.json"
+    run = rig.tap("--trace", str(trace), "--json", str(log))
+    assert rig.attach().returncode == 0
+    run.interrupt()
+    assert run.end().status == 0
+    events = json.loads(trace.read_text())
+    assert {event["ph"] for event in events} == {"M", "X", "i"}
+    ends: dict[tuple[int, int], float] = {}
+    spans = [event for event in events if event["ph"] == "X"]
+    for span in sorted(spans, key=lambda span: float(span["ts"])):
+        track = span["pid"], span["tid"]
+        assert ends.get(track, 0) <= span["ts"] + 0.001
+        ends[track] = span["ts"] + span["dur"]
+    stops = [e for line in log.open() if (e := json.loads(line))["event"] == "stop"]
+    rows = [row for stop in stops for row in stop["rows"] if row["row"] == "get vring base"]
+    replies = [span["dur"] for span in spans if span["name"] == "GET_VRING_BASE"]
+    assert sum(replies) * 1000 == pytest.approx(sum(row["replies_ns"] for row in rows))
+
+
 def test_a_back_end_that_the_tap_starts(rig: Rig) -> None:
     """It is started, waited for, and ended."""
     run = rig.tap("--exec", rig.serve)

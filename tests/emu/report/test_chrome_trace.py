@@ -136,3 +136,19 @@ def test_vm_processes_come_before_their_back_ends() -> None:
     assert sorted_names == [
         *("migrate", VM, "back-end-x-of-side-A", "VM-process-B", "back-end-x-of-side-B"),
     ]
+
+
+def test_a_case_of_the_conformance_suite_has_its_messages() -> None:
+    """On one track; a message ends before the case does."""
+    found = events(
+        record(2000, "conformance_message", sender="suite", message="GET_FEATURES"),
+        record(4500, "conformance_message", sender="peer", message="GET_FEATURES reply 0x1"),
+        record(5000, "conformance_case", case="VU-B-0101", verdict="pass", start_ns=1000, us=4.0),
+    )
+    spans = [(event["name"], event["tid"], event["ts"], event["dur"]) for event in found]
+    assert spans == [
+        ("VU-B-0101", 1, 1.0, 4.0),
+        ("GET_FEATURES", 1, 2.0, 1.0),
+        ("GET_FEATURES reply", 1, 4.5, 0.5),
+    ]
+    assert found[0]["args"]["verdict"] == "pass"
