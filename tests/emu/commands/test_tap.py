@@ -104,7 +104,7 @@ def test_a_vm_on_a_tapped_disk(rig: Rig, signum: int) -> None:
 
 
 def test_the_trace_of_a_vm(rig: Rig) -> None:
-    """It is an array of events; spans do not overlap on a track, and add up to the rows of stops."""
+    """Its spans do not overlap on a track, and add up to the rows of stops."""
     rig.back_end()
     trace, log = rig.folder / "trace.json", rig.folder / "log.json"
     run = rig.tap("--trace", str(trace), "--json", str(log))
