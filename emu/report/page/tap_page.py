@@ -111,11 +111,10 @@ def page(document: JsonObject) -> Page:
 def _sentence(document: JsonObject, transitions: list[JsonObject]) -> str:
     number = sum(each["count"] for each in document["requests"])
     stops = sum(each["event"] == "stop" for each in transitions)
-    pairs = len(document["pairs"])
     text = (
-        f"A tap between {pairs or 'some'} front-end{'s' if pairs != 1 else ''} and the back-ends "
-        f"forwarded {number} requests on {document['connections']} connections, and saw {stops} "
-        f"stops and {len(transitions) - stops} starts of devices"
+        f"A tap of {_count(len(document['pairs']), 'device')} forwarded "
+        f"{_count(number, 'request')} on {_count(document['connections'], 'connection')}, and saw "
+        f"{_count(stops, 'stop')} and {_count(len(transitions) - stops, 'start')} of devices"
     )
     moves = [each for each in transitions if each["migration"] and each["since_ns"] is not None]
     if moves:

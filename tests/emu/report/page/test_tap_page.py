@@ -41,4 +41,4 @@ def test_a_tap_that_has_seen_nothing() -> None:
     """It is a page all the same."""
     made = page(tap(transitions=[], requests=[], connections=0))
     assert not made.sections
-    assert "saw 0 stops and 0 starts" in made.sentence
+    assert "saw 0 stops and 0 starts of devices" in made.sentence
