@@ -37,6 +37,7 @@ COMMANDS = {
     "conform-junit": (CONFORM, "--junitxml"),
     "migrate-metrics": (("migrate", *SHAPE, "--strategy", "split"), "--openmetrics"),
     "conform-metrics": (CONFORM, "--openmetrics"),
+    "conform-report": (CONFORM, "--report"),
     "list": (("conform", "back-end", "--list"), "--json"),
     "list-front-end": (("conform", "front-end", "--list"), "--json"),
 }
@@ -68,6 +69,8 @@ def test_a_fifo_gets_the_whole_document(command: str, tmp_path: Path) -> None:
         assert json.loads(document)["schema"] == 1
     elif COMMANDS[command][1] == "--openmetrics":
         assert document.endswith("# EOF\n")
+    elif COMMANDS[command][1] == "--report":
+        assert document.startswith("<!doctype html>")
     else:
         assert document.startswith("<?xml")
     assert fifo.is_fifo()

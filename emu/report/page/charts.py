@@ -419,7 +419,7 @@ def stacked(
         "padding": 28,
         "title": heading,
         "spacing": 24,
-        "resolve": {"scale": {"color": "independent", "fill": "independent", "x": "independent"}},
+        "resolve": {"scale": dict.fromkeys(("color", "fill", "stroke", "x", "y"), "independent")},
         "vconcat": [
             *({**spec, "title": name, "width": 1040} for name, spec in parts),
             _legend(legend),

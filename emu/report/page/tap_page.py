@@ -89,10 +89,11 @@ def page(document: JsonObject) -> Page:
     sections += [_requests(known), _violations(known)]
     outcome = _outcome(known)
     sentence = _sentence(known, transitions)
-    shown = sections[: len(transitions)][-2:]
+    longest = [max(own, key=_length) for own in _by_kind(transitions) if own]
     pictured = [
         (f"{section.title}: {block.title}", block.spec)
-        for section in shown
+        for transition, section in zip(transitions, sections, strict=False)
+        if any(transition is each for each in longest)
         for block in section.blocks
         if isinstance(block, Figure)
     ]
@@ -110,7 +111,7 @@ def page(document: JsonObject) -> Page:
 
 def _sentence(document: JsonObject, transitions: list[JsonObject]) -> str:
     number = sum(each["count"] for each in document["requests"])
-    stops = sum(each["event"] == "stop" for each in transitions)
+    stops = len(_by_kind(transitions)[0])
     text = (
         f"A tap of {_count(len(document['pairs']), 'device')} forwarded "
         f"{_count(number, 'request')} on {_count(document['connections'], 'connection')}, and saw "
@@ -125,12 +126,11 @@ def _sentence(document: JsonObject, transitions: list[JsonObject]) -> str:
 
 def _tiles(document: JsonObject, transitions: list[JsonObject]) -> list[Tile]:
     tiles = []
-    for kind in ("stop", "start"):
-        own = [each for each in transitions if each["event"] == kind]
-        if own:
-            longest = max(own, key=_length)
-            devices = _count(len(_devices(longest)), "device")
-            tiles.append(Tile(f"longest {kind}", f"{_ms(_length(longest))} ms", [devices]))
+    for own in filter(None, _by_kind(transitions)):
+        longest = max(own, key=_length)
+        devices = _count(len(_devices(longest)), "device")
+        title = f"longest {longest['event']}"
+        tiles.append(Tile(title, f"{_ms(_length(longest))} ms", [devices]))
     slow = max(document["requests"], key=lambda each: each["most_ns"], default=None)
     if slow is not None and slow["replies"]:
         tiles.append(Tile("slowest reply", f"{_ms(slow['most_ns'])} ms", [slow["name"]]))
@@ -188,7 +188,7 @@ def _transition(transition: JsonObject, number: int) -> Section:
         ),
         _rows(transition),
     ]
-    if transition["what_if"]:
+    if transition["what_if"] and len(devices) > 1:  # one device is stopped the same way by all
         blocks += _what_if(transition["what_if"], number)
     return Section(title, text, blocks)
 
@@ -259,6 +259,11 @@ def _facts(document: JsonObject) -> dict[str, str]:
     if document["earlier_transitions"]:
         facts["earlier stops and starts"] = f"{document['earlier_transitions']}, not shown"
     return facts
+
+
+def _by_kind(transitions: list[JsonObject]) -> list[list[JsonObject]]:
+    """The stops, and the starts."""
+    return [[each for each in transitions if each["event"] == kind] for kind in ("stop", "start")]
 
 
 def _devices(transition: JsonObject) -> list[str]:

@@ -125,6 +125,26 @@ def test_the_trace_of_a_vm(rig: Rig) -> None:
     assert sum(replies) * 1000 == pytest.approx(sum(row["replies_ns"] for row in rows))
 
 
+def test_a_report_of_what_a_tap_saw(rig: Rig) -> None:
+    """The page that --report writes at the end is the one of the log."""
+    rig.back_end()
+    page, log = rig.folder / "tap.html", rig.folder / "tap.json"
+    run = rig.tap("--report", str(page), "--json", str(log))
+    assert rig.attach().returncode == 0
+    run.interrupt()
+    assert run.end().status == 0
+    text = page.read_text("utf-8")
+    assert "get vring base" in text
+    assert f"{rig.tapped} to {rig.disk}" in text
+    again = rig.folder / "again.html"
+    done = subprocess.run(
+        [*EMU, "report", str(log), "--report", str(again)], timeout=PROGRAM_TIMEOUT, check=False
+    )
+    assert done.returncode == 0
+    section = text[: text.index("<h2>How it was made")]
+    assert again.read_text("utf-8").startswith(section)
+
+
 def test_a_back_end_that_the_tap_starts(rig: Rig) -> None:
     """It is started, waited for, and ended."""
     run = rig.tap("--exec", rig.serve)
