@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "run": "Run a VM under load and report its requests.",
     "sweep": "Migrate VMs of several sizes and compare.",
     "tap": "Read along between front-ends and back-ends.",
+    "top": "Show what a running VM does, live.",
 }
 
 HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.

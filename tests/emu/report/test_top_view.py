@@ -1,0 +1,82 @@
+"""The table and the JSON of `emu top`."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from emu.report.top_view import TopSample, view
+
+if TYPE_CHECKING:
+    from emu.qmp.protocol import JsonObject
+
+
+def device(name: str, completed: int, state: str = "running") -> JsonObject:
+    """A device as x-query-devices describes it."""
+    return {
+        "id": name,
+        "state": state,
+        "completed": completed,
+        "outstanding": 3,
+        "kicks": 2 * completed,
+        "calls": completed // 2,
+        "host-notifiers": True,
+        "guest-notifiers": state == "running",
+        "rings": [{"state": state}, {"state": "unused"}],
+    }
+
+
+def sample(now_s: float, *devices: JsonObject, migration: JsonObject | None = None) -> TopSample:
+    """A sample at a time in seconds."""
+    return TopSample("running", migration or {}, int(now_s * 1e9), devices)
+
+
+def printed(now: TopSample, before: TopSample | None) -> list[str]:
+    """The lines on a terminal of 80 columns."""
+    out = io.StringIO()
+    Console(file=out, width=80, force_terminal=True, color_system=None).print(
+        view("unix:/a/b", now, before)
+    )
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_rates_are_for_a_second() -> None:
+    """Of a device that was there before; one that was plugged again starts at 0."""
+    before = sample(1, device("blk0", 100), device("blk1", 500))
+    now = sample(3, device("blk0", 300), device("blk1", 20), device("blk2", 7))
+    assert now.rates(before) == {
+        "blk0": {"completed": 100, "kicks": 200, "calls": 50},
+        "blk1": {"completed": 0, "kicks": 0, "calls": 0},
+    }
+    assert now.rates(None) == now.rates(now) == {}
+    blk0, _, blk2 = now.to_json(before)["devices"]
+    assert blk0["rates"]["kicks"] == 200
+    assert "rates" not in blk2
+
+
+def test_the_table_fits_80_columns() -> None:
+    """All columns are there, also with large numbers, a long id and a migration."""
+    migration = {
+        "status": "failed",
+        "ram": {"transferred": 1 << 30, "remaining": 5},
+        "expected-downtime": 7,
+        "error-desc": "x" * 200,
+    }
+    name = "a-device-with-a-long-name"
+    before = sample(1, device(name, 0, "unplugging"), migration=migration)
+    lines = printed(sample(2, device(name, 10_000_000, "unplugging"), migration=migration), before)
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    assert "unix:/a/b" in lines[0]
+    assert "running: 1 devices, 1 rings unplugging, 1 rings unused" in text
+    assert "migration failed, 1 GiB sent, 5 B left, expected downtime 7 ms" in text
+    for cell in ("a-device-wi", " unplugging ", "0/2", "10.0M", "20.0M", "5.0M", "host"):
+        assert cell in text
+
+
+def test_a_vm_that_is_not_built_has_no_devices() -> None:
+    """And no rates are known at the first sample."""
+    assert "running: 0 devices, no rings" in printed(sample(0), None)[1]
+    assert " - " in "\n".join(printed(sample(1, device("blk0", 1)), None))
