@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emu.commands import validate
+from emu.commands.color_option import color_option
 from emu.commands.qmp_option import monitor_path
 from emu.errors import OptionError, SignalError
 
@@ -40,6 +41,7 @@ Examples:
 @click.option(
     "--interval", default="1s", show_default=True, metavar="TIME", help="Time between samples."
 )
+@color_option
 def top(address: str, interval: str, *, once: bool, as_json: bool) -> None:
     """Sample the monitor, and print."""
     from emu.orchestrator.signals import SignalWatcher
@@ -72,8 +74,8 @@ def _show(monitor: WatchedMonitor, address: str, seconds: float, *, once: bool) 
     """Print tables; on a terminal, one that is drawn again."""
     from rich.live import Live
 
-    from emu.report.tables import console_for
     from emu.report.top_view import view
+    from vhost_user.console import console_for
 
     console = console_for(sys.stdout)
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not once else None
