@@ -28,11 +28,13 @@ def console_for(stream: TextIO, *, wide: bool = False) -> Console:
         wide: as wide as in a pipe, also on a terminal.
     """
     terminal = stream.isatty()
-    forced = bool(os.environ.get("FORCE_COLOR")) and not os.environ.get("NO_COLOR")
+    none = bool(os.environ.get("NO_COLOR"))  # empty means the same as missing
+    forced = bool(os.environ.get("FORCE_COLOR")) and not none
     return Console(
         file=stream,
         highlight=False,
         force_terminal=terminal,
+        no_color=none,
         width=None if terminal and not wide else UNLIMITED,
         color_system="auto" if terminal else "standard" if forced else None,
     )
