@@ -101,7 +101,7 @@ class ReturnedBase(NamedTuple):
 
 
 class RingStart(NamedTuple):
-    """The base and the indices of a ring when its kick descriptor was set.
+    """The base and the indices of a ring when it had a kick descriptor and was enabled.
 
     Attributes:
         at: index of the message.

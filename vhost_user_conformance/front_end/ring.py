@@ -80,6 +80,7 @@ class Ring:
 
     Attributes:
         size, next, address, kick, call, enabled: as the messages have set them.
+        begun: its start was recorded.
         served: number of chains that were taken since the last start.
         event_idx: VIRTIO_F_EVENT_IDX was acknowledged.
         quiet: the driver is notified only if it requests it.
@@ -95,6 +96,7 @@ class Ring:
         self.call: int | None = None
         self.enabled = False
         self.kicked = False
+        self.begun = False
         self.served = 0
         self.event_idx = False
         self.quiet = False
@@ -109,6 +111,7 @@ class Ring:
         """GET_VRING_BASE: close its notifiers."""
         fds, self.kick, self.call = (self.kick, self.call), None, None
         self.kicked = False
+        self.begun = False
         self.served = 0
         self.in_flight.clear()
         with contextlib.ExitStack() as owned:

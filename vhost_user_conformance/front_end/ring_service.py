@@ -115,7 +115,8 @@ class RingService:
             setattr(ring, name, fd)
             if old is not None:
                 os.close(old)
-            if name == "kick" and ring.ready:
+            if name == "kick":
+                ring.begun = False
                 self._begin(ring)
         elif message.id == F.SET_VRING_ADDR:
             received = self.recording.messages[-1].address
@@ -129,10 +130,17 @@ class RingService:
                 ring.next = state.num & 0xFFFF
             else:
                 ring.enabled = bool(state.num)
+                self._begin(ring)
                 self.serve(ring)
 
     def _begin(self, ring: Ring) -> None:
-        """A kick descriptor was set: record base and indices, and request kicks."""
+        """Of a ring with a kick descriptor that is enabled: record its start, and request kicks.
+
+        The indices of a ring that is not enabled may still come: from the source of a migration.
+        """
+        if ring.begun or not (ring.ready and ring.enabled):
+            return
+        ring.begun = True
         walker = self._walker(ring)
         available = walker.avail_index
         if available is not None:
