@@ -32,6 +32,7 @@ REPORT_OF_DESTINATION = {
     "downtime_ns": 4_000_000,
     "downtime_error_ns": 250_000,
     "guest_gap_ns": 5_000_000,
+    "offset_ns": 0,
     "commits": 2,
     "spans": [["dst", "blk", "blk0", None, "dst.set_mem_table", 1_000_000, 3_000_000, 2, False]],
 }
