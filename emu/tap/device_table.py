@@ -9,9 +9,12 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
+from emu.report.cells import milliseconds
 from emu.tap.message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from emu.tap.reader import Reader, Record
@@ -49,10 +52,14 @@ class DeviceRow(NamedTuple):
 
 
 class DeviceCounts:
-    """Counts the messages of each device; a sink of a `Reader`."""
+    """Counts the messages of each device; a sink of a `Reader`.
 
-    def __init__(self) -> None:
-        self._messages: Counter[str] = Counter()
+    Args:
+        devices: that have a row before they are connected.
+    """
+
+    def __init__(self, devices: Iterable[str] = ()) -> None:
+        self._messages: Counter[str] = Counter(dict.fromkeys(devices, 0))
         self._before: Counter[str] = Counter()
         self._slowest: dict[str, Slowest] = {}
 
@@ -92,10 +99,11 @@ class DeviceCounts:
 def table(rows: list[DeviceRow], room: int) -> Table:
     """The table of the first rows, as many as there is room for."""
     left_out = len(rows) - room
-    caption = f"and {left_out} more devices" if left_out > 0 else None
+    more = f"and {left_out} more devices; " if left_out > 0 else ""
+    caption = f"{more}Ctrl-C ends the tap, and with it the connections"
     made = Table(box=box.SIMPLE_HEAD, caption=caption)
     made.add_column("device", overflow="ellipsis", no_wrap=True)
-    for name in ("messages/s", "messages", "waiting"):
+    for name in ("messages/s", "messages", "replies due"):
         made.add_column(name, justify="right")
     made.add_column("slowest reply", justify="right", overflow="ellipsis", no_wrap=True)
     made.add_column("rings started/enabled", justify="right")
@@ -105,8 +113,12 @@ def table(rows: list[DeviceRow], room: int) -> Table:
             f"{row.rate:,.0f}",
             f"{row.messages:,}",
             str(row.waiting),
-            f"{row.slowest.name} {row.slowest.latency / 1000:,.0f} us" if row.slowest else "-",
-            f"{row.rings.started}/{row.rings.enabled} of {row.rings.known}" if row.rings else "-",
+            f"{milliseconds(row.slowest.latency / 1e6)} ms {row.slowest.name}"
+            if row.slowest
+            else "-",
+            f"{row.rings.started}/{row.rings.enabled} of {row.rings.known}"
+            if row.rings
+            else "not connected",
         )
     return made
 

@@ -94,7 +94,7 @@ class Outputs:
         self._finder = TransitionFinder(self._found)
         self._flagged: set[str] = set()
         self._files: list[LogFile] = []
-        self._counts = DeviceCounts()
+        self._counts = DeviceCounts(pair.name for pair in pairs)
         sinks: list[Callable[[Record], None]] = [
             self.traffic.take,
             self._counts.take,

@@ -181,8 +181,8 @@ class TransitionFinder:
     def _related(self, start: Transition) -> Transition | None:
         """The stop before a start; it may not be over yet.
 
-        It is one of the same front-end, or one of as many devices of another one: the other side
-        of a migration.
+        It is one of the same front-end and some of the same devices, or one of as many devices of
+        another front-end: the other side of a migration.
         """
         stops = [each for each in self._open.values() if each.kind is Kind.STOP]
         candidates = [
@@ -190,6 +190,14 @@ class TransitionFinder:
             for stop in (*self._stops, *stops)
             if stop.certain
             and 0 <= start.end - stop.start <= RELATED
-            and (stop.front_pid == start.front_pid or len(stop.certain) == len(start.certain))
+            and self._belongs(start, stop)
         ]
         return max(candidates, key=lambda stop: stop.start, default=None)
+
+    def _belongs(self, start: Transition, stop: Transition) -> bool:
+        if stop.front_pid != start.front_pid:
+            return len(stop.certain) == len(start.certain)
+        pairs = [
+            {self._pairs.get(device, device) for device in each.certain} for each in (start, stop)
+        ]
+        return start.front_pid == 0 or bool(pairs[0] & pairs[1])

@@ -228,8 +228,11 @@ class Transition:
 
     @property
     def is_migration(self) -> bool:
-        """A start of other devices than those that were stopped before."""
-        return self.before is not None and not set(self.devices) & set(self.before.devices)
+        """A start of other devices than those that were stopped before, by another front-end."""
+        before = self.before
+        if before is None or 0 != before.front_pid == self.front_pid:
+            return False
+        return not set(self.devices) & set(before.devices)
 
     def add(self, message: Message, phase: Phase) -> None:
         """Add a request or a reply."""

@@ -32,6 +32,17 @@ def test_rows_of_devices() -> None:
     assert again[1].rings is None
 
 
+def test_a_device_that_is_not_connected_has_a_row() -> None:
+    """And the table says how it ends."""
+    counts = DeviceCounts(["a"])
+    talk = Talk([counts.take], "b")
+    talk.close()
+    out = io.StringIO()
+    Console(file=out, width=80).print(table(counts.rows(talk.reader, 1.0), 10))
+    assert [line.split()[0] for line in out.getvalue().splitlines() if "not conn" in line] == ["a"]
+    assert "Ctrl-C ends the tap" in out.getvalue()
+
+
 def test_the_table_has_room_for_as_many_as_fit() -> None:
     counts = DeviceCounts()
     talk = Talk([counts.take], "dev0")

@@ -307,3 +307,16 @@ def test_a_late_reply_is_no_part_of_the_next_stop() -> None:
     talk.answer(F.GET_VRING_BASE, VringState(1, 0))
     vm.finder.finish()
     assert [each.rows[0].spans[0].rings for each in vm.found] == [{}, {1: 2 * TICK}]
+
+
+def test_another_device_of_the_same_front_end_is_no_migration() -> None:
+    """As where a program reads one disk after the other."""
+    vm = Vm("first")
+    for name in ("a", "b"):
+        vm.connect(name, name, 7)
+    vm.start("a")
+    vm.stop("a")
+    vm.talks["a"].close()
+    vm.start("b")
+    vm.finder.finish()
+    assert [(each.is_migration, each.before) for each in vm.found] == [(False, None)] * 3
