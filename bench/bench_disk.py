@@ -18,6 +18,7 @@ import pytest
 
 from tests.backends.rig import Rig
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.frontend import FrontendConnection
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
@@ -38,9 +39,16 @@ REQUESTS = 64
 
 
 class Disk:
-    """A back-end program with one disk, and a driver that has one request in flight."""
+    """A back-end program with one disk, and a driver that has one request in flight.
 
-    def __init__(self, stack: ExitStack, folder: Path, image: str) -> None:
+    Args:
+        stack: ends the programs.
+        folder: for its socket.
+        image: its file.
+        tapped: `emu tap` lies between the two.
+    """
+
+    def __init__(self, stack: ExitStack, folder: Path, image: str, *, tapped: bool = False) -> None:
         path = str(folder / "disk.sock")
         ready, ready_fd = os.pipe()
         command = [sys.executable, "-m", "backends.blk", "--blk-file", image]
@@ -52,6 +60,8 @@ class Disk:
         os.close(ready_fd)
         assert os.read(ready, 1), "the program has not started"
         os.close(ready)
+        if tapped:
+            path = _tap(path, stack)
         rig = Rig(FrontendConnection.connect(path, name="bench", timeout=TIMEOUT), 1)
         stack.callback(rig.close)
         self._ring = rig.start().rings[0]
@@ -75,6 +85,18 @@ class Disk:
             self._ring.add(*buffers)
             self._ring.wait()
             assert self._memory[-1] == VIRTIO_BLK_S_OK
+
+
+def _tap(path: str, stack: ExitStack) -> str:
+    """The socket of a tap before another one."""
+    near = f"{path}.tap"
+    tap = subprocess.Popen(
+        [sys.executable, "-m", "emu.cli", "tap", "-q", "--listen", near, "--connect", path]
+    )
+    stack.callback(tap.wait)
+    stack.callback(tap.terminate)
+    wait_until(lambda: Path(near).is_socket(), "the tap listens")
+    return near
 
 
 @pytest.fixture

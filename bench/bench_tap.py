@@ -1,17 +1,24 @@
-"""`emu tap`: a round trip with the tap between the front-end and the back-end, and without it."""
+"""`emu tap`: a round trip with the tap between the front-end and the back-end, and without it.
+
+And requests of a disk with and without it: they lead through shared memory, not through the tap.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from bench.bench_disk import Disk
 from vhost_user.channel import connect
 from vhost_user.codec import VERSION, encode
 from vhost_user.messages import FrontendRequest
+from vhost_user.virtio.blk import VIRTIO_BLK_T_IN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,3 +78,30 @@ def test_round_trip(benchmark: Any, figure: Figure, sockets: Sockets, way: str) 
 
         figure.group, figure.unit, figure.units = "tap", "request", REQUESTS
         assert benchmark(run) == REQUESTS * 20
+
+
+#: Rounds of each way, in alternation: what else the host does meets both.
+ROUNDS = 50
+
+
+def test_data_path(benchmark: Any, figure: Figure, tmp_path: Path) -> None:
+    """Reads of a disk, one in flight; the note is what the median with a tap is of the other."""
+    times: dict[bool, list[float]] = {False: [], True: []}
+    with contextlib.ExitStack() as stack:
+        disks = {}
+        for tapped in times:
+            folder = tmp_path / str(tapped)
+            folder.mkdir()
+            (folder / "image").write_bytes(bytes(1 << 20))
+            disks[tapped] = Disk(stack, folder, str(folder / "image"), tapped=tapped)
+
+        def run() -> None:
+            for tapped, disk in disks.items():
+                begin = time.perf_counter()
+                disk.run(VIRTIO_BLK_T_IN)
+                times[tapped].append(time.perf_counter() - begin)
+
+        figure.group, figure.unit, figure.units = "tap: data path", "request", 2 * REQUESTS
+        benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=1)
+    ratio = statistics.median(times[True]) / statistics.median(times[False])
+    figure.notes["with a tap / without"] = f"{ratio:.2f}"
