@@ -103,8 +103,14 @@ def test_each_option_that_names_a_file_or_an_address_has_cells() -> None:
     assert tried == have
 
 
-#: Tried by other cells than those of `files.OPTIONS`.
-_ELSEWHERE = {("emu run", "--incoming"), ("emu migrate", "--to")}
+#: Tried by other cells than those of `files.OPTIONS`; `emu run --qmp` opens the socket of
+#: `emu attach --qmp`, and `emu attach --incoming` that of `emu run --incoming`.
+_ELSEWHERE = {
+    ("emu run", "--incoming"),
+    ("emu run", "--qmp"),
+    ("emu attach", "--incoming"),
+    ("emu migrate", "--to"),
+}
 
 
 def _commands() -> Iterator[tuple[str, click.Command]]:
@@ -126,7 +132,7 @@ def _command_of(argv: Sequence[str]) -> str:
 
 
 def _names_a_file(option: click.Option) -> bool:
-    return (option.metavar or "").strip("[]") in {"FILE", "PATH", "DIR", "URI"}
+    return (option.metavar or "").strip("[]") in {"FILE", "PATH", "unix:PATH", "DIR", "URI"}
 
 
 # What the judge has to notice

@@ -188,8 +188,8 @@ def _asked(text: str, on: Attached) -> None:
     uri = text.replace("{folder}", str(on.folder))
     client = on.client()
     client.ask("qmp_capabilities")
-    client.ask("migrate-set-parameters", parameters={"deadline": 1.0})
-    answer = client.ask("migrate", uri=uri, strategy="prewired", options={})
+    client.ask("migrate-set-parameters", **{"x-deadline": 1.0})
+    answer = client.ask("migrate", uri=uri)
     if "error" in answer:
         check_reason({"status": "failed", "error-desc": answer["error"]["desc"]})
         return

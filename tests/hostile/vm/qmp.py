@@ -74,9 +74,12 @@ class QmpClient:
             while True:
                 event = self._events.pop(0) if self._events else self.line()
                 if event.get("event") == "MIGRATION" and event["data"]["status"] in statuses:
-                    return event["data"]
+                    break
         finally:
             self.sock.settimeout(ANSWER)
+        # Users' events have no reason, as QEMU's have none.
+        reason = {} if "error-desc" in event["data"] else self.ask("query-migrate")["return"]
+        return {**reason, **event["data"]}
 
     def send(self, data: bytes) -> None:
         """Send bytes.
