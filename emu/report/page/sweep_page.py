@@ -90,7 +90,7 @@ def _sentence(document: JsonObject, own: dict[str, list[JsonObject]]) -> str:
         least, most = points[0], points[-1]
         if most["rings"] > least["rings"] and least["downtime_ms"]:
             factor = most["downtime_ms"] / least["downtime_ms"]
-            growths.append(f"{factor:.1f} times with {name}")
+            growths.append(f"{factor:.1f} times as long with {name}")
     if not growths:
         return f"{text}."
     first = next(iter(own.values()))
