@@ -314,6 +314,8 @@ OPTIONS = (
             "--disk": _INPUTS,
             "--plugin": _INPUTS,
             "--json": _OUTPUTS,
+            "--report": _OUTPUTS,
+            "--png": _some(_OUTPUTS),
             "--trace-file": _OUTPUTS,
             "--trace": _OUTPUTS,
             "--openmetrics": _OUTPUTS,
@@ -335,6 +337,8 @@ OPTIONS = (
             "--disk": _INPUTS,
             "--plugin": _INPUTS,
             "--json": _OUTPUTS,
+            "--report": _some(_OUTPUTS),
+            "--png": _some(_OUTPUTS),
             "--trace-file": _OUTPUTS,
             "--trace": _OUTPUTS,
             "--openmetrics": _OUTPUTS,
@@ -386,6 +390,21 @@ OPTIONS = (
         _OUTPUTS,
         ("--exec", "true", "--only", "VU-B-0101", "-q"),
     ),
+    *(
+        Option(
+            ("emu", "conform", role),
+            name,
+            _some(_OUTPUTS),
+            ("--exec", "true", "--only", f"VU-{role[0].upper()}-0101", "-q"),
+        )
+        for role in ("back-end", "front-end")
+        for name in ("--report", "--png")
+    ),
+    *(
+        Option(("emu", "report"), name, _some(_OUTPUTS), ("{folder}/a.json",))
+        for name in ("--report", "--png")
+    ),
+    *(Option(_TAP, name, _some(_OUTPUTS), _TAPPED) for name in ("--report", "--png")),
     Option(("emu", "conform", "back-end", "--list"), "--known", _INPUTS),
     Option(
         ("emu", "conform", "back-end"),
