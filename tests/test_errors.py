@@ -43,6 +43,8 @@ HANDLED = {
         "emu.qmp.server",
         "emu.vm_process.arguments",
     ),
+    "emu.report.comparison.DocumentError": ("emu.commands.compare",),
+    "emu.report.gates.GateError": ("emu.commands.fail_if_option",),
     "emu.orchestrator.network.builder.BuildError": ("emu.orchestrator.network.builder",),
     "emu.strategies.socket_worker.Disconnected": ("emu.strategies.socket_worker",),
     "emu.strategies.socket_worker.TimedOut": ("emu.strategies.socket_worker",),

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 README = ROOT / "README.md"
 _ROW = re.compile(r"\| (?P<purpose>[^|]+) \| (?P<commands>[^|]*) \| [^|]+ \|")
 #: What the words in capitals stand for.
-_WORDS = {"FILE": "disk.img", "SOCKET": "disk.sock", "URI": "unix:b.sock", "DIR": "images"}
+_WORDS = {
+    "FILE": "disk.img",
+    "SOCKET": "disk.sock",
+    "PATH": "disk.sock",
+    "URI": "unix:b.sock",
+    "DIR": "images",
+}
 _DISK = "truncate -s 16M disk.img\n"
+_VM = "emu run --net 1x2 --blk 1x1 --vcpus 1 --memory 64M --qmp unix:disk.sock\n"
 _SERVER = _DISK + "vhost-emu-blk --socket-path disk.sock --blk-file disk.img --num-queues 2\n"
 
 
@@ -44,6 +51,7 @@ class Use(NamedTuple):
     Attributes:
         before: commands that make what they need.
         server: a program that they need, which goes on; it listens at ``disk.sock``.
+        ends: option with which a command that goes on until Ctrl-C ends.
         background: the first of them goes on, and listens at this path.
         slow: they take long, the VM of the RFC in most cases.
         status: the exit status of the last one.
@@ -52,6 +60,7 @@ class Use(NamedTuple):
 
     before: str = ""
     server: str = ""
+    ends: str = ""
     background: str = ""
     slow: bool = True
     status: int = 0
@@ -72,7 +81,10 @@ USES = {
     "measure the downtime from outside, through bridges": Use(),
     "migrate to another terminal or machine, with TLS": Use("mkdir images", background="b.sock"),
     "run a VM with many queues under load": Use(),
+    "show a result to others": Use(),
     "see a migration as a timeline": Use(),
+    "drive a VM with the tools for QEMU": Use(background="disk.sock"),
+    "watch the devices of a running VM": Use(server=_VM, ends="--once", slow=False),
     "see what my front-end and my back-end say to each other": Use(
         server=_SERVER, background="TAP", slow=False
     ),
@@ -158,6 +170,7 @@ def _blocks(use: Use, commands: list[str]) -> Iterator[Block]:
     for number, command in enumerate(commands):
         text = re.sub(r"\b[A-Z]{3,}\b", lambda word: _WORDS.get(word[0], word[0]), command)
         text = text.replace("--plugin disk.img", f"--plugin {plugin.file}")
+        text += f" {use.ends}" if use.ends else ""
         goes_on = bool(use.background) and not number
         yield Block(
             README,

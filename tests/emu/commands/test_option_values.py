@@ -29,8 +29,8 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "run": (MachineOptions, RingUseOptions, BetweenOptions, RunOptions),
     "sweep": (MachineOptions, MigrationOptions, SweepOptions),
 }
-#: Options of all programs, which are in force before a command reads its values.
-ELSEWHERE = {"help", "trace_events", "trace_file"}
+#: Options that decorators of a command read, before it reads its values.
+ELSEWHERE = {"help", "trace_events", "trace_file", "report_file", "png_file"}
 
 
 def parameters(name: str) -> dict[str, object]:

@@ -398,13 +398,13 @@ OPTIONS = (
             ("--exec", "true", "--only", f"VU-{role[0].upper()}-0101", "-q"),
         )
         for role in ("back-end", "front-end")
-        for name in ("--report", "--png")
+        for name in ("--report", "--png", "--trace")
     ),
     *(
         Option(("emu", "report"), name, _some(_OUTPUTS), ("{folder}/a.json",))
         for name in ("--report", "--png")
     ),
-    *(Option(_TAP, name, _some(_OUTPUTS), _TAPPED) for name in ("--report", "--png")),
+    *(Option(_TAP, name, _some(_OUTPUTS), _TAPPED) for name in ("--report", "--png", "--trace")),
     Option(("emu", "conform", "back-end", "--list"), "--known", _INPUTS),
     Option(
         ("emu", "conform", "back-end"),

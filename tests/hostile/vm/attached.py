@@ -46,8 +46,12 @@ class Attached:
         self.relay = Relay(disk, back)
         self._owned.callback(self.relay.close)
         self.qmp = str(folder / "qmp.sock")
-        command = ("emu.cli", "attach", "--blk", disk, "--net", nic, "--scratch", "-q")
-        self.process = Process([sys.executable, "-m", *command, "--qmp", self.qmp], folder)
+        self._command = ("emu.cli", "attach", "--blk", disk, "--net", nic, "--scratch", "-q")
+        self._start()
+
+    def _start(self) -> None:
+        argv = [sys.executable, "-m", *self._command, "--qmp", self.qmp]
+        self.process = Process(argv, self.folder)
         self._owned.callback(self.process.kill)
         self._await_progress("")
         self._before = self.process.footprint()
@@ -68,6 +72,13 @@ class Attached:
     def _try(self, cell: Cell) -> None:
         with self.owned, suppress(ClosedByPeer):
             cell.attack(self)
+        if self._status() == "postmigrate":
+            # It has migrated, and must not go on here, too.
+            wrong = self.process.end(statuses=(0, 1))
+            if wrong:
+                raise NotOk(wrong)
+            self._start()
+            return
         self._await_progress("the VM does not go on: ")
         self._compare_footprint()
         lines = self.process.new_lines()
@@ -99,6 +110,19 @@ class Attached:
             time.sleep(0.01)
         text = "; ".join(self.process.new_lines()) or f"{before} requests and packets"
         raise NotOk(f"{what}{text}")
+
+    def _status(self) -> str | None:
+        """As query-status has it, or None if QMP is not served at this moment."""
+        try:
+            client = QmpClient.connect(self.qmp)
+            try:
+                client.ask("qmp_capabilities")
+                status: str = client.ask("query-status")["return"]["status"]
+            finally:
+                client.close()
+        except (OSError, ClosedByPeer, KeyError):
+            return None
+        return status
 
     def _counters(self) -> tuple[int, int]:
         client = QmpClient.connect(self.qmp)
