@@ -77,9 +77,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cell", cells, ids=lambda cell: cell.name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """The pair that cells run on."""
+    """The pair that cells run on; its load takes processors from tests of other modules."""
     bench = request.config.stash[_BENCH] = Bench()
     yield bench
     bench.close()
