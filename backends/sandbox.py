@@ -10,6 +10,7 @@ docs/security.md describes what a compromised program can still do.
 
 from __future__ import annotations
 
+import ast  # noqa: F401  imported by traceback from Python 3.13 on
 import errno
 import importlib
 import linecache  # noqa: F401  this, tokenize and traceback: to print a traceback in the sandbox

@@ -138,8 +138,8 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether the migration still runs."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the migration still runs; not any more when its final status is reported."""
+        return self._thread is not None and self._thread.is_alive() and not self._ended
 
     def describe(self) -> JsonObject:
         """QMP's query-migrate; times are milliseconds."""

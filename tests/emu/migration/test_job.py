@@ -84,6 +84,15 @@ def test_a_migration_that_completes() -> None:
     assert "error-desc" not in answer
 
 
+def test_a_migration_does_not_run_when_its_end_is_reported() -> None:
+    """A client that has read the last event may go on at once."""
+    reported: list[tuple[str, bool]] = []
+    job = Job(lambda _name, data: reported.append((data["status"], job.running)))
+    job.start(Side(), lambda: None, cancel=bool)
+    job.close()
+    assert reported[-1] == ("completed", False)
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
