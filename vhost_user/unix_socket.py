@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import stat
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _LISTENS = 1 << 16
 #: State of a socket there that is not connected (SS_UNCONNECTED, linux/net.h).
 _UNCONNECTED = 1
 _TABLE = Path("/proc/net/unix")
+#: struct ucred of Linux: process, user and group.
+_CREDENTIALS = struct.Struct("=3i")
 #: Mode of the file of a socket: connecting needs write permission.
 MODE = 0o600
 
@@ -117,6 +120,18 @@ def is_listening(path: str) -> bool:
     if states:
         return any(states)
     return code == errno.EPROTOTYPE
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """The process at the other end of a Unix socket (SO_PEERCRED).
+
+    Returns:
+        0 if the kernel does not know it, or it is in another pid namespace.
+    """
+    with suppress(OSError, struct.error):
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return max(0, int(_CREDENTIALS.unpack(found)[0]))
+    return 0
 
 
 def _listed(table: bytes, path: str) -> list[bool]:

@@ -18,8 +18,8 @@ class Outbox:
     """Sends messages to one client in their order.
 
     The thread that has a message sends what the socket takes at once. A thread of the outbox sends
-    the rest; it starts when there is one. So nobody waits for the client, except for the sender of
-    a response, which that client has requested.
+    the rest; it starts when there is one. So only the sender of a response, which
+    that client has requested, waits for the client.
 
     Args:
         sock: connected; `hang_up` shuts it down, and its owner closes it.
@@ -102,7 +102,7 @@ class Outbox:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Disconnect: whoever reads from or writes to the socket returns. From any thread."""
+        """Disconnect: threads that read from or write to the socket return. From any thread."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, which a close would not
 

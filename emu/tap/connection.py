@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +12,7 @@ from emu.tap.framing import Framer, RawMessage
 from emu.tap.relay import Relay
 from vhost_user.codec import HEADER, REPLY
 from vhost_user.messages import FrontendRequest
+from vhost_user.unix_socket import peer_pid
 
 if TYPE_CHECKING:
     import select
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Back-end channels of one connection that are read along at the same time.
 MAX_CHANNELS = 8
-#: struct ucred of Linux: process, user and group.
-_CREDENTIALS = struct.Struct("=3i")
 
 
 class Sender(Enum):
@@ -266,14 +264,6 @@ class Connection:
         self._remove(relay)
         first = Sender.FRONT_END if relay.front_has_gone else Sender.BACK_END
         self._report(Closed(self, time.monotonic_ns(), reason, first))
-
-
-def peer_pid(sock: socket.socket) -> int:
-    """The process at the other end (SO_PEERCRED); 0 if it is in another pid namespace."""
-    pid: int = _CREDENTIALS.unpack(
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )[0]
-    return pid
 
 
 def _is_channel(fd: int) -> bool:

@@ -101,7 +101,7 @@ def test_a_vm_is_driven_by_the_client_of_qemu(runs: tuple[Run, Run], tmp_path: P
             await work(here)
             await here.do("device_add", driver="vhost-user-blk-pci", id="blk1", chardev="char-blk1")
             await work(here)
-            # Nobody listens yet: it fails, and the VM runs on.
+            # No process listens yet: it fails, and the VM runs on.
             await here.do("migrate", uri=uri)
             assert await here.migration_ends() == "failed"
             await there.do("migrate-incoming", uri=uri)

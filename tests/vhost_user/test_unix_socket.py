@@ -224,3 +224,12 @@ def test_a_socket_that_listens_is_not_missed_while_others_come_and_go(tmp_path: 
             ended.set()
             for thread in threads:
                 thread.join()
+
+
+def test_the_kernel_knows_the_peer() -> None:
+    """This process is its own; a socket of another family has none."""
+    one, other = socket.socketpair()
+    with one, other:
+        assert unix_socket.peer_pid(one) == os.getpid()
+    with socket.socket() as internet:
+        assert unix_socket.peer_pid(internet) == 0

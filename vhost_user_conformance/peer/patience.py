@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import struct
 import time
 from collections import deque
 
@@ -18,7 +15,6 @@ MOST = 5.0
 _RECENT = 32
 #: Seconds of waiting for a processor that are worth another look at the peer.
 _GRAIN = 0.02
-_UCRED = struct.Struct("3i")
 
 
 class Patience:
@@ -92,11 +88,3 @@ def starved(pid: int) -> float:
         return max((thread.waited for thread in per_thread(pid)), default=0) / 1e9
     except OSError:
         return 0.0
-
-
-def pid_of(sock: socket.socket) -> int:
-    """The process at the other end of a Unix socket, 0 if the kernel does not know it."""
-    with contextlib.suppress(OSError, struct.error):
-        creds = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        return max(0, int(_UCRED.unpack(creds)[0]))
-    return 0

@@ -17,9 +17,10 @@ import termios
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user import unix_socket
 from vhost_user.codec import VERSION
 from vhost_user_conformance.peer.message_text import message_text
-from vhost_user_conformance.peer.patience import Limit, Patience, pid_of
+from vhost_user_conformance.peer.patience import Limit, Patience
 from vhost_user_conformance.trace_events import MESSAGE
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Wire:
         self.abandoned = False
         self.answered = True
         self._patience = patience if isinstance(patience, Patience) else Patience(patience)
-        self._pid = pid_of(sock)
+        self._pid = unix_socket.peer_pid(sock)
         self._sock = sock
         self._names = names
         self._came: list[int] = []

@@ -58,7 +58,7 @@ def test_too_many_unread_events_end_the_connection(pair: Pair) -> None:
 
 
 def test_a_response_waits_for_room(pair: Pair) -> None:
-    """Its client has asked for it, and nobody else waits."""
+    """Its client has asked for it, and no other thread waits."""
     outbox, client = pair
     outbox.post(b"x" * 3_000_000)  # longer than the bound, and nothing waits
     done = threading.Event()

@@ -208,7 +208,7 @@ def test_events_that_are_switched_off_are_not_sent(vms: tuple[Vm, Vm], tmp_path:
             await client.do("migrate-set-capabilities", capabilities=off)
             await client.do("migrate", uri=f"unix:{tmp_path / 'none'}")
             while (await client.do("query-migrate"))["status"] != "failed":
-                """It ends at once: nobody listens there."""
+                """It ends at once: no process listens there."""
             await client.do("system_reset")
             event = await client.event("MIGRATION", "RESET")
             assert event["data"] == {"guest": False, "reason": "host-qmp-system-reset"}

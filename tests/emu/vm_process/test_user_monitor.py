@@ -32,7 +32,7 @@ def users(reports: Reports, tmp_path: Path) -> Iterator[UserMonitor]:
     """The users' monitor of a process without a VM."""
     control = Control(lambda _name, _data: None)
     made = UserMonitor(control, threading.Lock(), lambda name, data: reports.put((name, data)))
-    made.emit("STOP", {})  # nobody listens yet
+    made.emit("STOP", {})  # no client is connected yet
     made.open(str(tmp_path / "qmp"))
     yield made
     made.close()
