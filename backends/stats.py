@@ -148,13 +148,13 @@ class StatsReader:
         # It is read, and not mapped: another program may make it shorter at any time.
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._devices = self._read_header()
             self._read_devices()
         except OSError:
             os.close(self._fd)
             raise
 
     def _read_header(self) -> int:
+        """How many devices the file has."""
         header = os.pread(self._fd, HEADER.size, 0)
         if len(header) < HEADER.size:
             raise StatsError(self._path, f"{len(header)} bytes is too short for statistics")
@@ -164,10 +164,10 @@ class StatsReader:
         return int(devices)
 
     def _read_devices(self) -> bytes:
-        self._read_header()  # the file may have been damaged since the last time
-        size = self._devices * DEVICE_BYTES
+        devices = self._read_header()  # the file may have been damaged since the last time
+        size = devices * DEVICE_BYTES
         if os.fstat(self._fd).st_size < HEADER.size + size:
-            raise StatsError(self._path, f"is shorter than its {self._devices} devices need")
+            raise StatsError(self._path, f"is shorter than its {devices} devices need")
         return os.pread(self._fd, size, HEADER.size).ljust(size, b"\0")
 
     def per_device(self) -> list[dict[str, int]]:
@@ -182,11 +182,11 @@ class StatsReader:
             dict(
                 zip(
                     COUNTERS,
-                    row.unpack_from(rows, n * DEVICE_BYTES),
+                    row.unpack_from(rows, at),
                     strict=True,
                 )
             )
-            for n in range(self._devices)
+            for at in range(0, len(rows), DEVICE_BYTES)
         ]
 
     def totals(self) -> dict[str, int]:

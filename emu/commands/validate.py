@@ -28,7 +28,7 @@ from vhost_user.output_file import is_stream
 from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from emu.config.ring_use import RingUse
@@ -159,7 +159,7 @@ def transport(via: str, handing_over: Collection[str]) -> None:
             raise OptionError(f"{name} passes descriptors within a host: use it with --via unix")
 
 
-def different_sockets(paths: Collection[str]) -> None:
+def different_sockets(paths: Sequence[str]) -> None:
     """Check that each device has a back-end of its own.
 
     Args:
@@ -169,7 +169,7 @@ def different_sockets(paths: Collection[str]) -> None:
         OptionError: two devices have the same one.
     """
     for path in paths:
-        if list(paths).count(path) > 1:
+        if paths.count(path) > 1:
             raise OptionError(f"{path} is given twice: each device needs its own back-end")
 
 

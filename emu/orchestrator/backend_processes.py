@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from emu.orchestrator.managed_process import PYTHON, Daemon, ManagedProcess, awa
 from vhost_user.unix_socket import is_listening
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from emu.config.backend_commands import BackEndCommand
     from emu.config.plan import MachinePlan
@@ -129,16 +130,11 @@ class BackendProcesses:
             program = self._await_daemon(spec, program, timeout, deadline)
         for device in spec.devices:
             path = str(self._directory.socket(self.side, device.name))
-            late = False
-            # The last look is after the deadline: this process may have been stopped until then.
-            while not is_listening(path):
-                if late:
-                    raise ProgramError(
-                        f"{program.title} does not listen on the socket of {device.name} after "
-                        f"{timeout:g} s: {program.running_description()}"
-                    )
-                self._watcher.wait((), _LOOK)
-                late = time.monotonic() > deadline
+            if not self._look_until(partial(is_listening, path), deadline):
+                raise ProgramError(
+                    f"{program.title} does not listen on the socket of {device.name} after "
+                    f"{timeout:g} s: {program.running_description()}"
+                )
 
     def _await_daemon(
         self, spec: ProgramSpec, program: ManagedProcess, timeout: float, deadline: float
@@ -148,17 +144,19 @@ class BackendProcesses:
         A program that stays in the foreground although it writes its process id is itself.
         """
         path = self._pid_file(spec)
-        late = False
-        while not path.exists() or not path.read_text().strip():
-            self._watcher.wait((), _LOOK)
+
+        def written() -> bool:
+            if path.exists() and path.read_text().strip():
+                return True
             if await_end([program], 0.0) and not program.succeeded:
                 raise ProgramError(program.exit_description())
-            if late:
-                raise ProgramError(
-                    f"{program.title} has written no process id to its {{pid_file}} after "
-                    f"{timeout:g} s: {program.running_description()}"
-                )
-            late = time.monotonic() > deadline
+            return False
+
+        if not self._look_until(written, deadline):
+            raise ProgramError(
+                f"{program.title} has written no process id to its {{pid_file}} after "
+                f"{timeout:g} s: {program.running_description()}"
+            )
         try:
             pid = int(path.read_text())
             if pid == program.pid:
@@ -170,6 +168,19 @@ class BackendProcesses:
         self._programs.append(daemon)
         self._watcher.watch(daemon)
         return daemon
+
+    def _look_until(self, found: Callable[[], bool], deadline: float) -> bool:
+        """Whether this comes to hold in time.
+
+        The last look is after the deadline: this process may have been stopped until then.
+        """
+        late = False
+        while not found():
+            if late:
+                return False
+            self._watcher.wait((), _LOOK)
+            late = time.monotonic() > deadline
+        return True
 
     def served(self) -> int:
         """Requests that the disks' back-ends have completed since they were started."""

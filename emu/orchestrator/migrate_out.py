@@ -94,7 +94,7 @@ class OutgoingMigration:
             "tls": endpoint.tls,
             "between": {
                 "disks": disks,
-                "stats": side.backends.disk_stats if side.counted else None,
+                "stats": side.disk_stats,
             },
         }
         side.execute("migrate", arguments)

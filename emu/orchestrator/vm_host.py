@@ -85,6 +85,11 @@ class VmHost:
         return self._plan.counted
 
     @property
+    def disk_stats(self) -> list[str] | None:
+        """See `BackendProcesses.disk_stats`; None if other back-ends have no such counters."""
+        return self.backends.disk_stats if self.counted else None
+
+    @property
     def pids(self) -> list[int]:
         """The ids of the VM's process and the back-end programs."""
         vm = [] if self._program is None else [self._program.pid]
@@ -164,12 +169,11 @@ class VmHost:
         Raises:
             EmuError: no socket can be made there.
         """
-        stats = self.backends.disk_stats if self.counted else None
         arguments = {
             "path": str(path.absolute()),
             "disks": disks,
             "incoming": incoming,
-            "stats": None if stats is None else [*map(str, stats)],
+            "stats": self.disk_stats,
         }
         self.execute("x-monitor", arguments)
 

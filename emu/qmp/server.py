@@ -138,6 +138,8 @@ class MonitorServer:
         self._commands = {name: Command(handler) for name, handler in commands.items()}
         self._commands["query-commands"] = Command(self._query_commands)
         self._commands["query-version"] = Command(lambda: protocol.VERSION)
+        # Those that do not wait for a command of another client.
+        self._own = {"qmp_capabilities": Command(self._negotiate), "quit": Command(self._quit)}
         self._negotiated = False
         self._inbox: queue.SimpleQueue[bytes | MonitorError | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(MAX_PENDING)
@@ -221,12 +223,8 @@ class MonitorServer:
         if QMP_COMMAND.enabled:
             QMP_COMMAND.emit(name=name)
         try:
-            if name == "qmp_capabilities":
-                Command(self._negotiate)(arguments)
-                return protocol.success(None)
-            if name == "quit":
-                Command(self._quit)(arguments)
-                return protocol.success(None)
+            if name in self._own:
+                return protocol.success(self._own[name](arguments))
             with self._executing:
                 return protocol.success(self._commands[name](arguments))
         except (EmuError, VhostUserError, OSError) as error:
@@ -253,7 +251,7 @@ class MonitorServer:
         return f"The command {name} has not been found"
 
     def _query_commands(self) -> list[JsonObject]:
-        return [{"name": name} for name in sorted({*self._commands, "qmp_capabilities", "quit"})]
+        return [{"name": name} for name in sorted({*self._commands, *self._own})]
 
     def _respond(self, message: JsonObject) -> None:
         self._outbox.respond(protocol.encode(message))

@@ -211,12 +211,11 @@ class Hotplug:
         chardev_id = self._chardev_of(device_class, given)
         chardev = self._free_chardev(chardev_id, netdev)
         name, device_id = self._slot_for(device_class, given)
-        back_end = self._connect(device_class, name, chardev)
         queues = given.get("num-queues")
         spec = self._vm.spec.devices[self._vm.slot(name)]
         if queues not in (None, spec.rings):
-            back_end.connection.close()
             raise EmuError(f"num-queues={queues}: the slot of {name} has {spec.rings} rings")
+        back_end = self._connect(device_class, name, chardev)
         features = self._features.get(name, 0)
         plug(self._vm, name, back_end, chardev.path, features=features, arriving=arriving)
         chardev.user = device_id

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from devices.device import VhostDevice
+    from emu.guest.program import Progress
     from emu.qmp.protocol import JsonObject
     from emu.vm_process.control import Control
 
@@ -146,11 +147,12 @@ class QemuCommands:
             ``{"now-ns", "devices": [...]}``; docs/reference/qmp.md describes the members.
         """
         vm = self.control.vm
-        return {"now-ns": now(), "devices": [self._describe(device) for device in vm.devices]}
+        progress = vm.guest.progress()
+        devices = [self._describe(device, progress[vm.slot(device.name)]) for device in vm.devices]
+        return {"now-ns": now(), "devices": devices}
 
-    def _describe(self, device: VhostDevice) -> JsonObject:
+    def _describe(self, device: VhostDevice, progress: Progress) -> JsonObject:
         vm, hotplug = self.control.vm, self.control.hotplug
-        slot = vm.slot(device.name)
         running = sum(ring.started for ring in device.rings)
         if device.name in vm.reconnect.lost:
             state = "lost"
@@ -177,9 +179,8 @@ class QemuCommands:
                 "kicks": found.kicks,
                 "calls": found.calls,
             }
-            for found in vm.guest.ring_counters(slot)
+            for found in vm.guest.ring_counters(vm.slot(device.name))
         ]
-        progress = vm.guest.progress()[slot]
         return {
             "id": hotplug.id_of(device.name),
             "name": device.name,
