@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from emu.commands import validate
+from emu.commands import validate, written_file
 from emu.errors import EmuError, PreflightError
-from vhost_user import output_file
 from vhost_user_conformance.model import baseline
 
 if TYPE_CHECKING:
@@ -74,10 +73,8 @@ class Baseline:
         """
         if self.target is None:
             return False
-        try:
-            output_file.write(self.target, baseline.updated(results, self.known))
-        except OSError as error:
-            raise EmuError(f"--write-known {self.target}: {error.strerror}") from None
+        text = baseline.updated(results, self.known)
+        written_file.write("--write-known", self.target, text)
         return True
 
     def check(self, results: Iterable[CaseResult]) -> None:

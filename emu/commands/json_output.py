@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from emu.errors import EmuError
-from vhost_user import output_file
+from emu.commands import written_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +65,4 @@ def deliver(path: Path | None, document: Mapping[str, Any]) -> None:
     if is_stdout(path):
         click.echo(text)
         return
-    try:
-        output_file.write(path, text + "\n")
-    except OSError as error:
-        raise EmuError(f"--json {path}: {error.strerror}") from None
+    written_file.write("--json", path, text + "\n")

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emu.commands import validate
-from emu.errors import EmuError
-from vhost_user import output_file
+from emu.commands import validate, written_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +39,7 @@ def deliver_migrations(path: Path | None, documents: Sequence[JsonObject]) -> No
     if path is not None:
         from emu.report import openmetrics
 
-        _write(path, openmetrics.migrations(documents))
+        written_file.write("--openmetrics", path, openmetrics.migrations(documents))
 
 
 def deliver_conformance(path: Path | None, document: JsonObject) -> None:
@@ -53,11 +51,4 @@ def deliver_conformance(path: Path | None, document: JsonObject) -> None:
     if path is not None:
         from emu.report import openmetrics
 
-        _write(path, openmetrics.conformance(document))
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        output_file.write(path, text)
-    except OSError as error:
-        raise EmuError(f"--openmetrics {path}: {error.strerror}") from None
+        written_file.write("--openmetrics", path, openmetrics.conformance(document))

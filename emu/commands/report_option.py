@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from backends.options import option_group
-from emu.commands import validate
-from emu.errors import EmuError, OptionError
-from vhost_user import output_file
+from emu.commands import validate, written_file
+from emu.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,10 +69,7 @@ class ReportFiles:
             ("--png", self.png_file, render.picture),
         ):
             if path is not None:
-                try:
-                    output_file.write(path, draw(page))
-                except OSError as error:
-                    raise EmuError(f"{option} {path}: {error.strerror}") from None
+                written_file.write(option, path, draw(page))
 
 
 def _check(_context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:

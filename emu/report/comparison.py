@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.json_input import Each, JsonInputError, Map, Maybe, Members, check, parse
 from emu.report.permutation import least_p_value, p_value
-from emu.report.results import COMPLETED, SCHEMA
+from emu.report.results import COMPLETED, SCHEMA, totals
 from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
@@ -119,21 +119,16 @@ class Comparison(NamedTuple):
         strategy: its name.
         figure: one of `FIGURES`, or a phase in the blackout and a class of devices.
         before, after: milliseconds of each completed migration.
+        p: the p-value of the difference; None if these are too few migrations to show any.
     """
 
     devices: int
     rings: int
     strategy: str
     figure: str
-    before: tuple[float, ...]
-    after: tuple[float, ...]
-
-    @property
-    def p(self) -> float | None:
-        """The p-value of the difference; None if these are too few migrations to show any."""
-        if least_p_value(len(self.before), len(self.after)) >= ALPHA:
-            return None
-        return p_value(self.before, self.after)
+    before: Sequence[float]
+    after: Sequence[float]
+    p: float | None
 
     @property
     def change_percent(self) -> float | None:
@@ -279,7 +274,7 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
         return _verdicts(before.whole, after.whole)
     old, new = (_runs(document) for document in (before, after))
     rows = [
-        Comparison(devices, rings, strategy, figure, tuple(one), tuple(other))
+        Comparison(devices, rings, strategy, figure, one, other, _p_value(one, other))
         for (devices, rings, strategy), runs in old.items()
         for figure, one, other in _figures(
             runs, new.get((devices, rings, strategy), []), phases=phases
@@ -301,14 +296,18 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
     )
 
 
+def _p_value(before: Sequence[float], after: Sequence[float]) -> float | None:
+    if least_p_value(len(before), len(after)) >= ALPHA:
+        return None
+    return p_value(before, after)
+
+
 def _runs(document: Document) -> dict[tuple[int, int, str], list[JsonObject]]:
     """The runs by devices, rings and strategy."""
     whole = document.whole
     found: dict[tuple[int, int, str], list[JsonObject]] = {}
     for migration in whole["migrations"] if document.kind == SWEEP else [whole]:
-        groups = migration.get("vm", {"devices": []})["devices"]
-        devices = sum(group["count"] for group in groups)
-        rings = sum(group["count"] * group["rings"] for group in groups)
+        devices, rings = totals(migration["vm"]["devices"] if "vm" in migration else ())
         for run in migration["runs"]:
             found.setdefault((devices, rings, run["strategy"]), []).append(run)
     return found

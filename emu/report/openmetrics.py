@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from emu.report.results import COMPLETED
+from emu.report.results import COMPLETED, totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -103,9 +103,7 @@ def _migrations(documents: Sequence[JsonObject]) -> Iterator[Metric]:
 def _runs(documents: Iterable[JsonObject]) -> Iterator[tuple[list[str], JsonObject]]:
     """Each run with the values of `_RUN_LABELS`."""
     for whole in documents:
-        groups = whole["vm"]["devices"]
-        devices = sum(group["count"] for group in groups)
-        rings = sum(group["count"] * group["rings"] for group in groups)
+        devices, rings = totals(whole["vm"]["devices"])
         for run in whole["runs"]:
             yield [str(devices), str(rings), run["strategy"], str(run["repeat"])], run
 

@@ -423,6 +423,12 @@ def document_head(machine: MachinePlan, accel: str) -> JsonObject:
     }
 
 
+def totals(groups: Iterable[JsonObject]) -> tuple[int, int]:
+    """How many devices and rings a VM has, from ``vm.devices`` of a document."""
+    sizes = [(group["count"], group["rings"]) for group in groups]
+    return sum(count for count, _ in sizes), sum(count * rings for count, rings in sizes)
+
+
 def host_facts() -> JsonObject:
     """Properties of the host that affect the figures, without its name."""
     return {

@@ -85,15 +85,10 @@ def timeline(
         "axis": {"tickCount": 8},
     }
     row = {
-        "field": "row",
-        "type": "nominal",
-        "sort": list(rows),
-        "title": None,
+        **_rows("row", rows, labelOverlap="greedy", labelFontSize=10, labelLimit=90),
         "scale": {"domain": list(rows), "paddingInner": 0.12, "paddingOuter": 0.1},
-        "axis": {"labelOverlap": "greedy", "ticks": False, "labelFontSize": 10, "labelLimit": 90},
     }
-    scale = {"domain": list(colours), "range": list(colours.values())}
-    step = {"field": "step", "type": "nominal", "scale": scale, "legend": None}
+    step = _colours("step", colours)
     return {
         "height": {"step": height},
         "layer": [
@@ -163,13 +158,7 @@ def downtimes(parts: Sequence[Parts]) -> JsonObject:
         {"strategy": part.strategy, "ms": part.downtime, "text": f"{part.downtime:.4g} ms"}
         for part in parts
     ]
-    row = {
-        "field": "strategy",
-        "type": "nominal",
-        "sort": names,
-        "title": None,
-        "axis": {"ticks": False, "domain": False, "labelFontSize": 12, "labelOffset": 6},
-    }
+    row = _rows("strategy", names, domain=False, labelFontSize=12, labelOffset=6)
     shapes = {"guest": "diamond", "network": "triangle-right"}
     ticks = {
         "data": {"values": runs},
@@ -325,13 +314,7 @@ def verdicts(counts: Sequence[tuple[str, str, int]]) -> JsonObject:
                 "title": "cases",
                 "axis": {"tickMinStep": 1},
             },
-            "y": {
-                "field": "area",
-                "type": "nominal",
-                "sort": areas,
-                "title": None,
-                "axis": {"ticks": False, "labelLimit": 130},
-            },
+            "y": _rows("area", areas, labelLimit=130),
             "color": _colours("verdict", VERDICT_COLOURS),
             "order": {"field": "_order", "type": "quantitative"},
             "tooltip": [_tooltip("area"), _tooltip("verdict"), _tooltip("cases")],
@@ -350,13 +333,8 @@ def ranges(values: Sequence[tuple[str, float, float]], colours: Mapping[str, str
         {"strategy": name, "least": least, "most": most, "_text": _range(least, most)}
         for name, least, most in values
     ]
-    row = {
-        "field": "strategy",
-        "type": "nominal",
-        "sort": [name for name, _, _ in values],
-        "title": None,
-        "axis": {"ticks": False, "domain": False, "labelFontSize": 12},
-    }
+    names = [name for name, _, _ in values]
+    row = _rows("strategy", names, domain=False, labelFontSize=12)
     tooltip = [_tooltip("strategy"), _tooltip("least", _MS), _tooltip("most", _MS)]
     return {
         "height": {"step": _BAR_ROW},
@@ -473,6 +451,17 @@ def _lines(text: str, width: int) -> list[str]:
 def _range(least: float, most: float) -> str:
     few = f"{least:.4g} ms"
     return few if f"{most:.4g} ms" == few else f"{least:.4g} to {most:.4g} ms"
+
+
+def _rows(field: str, names: Sequence[str], **axis: object) -> JsonObject:
+    """The rows of a chart, in this order from top to bottom."""
+    return {
+        "field": field,
+        "type": "nominal",
+        "sort": list(names),
+        "title": None,
+        "axis": {"ticks": False, **axis},
+    }
 
 
 def _colours(field: str, colours: Mapping[str, str]) -> JsonObject:

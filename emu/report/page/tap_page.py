@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from devices.procedure import Phase
 from emu.json_input import Each, Map, Maybe, Members, Whole, check
 from emu.report.cells import milliseconds
 from emu.report.page import charts
 from emu.report.page.content import BAD, GOOD, Cell, Column, Figure, Page, Section, Table, Tile
-from emu.report.page.theme import series_colours
+from emu.report.page.theme import PHASE_COLOURS, series_colours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,12 +68,12 @@ _SHAPE = Members(
 )
 #: The rows, in the colours that a migration's page has for them.
 _COLOURS: Mapping[str, str] = {
-    "disable vrings": "#f0a35e",
-    "get vring base": "#e4572e",
-    "set mem table": "#5a6fd8",
-    "start vrings": "#2a9d6f",
+    "disable vrings": PHASE_COLOURS[Phase.DISABLE_GUEST_NOTIFY],
+    "get vring base": PHASE_COLOURS[Phase.GET_VRING_BASE],
+    "set mem table": PHASE_COLOURS[Phase.SET_MEM_TABLE],
+    "start vrings": PHASE_COLOURS[Phase.START_VRINGS],
 }
-_OTHER = "#8a8f98"
+_OTHER = PHASE_COLOURS[Phase.PAUSE_VCPUS]
 #: Pairs that are listed.
 _MAX_PAIRS = 8
 
