@@ -20,6 +20,7 @@ from tests.backends.rig import Rig
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 from vhost_user.frontend import FrontendConnection
+from vhost_user.unix_socket import is_listening
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SECTOR_SIZE,
@@ -95,7 +96,7 @@ def _tap(path: str, stack: ExitStack) -> str:
     )
     stack.callback(tap.wait)
     stack.callback(tap.terminate)
-    wait_until(lambda: Path(near).is_socket(), "the tap listens")
+    wait_until(lambda: is_listening(near), "the tap listens")
     return near
 
 

@@ -22,6 +22,7 @@ import click
 
 from emu.config.backend_commands import READY_MADE, BackEndCommand, DeviceFiles
 from emu.config.device_kinds import KINDS
+from vhost_user.unix_socket import is_listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -160,7 +161,7 @@ class Rig:
     def _await(self, sockets: Iterable[str]) -> None:
         deadline = time.monotonic() + TIMEOUT
         for socket in sockets:
-            while not Path(socket).is_socket():
+            while not is_listening(socket):
                 log = (self._folder / "programs.log").read_text(errors="replace")
                 assert time.monotonic() < deadline, f"{socket} does not appear: {log}"
                 time.sleep(_POLL)  # the same

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from emu.commands.group import emu
+from emu.commands import options_document
 from tests.backends.served import KINDS
 from tests.hostile import neighbour
 from tests.hostile.cell import Cell
@@ -117,13 +117,7 @@ def _commands() -> Iterator[tuple[str, click.Command]]:
     for name, module in MODULES.items():
         if name != "emu":
             yield name, importlib.import_module(module).command
-    context = click.Context(emu)
-    for name in emu.list_commands(context):
-        command = emu.get_command(context, name)
-        if isinstance(command, click.Group):
-            yield from ((f"emu {name} {role}", found) for role, found in command.commands.items())
-        elif command is not None:
-            yield f"emu {name}", command
+    yield from options_document.commands()
 
 
 def _command_of(argv: Sequence[str]) -> str:

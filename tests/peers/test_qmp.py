@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.config import vm_file
 from emu.errors import CommandError
 from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 from emu.vm_process.control import Control
 from emu.vm_process.monitor import Monitor
-from tests.emu.migration.hosts import SPEC, Host
+from tests.emu.migration.hosts import Host
 from tests.peers.programs import need
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.unix_socket import is_listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,19 +53,12 @@ def pair(tmp_path: Path) -> Iterator[tuple[MonitorClient, MonitorClient]]:
         owned.callback(host.close)
         control = Control(lambda _name, _data: None)
         owned.callback(control.close)
-        control.create(
-            name="A",
-            spec=vm_file.spec_to_json(SPEC),
-            accel="soft",
-            costs="native",
-            load="light",
-            backends=host.sockets,
-        )
+        host.create(control, load="light")
         control.start()
         listener = Monitor(control).listen(tmp_path / "ours")
         owned.callback(listener.close)
         listener.start()
-        wait_until(theirs.is_socket, "QEMU listens")
+        wait_until(lambda: is_listening(str(theirs)), "QEMU listens")
         yield _client(tmp_path / "ours", "ours", owned), _client(theirs, "QEMU", owned)
 
 

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.config import vm_file
 from emu.vm_process.control import Control
 from emu.vm_process.monitor import Monitor
-from tests.emu.migration.hosts import SPEC, Host
 from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.qmp.listener import MonitorListener
+    from tests.emu.migration.hosts import Host
 
 EMU = (sys.executable, "-m", "emu.cli", "top")
 
@@ -30,14 +29,7 @@ def monitor(hosts: tuple[Host, Host], owned: ExitStack, tmp_path: Path) -> Monit
     """The monitor of a VM under load, at ``qmp`` in the test's folder."""
     control = Control(lambda _name, _data: None)
     owned.callback(control.close)
-    control.create(
-        name="A",
-        spec=vm_file.spec_to_json(SPEC),
-        accel="soft",
-        costs="native",
-        load="light",
-        backends=hosts[0].sockets,
-    )
+    hosts[0].create(control, load="light")
     control.start()
     listener = Monitor(control).listen(tmp_path / "qmp")
     listener.start()

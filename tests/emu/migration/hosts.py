@@ -18,6 +18,7 @@ from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
 from backends.stop_policy import StopPolicy
 from devices.blk import VhostUserBlk
+from emu.config import vm_file
 from emu.config.costs import NATIVE, CostModel
 from emu.config.migration_parameters import Parameters
 from emu.config.ring_use import RingUse, first_units, these_rings
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from emu.migration.stream import MigrationStream
     from emu.migration.tls import Credentials
     from emu.vm.handover_state import VmHandoverState
+    from emu.vm_process.control import Control
 
 #: Those with which `make test` runs what `make test-all` runs with each strategy.
 QUICK = {"qemu-2021", "prewired", "handover"}
@@ -110,6 +112,17 @@ class Host:
 
     def vm(self, costs: CostModel = NATIVE, accel: str = "soft") -> Vm:
         return Vm(self.spec, accel=accel, costs=costs, backends=self.sockets, timeout=TIMEOUT)
+
+    def create(self, control: Control, name: str = "A", load: str = "heavy") -> None:
+        """Describe the host's VM to a control that has none."""
+        control.create(
+            name=name,
+            spec=vm_file.spec_to_json(self.spec),
+            accel="soft",
+            costs="native",
+            load=load,
+            backends=self.sockets,
+        )
 
     def ring_events(self, device: str) -> tuple[int, int]:
         """How many rings the device's back-end has started, and stopped."""

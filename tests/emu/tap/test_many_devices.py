@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -13,9 +12,11 @@ import pytest
 from tests.emu.runs import EMU, Run
 from tests.timeouts import SCALE
 from tests.waiting import wait_until
+from vhost_user.unix_socket import is_listening
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
+    from pathlib import Path
 
 LIMIT = 400 * SCALE
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT + 100 * SCALE)]
@@ -57,11 +58,7 @@ def serve(group: Group, side: str, folder: Path, owned: ExitStack) -> None:
     program = subprocess.Popen(argv)
     owned.callback(program.wait)
     owned.callback(program.terminate)
-    wait_until(lambda: all(map(_is_socket, group.sockets(side, folder))), "the back-ends listen")
-
-
-def _is_socket(path: str) -> bool:
-    return Path(path).is_socket()
+    wait_until(lambda: all(map(is_listening, group.sockets(side, folder))), "the back-ends listen")
 
 
 def test_every_message_of_a_migration_is_in_the_table(tmp_path: Path, owned: ExitStack) -> None:

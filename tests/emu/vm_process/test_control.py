@@ -13,13 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emu.config import vm_file
 from emu.errors import EmuError
 from emu.qmp.server import MonitorServer
 from emu.vm.vm import Vm
 from emu.vm_process.commands import commands
 from emu.vm_process.control import Control
-from tests.emu.migration.hosts import SPEC, Host, await_disk, await_requests, check_request_log
+from tests.emu.migration.hosts import Host, await_disk, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -38,23 +37,11 @@ def events() -> Events:
     return queue.SimpleQueue()
 
 
-def _create(control: Control, name: str, host: Host) -> None:
-    """Describe the VM to a control that has none."""
-    control.create(
-        name=name,
-        spec=vm_file.spec_to_json(SPEC),
-        accel="soft",
-        costs="native",
-        load="heavy",
-        backends=host.sockets,
-    )
-
-
 @pytest.fixture
 def control(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Control:
     """The control of a VM under load."""
     made = Control(lambda name, data: events.put((name, data)))
-    _create(made, "A", hosts[0])
+    hosts[0].create(made)
     owned.callback(made.close)
     made.start()
     await_requests(made.vm)
@@ -116,7 +103,7 @@ def test_the_status_before_and_after_an_incoming_migration(
     other = Control(lambda name, data: other_events.put((name, data)))
     owned.callback(other.close)
     assert other.query_status() == {"status": "prelaunch", "running": False}
-    _create(other, "B", hosts[1])
+    hosts[1].create(other, "B")
     uri = other.incoming(f"unix:{tmp_path / 'stream'}", handover=handover)["uri"]
     awaiting = "prelaunch" if handover else "inmigrate"
     assert other.query_status() == {"status": awaiting, "running": False}

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from qemu.qmp import ExecuteError
 
-from emu.config import vm_file
 from emu.vm_process.control import Control
 from emu.vm_process.monitor import COMMANDS, Monitor
-from tests.emu.migration.hosts import SPEC, Host, check_request_log
+from tests.emu.migration.hosts import Host, check_request_log
 from tests.emu.vm_process.qmp_clients import Client, unix_chardev
 from tests.timeouts import TIMEOUT
 
@@ -33,14 +32,7 @@ class Vm:
         self.listener: MonitorListener = self.monitor.listen(path)
         owned.callback(self.control.close)
         owned.callback(self.listener.close)
-        self.control.create(
-            name=path.name,
-            spec=vm_file.spec_to_json(SPEC),
-            accel="soft",
-            costs="native",
-            load="heavy",
-            backends=host.sockets,
-        )
+        host.create(self.control, path.name)
         self.listener.start()
 
     def _emit(self, name: str, data: JsonObject) -> None:

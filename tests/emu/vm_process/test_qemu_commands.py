@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.config import vm_file
 from emu.errors import EmuError, MonitorError
 from emu.qmp.server import Command
 from emu.vm_process.control import Control
@@ -24,14 +23,7 @@ def control(hosts: tuple[Host, Host], owned: ExitStack) -> Control:
     """The control of a VM under load."""
     made = Control(lambda _name, _data: None)
     owned.callback(made.close)
-    made.create(
-        name="A",
-        spec=vm_file.spec_to_json(SPEC),
-        accel="soft",
-        costs="native",
-        load="heavy",
-        backends=hosts[0].sockets,
-    )
+    hosts[0].create(made)
     made.start()
     await_requests(made.vm)
     return made
