@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ _MESSAGES = (
     F.SET_VRING_ENABLE,
     F.GET_VRING_BASE,
 )
+
+#: Seconds between two stops of the VM.
+_AGAIN = 0.05
 
 
 def _header(reply: bytes, **fields: int) -> bytes:
@@ -82,10 +86,17 @@ def cells() -> Iterator[Cell]:
 def _changed(change: Change, on: Attached) -> None:
     on.relay.set_change(change)
     if change.number == F.GET_VRING_BASE:
-        client = on.client()
-        client.ask("qmp_capabilities")
-        client.ask("stop")
-        client.ask("cont")
+        _stop_and_start(on)
     if not on.relay.changed.wait(ANSWER):
         raise NotOk("the front-end has not sent the message")
     on.relay.set_change(None)
+
+
+def _stop_and_start(on: Attached) -> None:
+    """Until the reply has been changed: the disk may have no back-end yet when the VM stops."""
+    client = on.client()
+    client.ask("qmp_capabilities")
+    end = time.monotonic() + ANSWER
+    while not on.relay.changed.wait(_AGAIN) and time.monotonic() < end:
+        client.ask("stop")
+        client.ask("cont")
