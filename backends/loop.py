@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Self
 from backends.limits import RINGS_PER_CHECK
 from backends.pacing import Pacer
 from vhost_user.mapping import losses
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -263,7 +264,7 @@ class Loop:
         if remaining <= 0:
             return 0
         # The timeout of epoll_wait is in milliseconds, that of select in microseconds.
-        select.select([self._data], [], [], remaining)
+        readable([self._data], remaining)
         return 0
 
     def _run_timers(self) -> None:

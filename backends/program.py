@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import resource
-import select
 import signal
 import sys
 import threading
@@ -31,6 +30,7 @@ from backends.server import DeviceServer, ServerError, inherit, listen
 from backends.stats import StatsWriter
 from backends.terminal import Terminal
 from vhost_user import eventfd
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     import socket
@@ -211,7 +211,7 @@ class Program:
         """Return at a signal that ends the program, or at `end`."""
         timeout: float | None = None
         while True:
-            ready = select.select([self._ended], [], [], timeout)[0]
+            ready = readable([self._ended], timeout)
             if ready and not (os.read(self._ended, 1) == bytes([signal.SIGHUP]) and self.refreshes):
                 return
             if terminal.closed():

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +23,7 @@ from vhost_user.codec import NEED_REPLY, VERSION, encode
 from vhost_user.connection import MAX_READS
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, Inflight, VringState
+from vhost_user.readiness import writable
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     VIRTIO_BLK_S_IOERR,
@@ -127,7 +127,7 @@ class Flood:
             try:
                 done = socket.send_fds(self.sock, [data], fds) if fds else self.sock.send(data)
             except BlockingIOError:
-                if not select.select([], [self.sock], [], timeout)[1]:
+                if not writable([self.sock], timeout):
                     return False
             else:
                 assert done == len(data)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.loop import Loop
+from tests.descriptors import HIGH, high_descriptors
 from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds
 
@@ -123,6 +124,17 @@ def test_timers_come_in_order_and_not_early(loop: Loop) -> None:
     assert [name for name, _ in fired] == ["early", "late"]
     assert fired[0][1] >= 10_300_000
     assert fired[1][1] >= 30_000_000
+
+
+def test_a_timer_of_a_loop_with_high_descriptors() -> None:
+    """A program with some hundred devices has more than 1024 of them."""
+    with high_descriptors():
+        loop = Loop("test")
+    assert loop._data.fileno() >= HIGH
+    with loop:
+        called = threading.Event()
+        on_loop(loop, lambda: loop.at(time.monotonic_ns() + 300_000, called.set))
+        assert called.wait(TIMEOUT)
 
 
 def test_again_and_finally(loop: Loop) -> None:

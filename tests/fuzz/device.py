@@ -6,7 +6,6 @@ import atexit
 import logging
 import mmap
 import os
-import select
 import shutil
 import socket
 import tempfile
@@ -34,6 +33,7 @@ from vhost_user.payloads import (
     VringAddr,
     VringState,
 )
+from vhost_user.readiness import readable
 from vhost_user.virtqueue import split_offsets
 from vhost_user.virtqueue.layout import DESCRIPTOR, DESCRIPTOR_SIZE, F_INDIRECT, F_NEXT, F_WRITE
 
@@ -175,7 +175,7 @@ class DeviceUnderFuzz:
                 the front-end's.
         """
         for _ in range(_MOST_TURNS):
-            ready = select.select([self.loop._data], [], [], 0)[0]
+            ready = readable([self.loop._data], 0)
             if not ready and not self.loop._again and not self.loop._finally:
                 break
             self.loop._turn()

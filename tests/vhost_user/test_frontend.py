@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import threading
 from pathlib import Path
@@ -27,6 +26,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64, Inflight, VringState
+from vhost_user.readiness import readable, writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,11 +58,11 @@ def serve(back: BackendConnection) -> None:
     """A back-end's loop, until the front-end closes."""
     try:
         while True:
-            assert select.select([back], [], [], 10)[0]
+            assert readable([back], 10)
             for request in back.receive():
                 answer(back, request)
             while not back.flush():
-                assert select.select([], [back], [], 10)[1]
+                assert writable([back], 10)
     except Disconnected:
         back.close()
 
@@ -186,7 +186,7 @@ def test_all_in_flight(front: FrontendConnection) -> None:
     assert front.submit(requests) == 33
     replies: list[Reply] = []
     while front.outstanding:
-        assert select.select([front], [], [], 10)[0]
+        assert readable([front], 10)
         replies += front.receive()
     assert [reply.payload for reply in replies[:32]] == [
         VringState(ring, 100 + ring) for ring in range(32)
@@ -403,5 +403,5 @@ def test_what_the_session_refuses_is_not_sent(front: FrontendConnection) -> None
     assert front.outstanding == 0
     assert front.flush()
     assert front.submit([base(0)]) == 1
-    assert select.select([front], [], [], 10)[0]
+    assert readable([front], 10)
     assert len(front.receive()) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from tests.waiting import open_fds
 from vhost_user import mapping, native
 from vhost_user.mapping import Mapping, MappingError
 from vhost_user.memory import PAGE_SIZE
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -236,7 +236,7 @@ def status_of(child: int) -> int:
     """Its status when it has ended; a child that does not is killed, and the test fails."""
     ended = os.pidfd_open(child)
     try:
-        if not select.select([ended], [], [], TIMEOUT)[0]:
+        if not readable([ended], TIMEOUT):
             os.kill(child, signal.SIGKILL)
     finally:
         os.close(ended)

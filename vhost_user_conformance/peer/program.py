@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vhost_user.readiness import readable
 from vhost_user_conformance.errors import OptionError, PeerError
 from vhost_user_conformance.peer.spawn import end_with_parent, signal_session, signals_deferred
 
@@ -221,7 +222,7 @@ class PeerProgram:
                 # Not the process alone: a shell may end before the programs that it has started.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_RETRY)
-                    select.select([], [], [], _RETRY)
+                    readable([], _RETRY)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_TIMEOUT)
         self._clear()

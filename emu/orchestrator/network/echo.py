@@ -8,7 +8,6 @@ arrive. Only the side on which the VM runs replies.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.errors import EmuError
 from emu.guest.frames import BROADCAST, Probe
 from vhost_user import unix_socket
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +108,10 @@ class EchoClient:
         due = time.monotonic_ns()
         while True:
             wait = (due - time.monotonic_ns()) / 1e9
-            readable, _, _ = select.select([self._sock, self._wake], [], [], max(0.0, wait))
-            if self._wake in readable:
+            ready = readable([self._sock, self._wake], max(0.0, wait))
+            if self._wake in ready:
                 return
-            if readable:
+            if ready:
                 self._receive()
             now = time.monotonic_ns()
             if now >= due:

@@ -7,7 +7,6 @@ MAC again when there was no reply for a second, as the entry of a neighbour cach
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from emu.guest.arp_icmp import (
     arp_request,
 )
 from emu.orchestrator.network.echo import CLIENT_MAC, PERIOD_NS, EchoClient
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from emu.orchestrator.network.namespaces import NamespaceNetwork
@@ -73,7 +73,7 @@ class PingClient(EchoClient):
             sock.send(frame)
 
     def _read_arp_replies(self) -> None:
-        while select.select([self._arp], [], [], 0)[0]:
+        while readable([self._arp], 0):
             found = arp_reply(self._arp.recv(2048))
             if found is not None and found[0] == GUEST_ADDRESS:
                 self._mac = found[1]

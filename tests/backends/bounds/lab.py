@@ -8,7 +8,6 @@ or its guest could, and asserts what the row says about that.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sys
@@ -26,6 +25,7 @@ from vhost_user.frontend import FrontendConnection
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
+from vhost_user.readiness import readable
 from vhost_user.virtqueue import split_offsets
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Running:
         fd = self.process.stderr.fileno()
 
         def found() -> bool:
-            if select.select([fd], [], [], 0)[0]:
+            if readable([fd], 0):
                 self._log += os.read(fd, 65536)
             return text in self._log.decode()
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from vhost_user.errors import VhostUserError
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import U64, Config
+from vhost_user.readiness import writable
 
 if TYPE_CHECKING:
     from tests.backends.bounds.lab import Lab
@@ -166,7 +166,7 @@ def replies(lab: Lab, most: int) -> None:
     message = encode(F.GET_CONFIG, VERSION, Config(0, 0, bytes(256)))
     sock.setblocking(False)
     for _ in range(20_000):
-        if not select.select([], [sock], [], 0.5)[1]:
+        if not writable([sock], 0.5):
             break
         with suppress(BlockingIOError):
             assert sock.send(message) == len(message)

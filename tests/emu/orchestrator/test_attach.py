@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from emu.qmp.client import MonitorClient
 from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ class Programs:
 def line(process: subprocess.Popen[str]) -> str:
     """The next line on its stderr."""
     assert process.stderr is not None
-    assert select.select([process.stderr], [], [], TIMEOUT)[0], "it says nothing"
+    assert readable([process.stderr], TIMEOUT), "it says nothing"
     return process.stderr.readline().rstrip()
 
 
@@ -219,7 +219,7 @@ def test_monitor_commands(programs: Programs, tmp_path: Path) -> None:
         ],
     ),
 )
-def test_internal_commands_are_unknown(
+def test_internal_commands_are_refused(
     programs: Programs, tmp_path: Path, command: str, text: str
 ) -> None:
     """A client cannot create or release the VM."""

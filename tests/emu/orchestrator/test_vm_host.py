@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from emu.orchestrator.signals import SignalWatcher
 from emu.orchestrator.vm_host import VmHost
 from tests.emu.fake_runs import FAKE_VM, disk_file, machine_plan, no_leftovers
 from tests.timeouts import TIMEOUT
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +106,7 @@ def test_the_end_of_any_program_ends_a_wait(owned: ExitStack, which: int) -> Non
     owned.callback(os.close, program)
     signal.pidfd_send_signal(program, signal.SIGKILL)
     # Not its state in /proc: a main thread can be a zombie before the other threads have ended.
-    assert select.select([program], [], [], TIMEOUT)[0]
+    assert readable([program], TIMEOUT)
     with pytest.raises(ProgramError, match="by SIGKILL"):
         side.execute("query-commands", timeout=vm_host.QUICK)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pytest
 from emu.errors import PreflightError
 from emu.qmp.listener import MonitorListener
 from tests.timeouts import TIMEOUT
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def listener(tmp_path: Path) -> Iterator[MonitorListener]:
 
 def is_over(listener: MonitorListener, timeout: float = TIMEOUT) -> bool:
     """Whether `over_fd` becomes readable in time."""
-    return bool(select.select([listener.over_fd], [], [], timeout)[0])
+    return bool(readable([listener.over_fd], timeout))
 
 
 def test_one_client_after_the_other(listener: MonitorListener, tmp_path: Path) -> None:

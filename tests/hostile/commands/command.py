@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.hostile.cell import ANSWER, Cell, NotOk, Verdict
 from tests.timeouts import SCALE
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,7 +131,7 @@ class Commands:
         self.owned.callback(os.close, ready)
 
         def serves(_log: Path) -> bool:
-            return bool(select.select([ready], [], [], 0)[0]) and bool(os.read(ready, 1))
+            return bool(readable([ready], 0)) and bool(os.read(ready, 1))
 
         try:
             words = [*argv, "--ready-fd", str(ready_fd)]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.vhost_user.rings import Ring, guest_memory
 from vhost_user import eventfd
 from vhost_user.errors import BackendError, UsageError
+from vhost_user.readiness import readable
 from vhost_user.virtqueue import DriverQueue, QueueFull
 
 RAM = 1 << 20
@@ -146,8 +146,9 @@ def test_no_interrupt_and_no_notify(ring: Ring) -> None:
 
 
 DEVICE = """
-import os, select, sys
+import os, sys
 from tests.vhost_user.rings import Ring, guest_memory
+from vhost_user.readiness import readable
 ram, kick, call, size, event_idx, total, timeout = map(int, sys.argv[1:])
 ring = Ring(guest_memory(1 << 20, fd=ram), size, event_idx=bool(event_idx))
 device = ring.device()
@@ -160,7 +161,7 @@ while served < total:
         if device.publish():
             os.eventfd_write(call, 1)
     if served < total and not device.arm():
-        if not select.select([kick], [], [], timeout)[0]:
+        if not readable([kick], timeout):
             sys.exit(f"no kick, {served} of {total} served")
         os.eventfd_read(kick)
         device.disarm()
@@ -205,7 +206,7 @@ def test_two_processes_never_miss_a_notification(event_idx: bool, size: int) -> 
                 done += 1
             assert time.monotonic() < deadline
             if done < total and (driver.free < 2 or sent == total) and not driver.arm():
-                assert select.select([call], [], [], TIMEOUT)[0], f"no call, {done} of {total} done"
+                assert readable([call], TIMEOUT), f"no call, {done} of {total} done"
                 os.eventfd_read(call)
                 driver.disarm()
         assert device.wait(TIMEOUT) == 0

@@ -11,13 +11,13 @@ after the other. ``several`` is ``exits`` for several front-ends at the same tim
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sys
 import threading
 
 from vhost_user.codec import REPLY, VERSION
+from vhost_user.readiness import readable
 from vhost_user_conformance.peer.wire import HEADER
 
 _GET_FEATURES, _SET_OWNER = 1, 3
@@ -64,7 +64,7 @@ def main(mode: str, path: str) -> None:
             signal.pause()
         if mode == "anew":
             # A front-end that comes now is in the queue of a listener that is about to go.
-            select.select([listener], [], [], 0.05)
+            readable([listener], 0.05)
             listener.close()
             listener = _listen(path)
 

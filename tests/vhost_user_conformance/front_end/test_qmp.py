@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.timeouts import TIMEOUT
+from vhost_user.readiness import readable
 from vhost_user_conformance.front_end.acts import LOG, MIGRATE, STOP
 from vhost_user_conformance.front_end.qmp import COMMANDS, Qmp
 
@@ -38,7 +38,7 @@ class Server:
     def send(self, data: bytes) -> None:
         """Send bytes, and have the client read them."""
         self.sock.sendall(data)
-        assert select.select([self.client], [], [], 10)[0]
+        assert readable([self.client], 10)
         self.client.take()
 
     def close(self) -> None:
@@ -113,6 +113,6 @@ def test_a_server_that_closes(server: Server) -> None:
     server.client.do(STOP)
     server.sock.close()
     server._file.close()
-    assert select.select([server.client], [], [], 10)[0]
+    assert readable([server.client], 10)
     server.client.take()
     assert server.client.closed

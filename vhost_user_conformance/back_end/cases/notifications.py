@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VRING_NO_FD
+from vhost_user.readiness import readable
 from vhost_user_conformance.back_end import slow_requests
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
@@ -166,7 +167,7 @@ def old_call_dropped(be: BackEnd) -> None:
         be.serve(ring)
     except Failed:
         unsupported("it serves no ring without a call descriptor: see VU-B-0510")
-    called = select.select([old], [], [], QUIET)[0]
+    called = readable([old], QUIET)
     check(not called, "no call, as the driver polls", "the old one was called")
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from emu.orchestrator.network.echo import CLIENT_MAC
 from emu.orchestrator.network.ping import PingClient
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from emu.orchestrator.network.namespaces import NamespaceNetwork
@@ -43,7 +43,7 @@ class Station:
 
     def _run(self) -> None:
         while True:
-            ready, _, _ = select.select([self._tap, self._wake], [], [])
+            ready = readable([self._tap, self._wake])
             if self._wake in ready:
                 return
             frame = os.read(self._tap, 2048)
