@@ -119,6 +119,9 @@ def checks(lab: Lab, most: int) -> None:
         ring.set_up(QEMU_ORDER)
         ring.kick()
     frames = [frame(BROADCAST, mac(9), str(n).encode()) for n in range(2 * most)]
+    # The rings are served in the order of their kicks, so none may be left of the set-up.
+    for ring in rings:
+        wait_until(lambda fd=ring.kick_fd: not readable(fd, 0), "the kick is taken")  # type: ignore[misc]
     sender.call(GET_FEATURES)
     with nets.stopped():
         for ring, each in zip(rings, frames, strict=True):
