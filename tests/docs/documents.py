@@ -17,6 +17,8 @@ The comment takes these words, in any order:
                     the mark ``peer``
 ``slow``            it takes long: the test has the mark ``slow``
 ``skip="REASON"``   the block is not run, for this reason
+``add=OPTIONS``     the test adds these options to each of the block's commands `emu`: it runs a part
+                    of what the commands do for a user, such as a shard of the conformance cases
 ``root``            run in the repository, not in a directory of the document's own
 ``file=PATH``       the block is not run but written to this file, for the blocks after it
 
@@ -80,12 +82,28 @@ class Block:
     skip: str = ""
     in_root: bool = False
     file: str = ""
+    add: str = ""
 
     @property
     def name(self) -> str:
         """``docs/README.md:12``."""
         own = self.document.is_relative_to(ROOT)
         return f"{self.document.relative_to(ROOT) if own else self.document}:{self.line}"
+
+
+def _added(commands: str, options: str) -> str:
+    """The commands, with the options at the end of each `emu`, which may take several lines."""
+    found, command = [], ""
+    for line in commands.splitlines():
+        command += line
+        try:
+            words = shlex.split(command, comments=True)
+        except ValueError:  # a quote is open
+            command += "\n"
+            continue
+        found.append(f"{command} {options}" if words[:1] == ["emu"] else command)
+        command = ""
+    return "\n".join(found) + "\n"
 
 
 def _with(block: Block, word: str) -> Block:
@@ -104,6 +122,8 @@ def _with(block: Block, word: str) -> Block:
             return replace(block, slow=True)
         case "skip" if value:
             return replace(block, skip=value)
+        case "add" if value:
+            return replace(block, add=value)
         case "root":
             return replace(block, in_root=True)
         case "file" if value:
@@ -127,6 +147,8 @@ def blocks(document: Path) -> list[Block]:
             block = Block(document, number, _code_after(lines, number))
             for word in shlex.split(comment[1]):
                 block = _with(block, word)
+            if block.add:
+                block = replace(block, commands=_added(block.commands, block.add))
         except ValueError as error:
             raise DocumentError(f"{document}:{number}: {error}") from None
         found.append(block)

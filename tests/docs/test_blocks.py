@@ -97,11 +97,13 @@ exit 3
 
     make one
 
-<!-- run slow -->
+<!-- run slow add="--part 1" -->
 
     emu one
 
-    emu two
+    other
+    emu two 'a
+        b'
 
 ```sh
 emu three
@@ -118,7 +120,8 @@ def test_blocks_are_found_and_run_in_order(tmp_path: Path) -> None:
     assert (program.file, program.commands) == ("program.py", 'print("hello")\n')
     assert (second.line, second.status) == (13, 3)
     assert (third.needs, third.skip, third.in_root) == (("no-such-program",), "two machines", True)
-    assert (fourth.slow, fourth.commands) == (True, "emu one\n\nemu two\n")
+    assert fourth.slow
+    assert fourth.commands == "emu one --part 1\n\nother\nemu two 'a\n    b' --part 1\n"
     shell = Shell()
     try:
         shell.run(first)

@@ -45,13 +45,18 @@ _BLK_PROGRAM = _program(
 )
 
 
+#: Of the conformance suite; `tests/vhost_user_conformance` runs all of it.
+_PART = "--shard 1/8"
+
+
 class Use(NamedTuple):
     """How commands of a row are run.
 
     Attributes:
         before: commands that make what they need.
         server: a program that they need, which goes on; it listens at ``disk.sock``.
-        ends: option with which a command that goes on until Ctrl-C ends.
+        options: what is added to each command: a command that goes on until Ctrl-C ends with it, or
+            it does a part only of what takes a user minutes.
         background: the first of them goes on, and listens at this path.
         slow: they take long, the VM of the RFC in most cases.
         status: the exit status of the last one.
@@ -60,7 +65,7 @@ class Use(NamedTuple):
 
     before: str = ""
     server: str = ""
-    ends: str = ""
+    options: str = ""
     background: str = ""
     slow: bool = True
     status: int = 0
@@ -71,7 +76,7 @@ class Use(NamedTuple):
 USES = {
     "compare strategies on my own VM's shape": Use(),
     "reproduce the RFC's figures": Use(),
-    "see how downtime grows with the number of rings": Use(),
+    "see how downtime grows with the number of rings": Use(options="--devices 4,8"),
     "migrate a real disk image while the guest hashes it": Use(
         "head -c 16M /dev/urandom > disk.img"
     ),
@@ -84,20 +89,22 @@ USES = {
     "show a result to others": Use(),
     "see a migration as a timeline": Use(),
     "drive a VM with the tools for QEMU": Use(background="disk.sock"),
-    "watch the devices of a running VM": Use(server=_VM, ends="--once", slow=False),
+    "watch the devices of a running VM": Use(server=_VM, options="--once", slow=False),
     "see what my front-end and my back-end say to each other": Use(
         server=_SERVER, background="TAP", slow=False
     ),
     "migrate a VM on my own back-ends": Use(_BLK_PROGRAM),
     "run a VM on a back-end that I have started": Use(server=_SERVER, slow=False),
-    "test my back-end for conformance": Use(_BACKEND),
-    "test my front-end for conformance": Use(_VMM),
+    "test my back-end for conformance": Use(_BACKEND, options=_PART),
+    "test my front-end for conformance": Use(_VMM, options=_PART),
     "see which differences between two runs are real": Use(
         "emu migrate --net 0 --blk 1x1 --vcpus 1 --memory 64M -s split -q --json disk.img\n",
         slow=False,
     ),
-    "test in CI, with a baseline of known failures or a limit for the downtime": Use(_BACKEND),
-    "run the conformance cases in my pytest suite": Use(_BACKEND),
+    "test in CI, with a baseline of known failures or a limit for the downtime": Use(
+        _BACKEND, options=_PART
+    ),
+    "run the conformance cases in my pytest suite": Use(_BACKEND, options="-k VU-B-03"),
     "serve a disk to my front-end": Use(_DISK, background="disk.sock", slow=False),
     "serve an entropy device to my front-end": Use(background="disk.sock", slow=False),
     "write a back-end in Python": Use(background="disk.sock", slow=False),
@@ -170,7 +177,7 @@ def _blocks(use: Use, commands: list[str]) -> Iterator[Block]:
     for number, command in enumerate(commands):
         text = re.sub(r"\b[A-Z]{3,}\b", lambda word: _WORDS.get(word[0], word[0]), command)
         text = text.replace("--plugin disk.img", f"--plugin {plugin.file}")
-        text += f" {use.ends}" if use.ends else ""
+        text += f" {use.options}" if use.options else ""
         goes_on = bool(use.background) and not number
         yield Block(
             README,
