@@ -17,8 +17,8 @@ The comment takes these words, in any order:
                     the mark ``peer``
 ``slow``            it takes long: the test has the mark ``slow``
 ``skip="REASON"``   the block is not run, for this reason
-``add=OPTIONS``     the test adds these options to each of the block's commands `emu`: it runs a part
-                    of what the commands do for a user, such as a shard of the conformance cases
+``add=OPTIONS``     the test adds these options to each command `emu` of the block, so that it runs
+                    a part of what the command does for a user, such as a shard of all cases
 ``root``            run in the repository, not in a directory of the document's own
 ``file=PATH``       the block is not run but written to this file, for the blocks after it
 
