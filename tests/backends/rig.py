@@ -215,9 +215,10 @@ class Rig:
         ring_size: int = RING_SIZE,
     ) -> None:
         self.connection = connection
+        connection.negotiate(features=features, protocol_features=protocol_features)
         self.low = RamRegion(MIB, 8 * MIB, 0x7F00_0000_0000)
         self.high = RamRegion(64 * MIB, 2 * MIB, 0x7F10_0000_0000, offset=0x3000)
-        connection.negotiate(features=features, protocol_features=protocol_features)
+        self._logs: list[DirtyLog] = []
         self.features = connection.features
         self.rings = [
             RigRing(self, n, size=ring_size, event_idx=bool(self.features >> 29 & 1))
@@ -283,6 +284,7 @@ class Rig:
 
     def set_log(self, *, features: bool = True) -> DirtyLog:
         log = DirtyLog.create((self.high.region.gpa + self.high.region.size) // 4096)
+        self._logs.append(log)
         self.call(Request(F.SET_LOG_BASE, LogArea(log.size, 0), (log.fd,)))
         if features:
             self.set_features(self.features | LOG_ALL)
@@ -312,6 +314,8 @@ class Rig:
             ring.close()
         self.low.close()
         self.high.close()
+        for log in self._logs:
+            log.close()
 
 
 def readable(fd: int, seconds: float) -> bool:

@@ -6,6 +6,7 @@ The neighbour is served all the time, and the next front-end of the same device 
 
 from __future__ import annotations
 
+import os
 import select
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -47,7 +48,11 @@ def session(pair_: pair.Pair) -> None:
             asked = Inflight(0, 0, pair_.kind.rings, 64)
             reply = rig.call(Request(F.GET_INFLIGHT_FD, asked))
             assert reply is not None
-            rig.ack(F.SET_INFLIGHT_FD, reply.payload, reply.fds)
+            try:
+                rig.ack(F.SET_INFLIGHT_FD, reply.payload, reply.fds)
+            finally:
+                for fd in reply.fds:
+                    os.close(fd)
         if ProtocolFeature.CONFIG in rig.connection.protocol_features:
             rig.call(Request(F.GET_CONFIG, Config(0, 0, bytes(8))))
         rig.start()
