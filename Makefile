@@ -16,11 +16,13 @@ PYTEST   = $(BIN)/python -m pytest -n $(WORKERS)
 # Programs that are started a thousand times must not compile their modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-# What `make test` leaves to `make test-all` and, the documents' commands, to `make check`.
+# What `make test` runs, and what `make test-all` runs besides; `make check` runs the commands of the
+# documents that do not take long.
 QUICK   := not slow and not soak and not peer and not document
+SLOW    := (slow or peer) and not soak
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c tests/peers/*.c tests/emu/machine/accel/*.c)
 
-.PHONY: help migrate sweep test test-all soak test-lowest check format bench fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
+.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -68,8 +70,15 @@ sweep: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "$(QUICK)"
 
-test-all: $(STAMP)
-	$(PYTEST) -m "not soak"
+test-all: test test-slow
+
+# They start programs with processes of their own: fewer side by side than of the others.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(shell expr 1 + $$(nproc)) -m "$(SLOW)"
+
+# Those that have failed in the last run, one after another, until one fails again.
+test-failed: $(STAMP)
+	$(BIN)/python -m pytest -x --last-failed --last-failed-no-failures none -m "not soak"
 
 soak: $(STAMP)
 	$(PYTEST) -m soak
@@ -82,13 +91,18 @@ test-lowest: $(STAMP)
 	VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct -e '.[test]'
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "$(QUICK)"
 
-check: $(TOOLS)
+check: lint test-documents
+
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+
+# Links, and the commands that do not take long.
+test-documents: $(STAMP)
 	$(PYTEST) tests/docs -m "not slow and not soak and not peer"
 
 format: $(TOOLS)

@@ -215,7 +215,7 @@ def test_monitor_commands(programs: Programs, tmp_path: Path) -> None:
         [
             ("x-create", "has not been found"),
             ("x-release", "has not been found"),
-            ("migrate-incoming", "has not been found"),
+            ("migrate-incoming", "was not started with --incoming defer"),
         ],
     ),
 )
