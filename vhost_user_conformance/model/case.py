@@ -13,6 +13,7 @@ Numbers never change and are never used twice: users refer to them.
 
 from __future__ import annotations
 
+import re
 from bisect import insort
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -27,6 +28,10 @@ SANITY = "sanity"
 #: Number of the first of its cases that come last in a run.
 SANITY_LAST = 9900
 _LETTERS = {BACK_END: "B", FRONT_END: "F"}
+#: The number 1 before a plural, without the plural's last letter.
+_ONE = re.compile(
+    r"(?<![\d.,])(?<!- )(1 (?:arbitrary )?(?:region|byte|page|buffer|queue|descriptor))s\b"
+)
 
 #: Its argument depends on the role: a `BackEnd` or a `FrontEnd`.
 Body = Callable[[Any], None]
@@ -124,7 +129,7 @@ class Area:
         Args:
             first: number of the first one; the others follow.
             values: of the second argument.
-            rule: its ``{}`` is replaced by the value.
+            rule: its ``{}`` is replaced by the value; a noun after the number 1 becomes singular.
             options: see `case`; ``severity`` may be a function of the value.
         """
         severity = options.pop("severity", Severity.MUST)
@@ -132,11 +137,18 @@ class Area:
         def register(run: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
             for number, value in enumerate(values, first):
                 level = severity if isinstance(severity, Severity) else severity(value)
-                decorate = self.case(number, rule.format(value), severity=level, **options)
+                text = _sentence(rule.format(value))
+                decorate = self.case(number, text, severity=level, **options)
                 decorate(partial(_with, run, value))
             return run
 
         return register
+
+
+def _sentence(text: str) -> str:
+    """The text of a rule, after its value was put in: a capital, and no plural after a 1."""
+    text = _ONE.sub(r"\1", text)
+    return text[:1].upper() + text[1:]
 
 
 def _with(run: Callable[[Any, Any], None], value: Any, peer: Any) -> None:

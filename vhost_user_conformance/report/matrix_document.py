@@ -36,13 +36,13 @@ def _shown(cover: Cover | None, role: str) -> str:
         return "-"
     if isinstance(cover, Covered):
         return cover.shown(role)
-    return f"*not from outside*: {cover.why}"
+    return f"*not testable from outside*: {cover.why}"
 
 
 def _chapter(chapter: Chapter) -> str:
     lines = [
         f"\n## {chapter.title}\n",
-        "| rule | | source | back-ends | front-ends |",
+        "| id | rule | source | back-ends | front-ends |",
         "|---|---|---|---|---|",
     ]
     for rule in sorted(chapter.rules, key=lambda rule: rule.id):

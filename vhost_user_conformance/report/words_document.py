@@ -17,7 +17,7 @@ DOCUMENT = "conformance/severities.md"
 _HEAD = f"""# Why a case is a MUST
 
 Written by `make docs` from `vhost_user_conformance/rules/words.py`. A case is a MUST if one of its
-[rules](matrix.md) stands on a sentence with MUST, must, shall, "has to", "needs to" or "mandatory";
+[rules](matrix.md) is in a sentence with MUST, must, shall, "has to", "needs to" or "mandatory";
 the table has the section of the specification, the commit at which the sentence can be read, and
 the key word. A rule that the text words more weakly, or not at all, is a MUST only if a peer that
 breaks it loses data of the guest, or ends or hangs another program; the table has that instead of

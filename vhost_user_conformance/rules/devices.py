@@ -146,7 +146,7 @@ rule(
 )
 rule(
     9,
-    "Requests for random bytes that are under way are completed when their ring stops or restarts",
+    "Requests for random bytes that are in flight are completed when their ring stops or restarts",
     source="virtio 1.3, 5.4; Ring states",
     back="2616 2617",
 )

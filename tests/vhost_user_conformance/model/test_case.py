@@ -40,8 +40,8 @@ def test_each_value_is_a_case() -> None:
     calls: list[tuple[Any, Any]] = []
     area.each(10, ("a", "b"), "about {}")(lambda fe, value: calls.append((fe, value)))
     assert [(case.id, case.rule) for case in area.cases] == [
-        ("VU-F-0010", "about a"),
-        ("VU-F-0011", "about b"),
+        ("VU-F-0010", "About a"),
+        ("VU-F-0011", "About b"),
     ]
     for case in area.cases:
         case.run("fe")
@@ -54,3 +54,16 @@ def test_the_cases_of_an_area_are_ordered_by_id() -> None:
     for number in (30, 10, 20):
         area.case(number, "rule")(lambda _be: None)
     assert [case.id for case in area.cases] == ["VU-B-0010", "VU-B-0020", "VU-B-0030"]
+
+
+def test_a_noun_after_the_number_1_is_singular() -> None:
+    """The nouns of sizes and numbers, and not behind a minus sign."""
+    area = Area("config", BACK_END, "s")
+    sizes = (1, 11, "1 arbitrary", "2^32 - 1")
+    area.each(1, sizes, "a read of {} bytes")(lambda _be, _value: None)
+    assert [case.rule for case in area.cases] == [
+        "A read of 1 byte",
+        "A read of 11 bytes",
+        "A read of 1 arbitrary byte",
+        "A read of 2^32 - 1 bytes",
+    ]

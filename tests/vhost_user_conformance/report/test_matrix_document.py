@@ -31,4 +31,4 @@ def test_a_rule_that_no_case_can_check_has_its_reason() -> None:
         if isinstance(cover, NotFromOutside)
     ]
     assert reasons
-    assert all(f"*not from outside*: {why}" in text.replace("\\|", "|") for why in reasons)
+    assert all(f"*not testable from outside*: {why}" in text.replace("\\|", "|") for why in reasons)

@@ -238,7 +238,7 @@ def packed(be: BackEnd, when: str) -> None:
 
 @area.case(
     623,
-    "Requests that a stop waits for are called for, before the stop or after the restart",
+    "Requests that a stop waits for are followed by a call, before the stop or after the restart",
     device="blk",
     severity=Severity.SHOULD,
 )
@@ -249,7 +249,7 @@ def stop_calls(be: BackEnd) -> None:
     be.start(ring)
     be.serve(ring)
     for _ in slow_requests.attempts(be, ring):
-        # Of all completions only the last one is to be called for.
+        # Of all completions only the last one is to be followed by a call.
         last = ring.avail_index - 1 & 0xFFFF
         ring.memory.write(ring.avail + 4 + 2 * ring.size, last.to_bytes(2, "little"))
         be.barrier()

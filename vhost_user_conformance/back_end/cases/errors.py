@@ -192,13 +192,13 @@ def unread(be: BackEnd) -> None:
     other.serve(other.working_ring())
 
 
-_STRANGE = ("/dev/null", "/dev/zero", "memfd", "pipe")
+_STRANGE = ("/dev/null", "/dev/zero", "a memfd", "a pipe")
 
 
 def _strange_fd(be: BackEnd, kind: str) -> int:
-    if kind == "memfd":
+    if kind == "a memfd":
         fd = os.memfd_create("conformance", os.MFD_CLOEXEC)
-    elif kind == "pipe":
+    elif kind == "a pipe":
         fd, writing = os.pipe2(os.O_CLOEXEC)
         be.own(lambda: os.close(writing))
     else:

@@ -78,7 +78,7 @@ def last_ring(be: BackEnd) -> None:
     be.check_responds(f"after SET_VRING_NUM of ring {last}")
 
 
-@area.case(1104, "Two rings serve side by side", works=True)
+@area.case(1104, "Two rings serve at the same time", works=True)
 def two_serve(be: BackEnd) -> None:
     for ring in _rings(be, 2):
         be.serve(ring)
@@ -172,7 +172,7 @@ def beyond(be: BackEnd) -> None:
 @area.each(
     1128,
     ("the number of rings", "256", "65536"),
-    "A message about a ring that is not there, an index that differs by {}, changes no other ring",
+    "A message with the index of a ring plus {}, for which there is no ring, changes no ring",
     works=True,
     spec="Ring states",
 )

@@ -386,7 +386,7 @@ def no_kick_lost(be: BackEnd) -> None:
 
 @area.case(
     531,
-    "SET_VRING_ERR does not replace the call: completions are called for, and are no error",
+    "SET_VRING_ERR does not replace the call: completions signal the call, and not the error",
     works=True,
     spec="VHOST_USER_SET_VRING_ERR",
 )
@@ -439,7 +439,7 @@ def error_signalled(be: BackEnd) -> None:
 
 @area.case(
     533,
-    "A completion is called for on the descriptor that is set when it completes",
+    "A completion signals the call descriptor that is set when it completes",
     device="blk",
 )
 def call_of_completion(be: BackEnd) -> None:

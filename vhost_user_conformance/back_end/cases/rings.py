@@ -433,7 +433,7 @@ def polled_stops(be: BackEnd) -> None:
 
 @area.case(
     446,
-    "Requests that were taken before SET_VRING_ENABLE 0 are completed, and called for",
+    "Requests that were taken before SET_VRING_ENABLE 0 are completed, each with a call",
     device="blk",
     severity=Severity.SHOULD,
 )
@@ -457,7 +457,7 @@ def disabled_calls(be: BackEnd) -> None:
 
 @area.case(
     448,
-    "The slow requests of a front-end that has gone do not reach the next one",
+    "The slow requests of a front-end that has disconnected do not reach the next one",
     device="blk",
     spec="Ring states; Communication",
 )

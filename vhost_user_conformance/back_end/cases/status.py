@@ -383,7 +383,7 @@ def _nothing_written(be: BackEnd, how: tuple[str, int, bytes]) -> None:
 
 @area.case(
     1414,
-    "RESET_DEVICE is acknowledged when no request of before writes memory any more",
+    "RESET_DEVICE is acknowledged when no earlier request writes memory any more",
     needs=(*_RESET, "REPLY_ACK"),
     device="blk",
 )
@@ -393,7 +393,7 @@ def done_then_acknowledged(be: BackEnd) -> None:
 
 @area.case(
     1447,
-    "Status 0 is acknowledged when no request of before writes memory any more",
+    "Status 0 is acknowledged when no earlier request writes memory any more",
     needs=(*_STATUS, "REPLY_ACK"),
     device="blk",
     spec="VHOST_USER_SET_STATUS; virtio 1.3, 2.4.1",
@@ -434,7 +434,7 @@ def kicked_before_driver_ok(be: BackEnd) -> None:
 @area.each(
     1451,
     ("RESET_DEVICE", "STATUS"),
-    "After a reset by {} nothing of before is served or called for once the ring runs again",
+    "After a reset by {} a ring that runs again neither serves nor completes earlier requests",
     works=True,
 )
 def nothing_left(be: BackEnd, how: str) -> None:

@@ -34,7 +34,7 @@ def ask_first(fe: FrontEnd) -> None:
 @area.each(
     1102,
     (1, 2),
-    "At most {0} queues are used where GET_QUEUE_NUM returns {0}",
+    "Where GET_QUEUE_NUM returns {0}, no further queue is used",
     severity=Severity.SHOULD,
 )
 def few(fe: FrontEnd, count: int) -> None:

@@ -106,7 +106,7 @@ def kicked(fe: FrontEnd) -> None:
     check(taken <= recording.kicked(), f"kicks of rings {taken}", f"of {recording.kicked()}")
 
 
-@area.case(512, "Requests that were available at a stop are kicked for at the next start")
+@area.case(512, "A ring that had available requests at a stop is kicked at the next start")
 def kick_at_start(fe: FrontEnd) -> None:
     recording = fe.session(Script("nothing is served", ("start", "stop", "cont"), idle=True))
     recording.did(CONT)
@@ -115,7 +115,7 @@ def kick_at_start(fe: FrontEnd) -> None:
     check(waiting <= kicked, f"kicks of rings {waiting}", f"of {kicked or 'none'}")
 
 
-@area.case(518, "Requests that were available at a migration are kicked for at the destination")
+@area.case(518, "A ring that had available requests at a migration is kicked at the destination")
 def kick_at_destination(fe: FrontEnd) -> None:
     there = fe.session(MIGRATED_UNSERVED).arrived()
     waiting = {start.ring for start in there.ring_starts if start.waiting}
@@ -134,7 +134,11 @@ def _each_is_kicked_for(recording: Recording) -> None:
     check(not late, "a kick for each request for which the back-end requests one", seen)
 
 
-@area.case(514, "The request at avail_event is kicked for", spec="virtio 1.3, 2.7.10.1 (EVENT_IDX)")
+@area.case(
+    514,
+    "The request at avail_event is followed by a kick",
+    spec="virtio 1.3, 2.7.10.1 (EVENT_IDX)",
+)
 def kick_at_event(fe: FrontEnd) -> None:
     recording = fe.session(ONE_AT_A_TIME)
     if not (recording.messages and (recording.messages[-1].features or 0) & EVENT_IDX):
@@ -142,7 +146,7 @@ def kick_at_event(fe: FrontEnd) -> None:
     _each_is_kicked_for(recording)
 
 
-@area.case(515, "Without EVENT_IDX each request is kicked for", spec="virtio 1.3, 2.7.10.1")
+@area.case(515, "Without EVENT_IDX each request is followed by a kick", spec="virtio 1.3, 2.7.10.1")
 def kick_each(fe: FrontEnd) -> None:
     name = "requests are completed one at a time, without EVENT_IDX"
     _each_is_kicked_for(fe.session(ONE_AT_A_TIME._replace(name=name, without=EVENT_IDX)))

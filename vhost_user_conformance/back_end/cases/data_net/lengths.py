@@ -33,7 +33,9 @@ _ETHERNET, _TAG = 14, bytes.fromhex("81000007")
 _LEGACY = 10
 
 
-@area.each(2850, (14, 20, 42, 59), "A frame of {} bytes is received, padded at most", device="net")
+@area.each(
+    2850, (14, 20, 42, 59), "A frame of {} bytes is received, unchanged or padded", device="net"
+)
 def short(be: BackEnd, size: int) -> None:
     nic = looped(be)
     for number in range(3):
@@ -47,7 +49,7 @@ def short(be: BackEnd, size: int) -> None:
 @area.each(
     2854,
     (0, 1, 13),
-    "A buffer of {} bytes behind the header is completed, and frames go on",
+    "A buffer of {} bytes behind the header is completed, and later frames are received",
     device="net",
     spec="virtio 1.3, 5.1.6.2",
 )
@@ -171,7 +173,7 @@ def without_the_bit(be: BackEnd) -> None:
 
 @area.case(
     2864,
-    "The MTU of a front-end that has gone does not limit the next one",
+    "The MTU of a front-end that has disconnected does not limit the next one",
     device="net",
     spec=_MTU,
     needs=("NET_MTU",),

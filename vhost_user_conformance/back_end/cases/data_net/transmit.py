@@ -289,8 +289,8 @@ _STRANGE = {
     "a header and no frame": _whole(b""),
     "a frame of one byte": _whole(b"\x02"),
     "a frame of 13 bytes": _whole(frame_of(13)),
-    "11 bytes, less than a header": bytes(11),
-    "a single byte": bytes(1),
+    "a chain of 11 bytes (less than a header)": bytes(11),
+    "a chain of a single byte": bytes(1),
     "a frame of 65,000 bytes": _whole(frame_of(65000)),
     "a header with all flags set": b"\xff" * NET_HEADER + frame_of(100),
 }

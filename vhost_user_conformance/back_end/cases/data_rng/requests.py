@@ -160,7 +160,7 @@ def full(be: BackEnd) -> None:
 
 @area.case(
     2617,
-    "A stop with requests under way returns a base from which the ring continues",
+    "A stop with requests in flight returns a base from which the ring continues",
     device="rng",
     spec="Ring states",
 )
