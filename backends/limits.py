@@ -89,7 +89,7 @@ BOUNDS = (
     Bound("descriptors of an indirect table in a ring of fewer", MAX_CHAIN, "the ring fails"),
     Bound("requests of a ring in one poll", BUDGET, "the ring is polled again"),
     Bound("descriptors of a chain that is one of these", CHAIN_SHARE - 1, "it counts as several"),
-    Bound("polls between two looks at the sockets", RINGS_PER_CHECK, "messages are read first"),
+    Bound("polls between two reads of the sockets", RINGS_PER_CHECK, "messages are read first"),
     Bound("bytes of a disk request", DISK_REQUEST_BYTES, "its status is IOERR"),
     Bound("bytes of a disk request in the loop", INLINE_BYTES, "another thread serves it"),
     Bound("ranges of a discard or write-zeroes", MAX_SEGMENTS, "its status is IOERR"),

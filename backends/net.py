@@ -111,20 +111,24 @@ def _addresses(
     type=click.Choice(["loopback", "switch"]),
     default="loopback",
     show_default=True,
-    help="Send a NIC's frames back to it, or to the others.",
+    help="Return a NIC's frames to it, or forward them to the other NICs as a learning switch.",
 )
 @click.option(
     "--uplink",
     metavar="PATH",
     help="One more port: a unix datagram socket for Ethernet frames, as QEMU's -netdev dgram.",
 )
-@click.option("--uplink-peer", metavar="PATH", help="Send broadcasts for outside to this socket.")
+@click.option(
+    "--uplink-peer",
+    metavar="PATH",
+    help="Send broadcasts of --uplink to this socket, also before it has sent a frame.",
+)
 @click.option(
     "--tap",
     "taps",
     multiple=True,
     metavar="NAME",
-    help="A NIC's TAP device; once for each --socket-path. NICs without one are on the fabric.",
+    help="A NIC's TAP device; once for each --socket-path. NICs without one use --mode.",
 )
 @click.option(
     "--tap-fd",
@@ -132,7 +136,7 @@ def _addresses(
     multiple=True,
     type=DESCRIPTOR,
     metavar="N",
-    help="The same, as an inherited descriptor (IFF_TAP, IFF_NO_PI, no IFF_VNET_HDR).",
+    help="As --tap, with an inherited descriptor (IFF_TAP, IFF_NO_PI, no IFF_VNET_HDR).",
 )
 @click.option(
     "--mac",
@@ -141,11 +145,12 @@ def _addresses(
     callback=_addresses,
     metavar="MAC",
     help="A NIC's address; once for each socket. The NIC then has a configuration space, for "
-    "front-ends that read it from the back-end; QEMU has one itself.",
+    "front-ends that read it from the back-end; QEMU does not.",
 )
 @click.option(
     "--mtu",
     type=click.IntRange(MTU_RANGE[0], MTU_RANGE[-1]),
+    metavar="N",
     help=f"The largest packet of a NIC.  [default: {DEFAULT_MTU} with --mac, else the front-end's]",
 )
 @rings_option("Rings of each NIC, two for each pair.", plural="NICs", limits=NetDevice.ring_limits)

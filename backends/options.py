@@ -120,14 +120,14 @@ backend_options = option_group(
         type=click.Choice(["per-device", "shared"]),
         default="per-device",
         show_default=True,
-        help="Whether devices stop side by side, or a device that stops delays the others.",
+        help="The devices of this program stop in parallel, or one after the other.",
     ),
     click.option(
         "--stop-policy",
         type=click.Choice([kind.value for kind in StopKind]),
         default=StopKind.IMMEDIATE.value,
         show_default=True,
-        help="What GET_VRING_BASE waits for.",
+        help="What a device does before it answers GET_VRING_BASE.",
     ),
     _time_option("--stop-time", "A device takes at least that long to stop."),
     _time_option("--cost-get-vring-base", "GET_VRING_BASE takes that long, for each ring."),
@@ -143,7 +143,8 @@ backend_options = option_group(
         "--sandbox/--no-sandbox",
         default=None,
         help="Open no file and start no process once the sockets listen; with --sandbox it is an "
-        "error if the host has none.  [default: a sandbox, except for vhost-emu-serve]",
+        "error if that is not possible.  [default: a sandbox if possible; none for "
+        "vhost-emu-serve]",
     ),
     click.version_option(package_name="vhost-emu"),
 )

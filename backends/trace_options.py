@@ -33,7 +33,7 @@ def _enable(context: click.Context, option: click.Parameter, patterns: str | Non
             click.echo(f"{name}: {event.help}")
         context.exit()
     if tracing.is_recording():
-        raise click.UsageError(f"{option.opts[0]} and EMU_TRACE do not go with --trace")
+        raise click.UsageError(f"{option.opts[0]} and EMU_TRACE cannot be combined with --trace")
     name = context.info_name or "-"
     if file is not None:
         _open(context, file, patterns)
@@ -107,7 +107,7 @@ trace_options = option_group(
         expose_value=False,
         callback=_keep_file,
         metavar="FILE",
-        help="Append the trace to this file.  [default: standard error]",
+        help="Append the lines of --trace-events to this file.  [default: standard error]",
     ),
     click.option(
         "--trace-events",
@@ -116,6 +116,7 @@ trace_options = option_group(
         expose_value=False,
         callback=_enable,
         metavar="PATTERN[,PATTERN...]",
-        help="Trace these events, such as 'vhost_user_*,migration_*'; 'help' lists them.",
+        help="Print a line for each of these events, such as 'vhost_user_*,migration_*'; 'help' "
+        "lists them.",
     ),
 )

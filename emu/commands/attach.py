@@ -55,7 +55,7 @@ def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
             f"--{kind.name}",
             multiple=True,
             metavar="PATH",
-            help=f"Socket of a back-end: {kind.title}.",
+            help=f"Socket of a back-end; once for each {kind.title}.",
         )(command)
     return command
 
@@ -98,7 +98,9 @@ class AttachOptions:
     "as --rings-used or --pairs-used name]",
 )
 @ring_use_options
-@click.option("--vcpus", type=int, default=2, show_default=True, help="Number of vCPUs.")
+@click.option(
+    "--vcpus", type=int, default=2, show_default=True, metavar="N", help="Number of vCPUs."
+)
 @click.option("--memory", default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
 @click.option(
     "--load",

@@ -26,10 +26,10 @@ _SIDES = {"src": "A", "dst": "B"}
 def _command_help(device_class: str) -> str:
     kind = KINDS[device_class]
     known = names(device_class)
-    ready = f"{' or '.join(known)}, or a" if known else "A"
+    ready = f", or {' or '.join(known)}" if known else ""
     return (
-        f"{ready} command that starts the back-ends of the {kind.plural}, with {{socket}} or "
-        "{sockets} (docs/how-to/own-back-ends.md)."
+        f"Command that starts the back-ends of the {kind.plural}, with {{socket}} or "
+        f"{{sockets}} in it{ready} (docs/how-to/own-back-ends.md)."
     )
 
 
@@ -48,8 +48,8 @@ socket_options = option_group(
             f"--{prefix}-{name}",
             multiple=True,
             metavar="PATH",
-            help=f"Socket of a back-end of the {where} that you have started: {kind.title}; "
-            "once for each.",
+            help=f"Socket of a back-end that you have started at the {where}; once for each "
+            f"{kind.title}.",
         )
         for name, kind in KINDS.items()
         for prefix, where in (("src", "source"), ("dst", "destination"))

@@ -20,5 +20,6 @@ color_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_choose,
-    help="Colours also in a pipe or a file, or none.  [default: on a terminal, without NO_COLOR]",
+    help="Use colours also in a pipe or a file, or never.  [default: on a terminal, without "
+    "NO_COLOR]",
 )

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 #: Bytes of the largest document that is read.
 MAX_BYTES = 1 << 28
 
-HELP = """Compare two documents that --json has written, of emu migrate, emu sweep or emu conform.
+HELP = """Compare two JSON documents of emu migrate, emu sweep or emu conform.
 
-Of migrations the medians are compared, for each strategy (and VM, of a sweep). Whether a difference
-is real is decided by a permutation test over the repetitions, which needs four migrations or more
-in each document. Of conformance the verdicts that differ are listed.
+For migrations the command compares the medians of each strategy (in a sweep, of each VM). A
+permutation test over the repetitions decides which differences are real; it needs four or more
+migrations in each document. For conformance the command lists the verdicts that differ.
 
 \b
 Examples:
@@ -40,13 +40,13 @@ document cannot be read, and 2 if the documents cannot be compared.
 @click.command(help=HELP, short_help="Compare two JSON documents.")
 @click.argument("before", type=click.Path(path_type=Path), metavar="BEFORE")
 @click.argument("after", type=click.Path(path_type=Path), metavar="AFTER")
-@click.option("--phases", is_flag=True, help="Compare each phase in the blackout, too.")
+@click.option("--phases", is_flag=True, help="Also compare each phase in the blackout.")
 @click.option(
     "--fail-on-regression",
     type=click.FloatRange(0, 1e6),
     metavar="PERCENT",
-    help="Exit with status 1 if a figure has really grown by more than this, more migrations "
-    "failed, or a case fails that did not.",
+    help="Exit with status 1 if a figure is larger by more than this and the difference is real, "
+    "if more migrations failed, or if a case fails that did not.",
 )
 @json_option("the differences")
 @color_option

@@ -18,7 +18,7 @@ from emu.commands.json_output import deliver, report_stream
 from emu.commands.openmetrics_option import deliver_conformance
 from emu.commands.option_values import values_of
 from emu.commands.report_option import command_line
-from emu.commands.trace_option import trace_option
+from emu.commands.trace_option import case_trace_option
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user.console import console_for
 from vhost_user_conformance import errors as conformance
@@ -64,20 +64,20 @@ Examples:
   emu conform back-end --socket vhost.sock --report verdicts.html
   emu conform back-end --list
 
-A signal that ends the run (Ctrl-C, SIGTERM) ends it with the report and the files of what was
-judged so far, as does --total-time.
+Ctrl-C, SIGTERM and --total-time end the run early; the report and the files then have the verdicts
+so far.
 
-The exit status is 0 when no case failed, 1 when a case failed, the back-end could not be reached
-or the total time was over, and 2 for an invalid option. With --known the failures that the file
-names are none; one of them that does not fail any more is an error.
+The exit status is 0 if no case failed, 1 if a case failed, the back-end could not be reached or
+--total-time ended the run, and 2 for an invalid option. With --known a case of the file may fail,
+and the status is 1 if it no longer does.
 """
 
 FRONT_END_HELP = """Test a front-end: the suite listens on a socket and acts as the back-end.
 
 With --exec the program is started again for each session. If it serves QMP at {qmp}, the suite also
 stops, continues and resets its VM, and logs its dirty memory (stop, cont, system_reset, migrate or
-calc-dirty-rate). With --destination, the same command with "-incoming unix:{incoming}" for QEMU, it
-also migrates the VM. Its guest may take ten times --patience to start a ring.
+calc-dirty-rate). With --destination it also migrates the VM; for QEMU that is the same command with
+"-incoming unix:{incoming}". The guest may take ten times --patience to start a ring.
 
 \b
 Examples:
@@ -90,12 +90,12 @@ Examples:
   emu conform front-end --socket /tmp/vhost.sock --only framing
   emu conform front-end --list
 
-A signal that ends the run (Ctrl-C, SIGTERM) ends it with the report and the files of what was
-judged so far, as does --total-time.
+Ctrl-C, SIGTERM and --total-time end the run early; the report and the files then have the verdicts
+so far.
 
-The exit status is 0 when no case failed, 1 when a case failed, no front-end connected or the total
-time was over, and 2 for an invalid option. With --known the failures that the file names are none;
-one of them that does not fail any more is an error.
+The exit status is 0 if no case failed, 1 if a case failed, no front-end connected or --total-time
+ended the run, and 2 for an invalid option. With --known a case of the file may fail, and the status
+is 1 if it no longer does.
 """
 
 
@@ -114,7 +114,7 @@ def conform(context: click.Context) -> None:
 
 @conform.command("back-end", help=BACK_END_HELP, short_help="Test a back-end.")
 @conform_options(BACK_END)
-@trace_option
+@case_trace_option
 @color_option
 def back_end(**options: Any) -> None:
     """Test a back-end."""
@@ -123,7 +123,7 @@ def back_end(**options: Any) -> None:
 
 @conform.command("front-end", help=FRONT_END_HELP, short_help="Test a front-end.")
 @conform_options(FRONT_END)
-@trace_option
+@case_trace_option
 @color_option
 def front_end(**options: Any) -> None:
     """Test a front-end."""

@@ -97,7 +97,7 @@ _SOCKET = {
 _EXEC = {
     BACK_END: "Start this program, and start it again when it ends; {socket} is the socket's path.",
     FRONT_END: "Start this program for each session; {socket} is the socket's path, {qmp} the path "
-    "where it is to serve QMP.",
+    "where it has to serve QMP.",
 }
 _DEVICE = {
     BACK_END: "Device class. Without it no case sends requests in a ring.",
@@ -124,14 +124,14 @@ _COMMON = (
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="A baseline, the ids of the cases that are known to fail: the exit status is 0 if no "
-        "other case fails, and each of these still does.",
+        "other case fails, and each of these still fails.",
     ),
     click.option(
         "--write-known",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Write the baseline of this run; a failure is then no error. Reasons, and cases that "
-        "are not run, are taken from --known.",
+        help="Write the baseline of this run; failures then do not change the exit status. "
+        "Reasons, and cases that are not run, are taken from --known.",
     ),
     click.option(
         "--strict", is_flag=True, help="Exit with status 1 also if a case ended as ERROR."
@@ -141,7 +141,7 @@ _COMMON = (
         type=click.Choice(DIALECTS),
         default=DIALECTS[0],
         show_default=True,
-        help="Numbers of the protocol features and messages that peers do not agree on.",
+        help="Whose numbers of protocol features and messages to use where implementations differ.",
     ),
     click.option(
         "--patience",
@@ -149,30 +149,30 @@ _COMMON = (
         default=PATIENCE,
         show_default=True,
         metavar="SECONDS",
-        help="Timeout for each answer. It grows up to five times where the peer has been slow, or "
-        "is kept waiting for a processor.",
+        help="Timeout for each answer. It grows, up to five times, if the peer has been slow or "
+        "waits for a processor.",
     ),
     click.option(
         "--total-time",
         type=_Seconds(SHORTEST_TOTAL, LONGEST_TOTAL),
         metavar="SECONDS",
-        help="End the run after this time, and report what was judged. By default there is no "
+        help="End the run after this time, and report the verdicts so far. By default there is no "
         "limit.",
     ),
-    click.option("-v", "--verbose", is_flag=True, help="List what was OBSERVED, too."),
+    click.option("-v", "--verbose", is_flag=True, help="Also list the OBSERVED cases."),
     click.option("-q", "--quiet", is_flag=True, help="Print only FAIL and ERROR."),
 )
 _SCRATCH = click.option(
     "--scratch",
     is_flag=True,
-    help="The contents of the disk that the back-end serves may be overwritten. Without this "
-    "option the disk must be all zeroes, and have at most 1 GiB.",
+    help="Permit the cases to overwrite the contents of the disk that the back-end serves. Without "
+    "this option the disk must be all zeroes, and have at most 1 GiB.",
 )
 _DESTINATION = click.option(
     "--destination",
     metavar="COMMAND",
-    help="Start this program to migrate the front-end's VM to it; {socket} is the path of its "
-    "back-end, {incoming} that of a unix socket where it awaits the VM. Without this option no "
+    help="Start this program to migrate the front-end's VM to it; {socket} is the socket of its "
+    "back-end, {incoming} the unix socket where it has to wait for the VM. Without this option no "
     "case migrates.",
 )
 

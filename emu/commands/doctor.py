@@ -11,8 +11,8 @@ from emu.errors import EmuError
 
 HELP = """Report what this host has for a VM: KVM, limits, namespaces, memory.
 
-The command changes nothing and needs no privileges. If something is missing, it prints what needs
-it and how to get it. The status is 1 if no VM can run without it.
+The command changes nothing and needs no privileges. For each thing that is missing it prints which
+option or program needs it, and how to get it. The status is 1 if no VM can run without it.
 """
 
 

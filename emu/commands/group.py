@@ -30,7 +30,7 @@ SUBCOMMANDS = {
     "report": "Make a page or a picture of a saved result.",
     "run": "Run a VM under load and report its requests.",
     "sweep": "Migrate VMs of several sizes and compare.",
-    "tap": "Read along between front-ends and back-ends.",
+    "tap": "Show the messages of other front-ends and back-ends.",
     "top": "Show what a running VM does, live.",
 }
 

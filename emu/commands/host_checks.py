@@ -152,7 +152,7 @@ def _tap() -> Finding:
 
 
 def _userfaultfd() -> Finding:
-    advice = "postcopy migration would need it: vm.unprivileged_userfaultfd=1"
+    advice = "back-end programs serve postcopy only with it: vm.unprivileged_userfaultfd=1"
     number = _USERFAULTFD.get(platform.machine())
     if number is None:
         return Finding("userfaultfd", good=False, here="unknown on this machine", advice=advice)

@@ -20,7 +20,8 @@ plugin_option = click.option(
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="A Python file with further strategies (docs/explanation/strategies.md). May be repeated.",
+    help="A Python file with further strategies (docs/explanation/strategies.md). May be given "
+    "several times.",
 )
 
 _OPTIONS = (

@@ -26,7 +26,8 @@ openmetrics_option = click.option(
     type=click.Path(path_type=Path),
     callback=_checked,
     metavar="FILE",
-    help="Write the figures as OpenMetrics text, such as for node_exporter's textfile collector.",
+    help="Write the figures as OpenMetrics text, for example for the textfile collector of "
+    "node_exporter.",
 )
 
 

@@ -24,6 +24,8 @@ _SECTION = re.compile(
     r"(<!-- options of (emu[a-z -]*) -->\n).*?(<!-- end of options -->\n)", re.DOTALL
 )
 _HEAD = "\n| option | effect |\n|---|---|\n"
+#: A help text with one of these already has how often the option may be given.
+_REPEATED = ("several times", "once for each", "Once for each")
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -54,7 +56,7 @@ def _row(option: click.Option) -> str:
     help_text = (option.help or "").replace("\b\n", "").strip()
     if option.show_default and option.default is not None and not option.is_flag:
         help_text += f" [default: {option.default}]"
-    if option.multiple and "several times" not in help_text:
+    if option.multiple and not any(words in help_text for words in _REPEATED):
         help_text += " May be given several times."
     return f"| {names}{f' `{_escaped(value)}`' if value else ''} | {_escaped(help_text)} |\n"
 

@@ -102,7 +102,7 @@ REPORT_OPTIONS = (
         type=click.Path(path_type=Path),
         callback=_check,
         metavar="FILE",
-        help="Write its main charts as one picture.",
+        help="Write the main charts of the result as one picture.",
     ),
 )
 #: Decorator: both.

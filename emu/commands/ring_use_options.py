@@ -24,7 +24,7 @@ ring_use_options = option_group(
         multiple=True,
         metavar="KIND=RINGS",
         help="The rings that the guest uses of each device of a kind, such as blk=1,3, net=0-3 or "
-        "blk=none; it does not set up the others. [default: all]",
+        "blk=none; it does not set up the others. Once for each kind. [default: all]",
     ),
     click.option(
         "--pairs-used",

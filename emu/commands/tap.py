@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 #: Messages that --last holds at most; a message takes about 1 KiB.
 MAX_LAST = 1_000_000
 
-HELP = """Forward between vhost-user front-ends and back-ends, and read along.
+HELP = """Forward messages between vhost-user front-ends and back-ends, and show them.
 
 The tap listens at a socket, to which the front-end connects, and for each connection it connects to
 the back-end's socket. Bytes and descriptors are forwarded unchanged, also on the back-end channel;
-guest memory and eventfds do not lead through the tap. When one side disconnects, or the tap ends,
-the other side sees a plain disconnect.
+guest memory, kicks and calls do not pass through the tap. When one side disconnects, or the tap
+ends, the other side sees a plain disconnect.
 
 \b
 Examples:
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock --text
-  emu tap --listen /tmp/tap.sock --connect /run/disk.sock --pcap - | \
+  emu tap --listen /tmp/tap.sock --connect /run/disk.sock --pcap - | \\
       wireshark -k -i - -X lua_script:<(emu tap --dissector)
   emu tap --listen /tmp/tap.sock --connect /run/disk.sock --text log --last 10000
   emu tap --pair /tmp/a.sock:/run/a.sock --pair /tmp/b.sock:/run/b.sock --report tap.html
@@ -88,15 +88,25 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
 
 @click.command(
     help=HELP,
-    short_help="Read along between front-ends and back-ends.",
+    short_help="Show the messages of other front-ends and back-ends.",
 )
-@click.option("--listen", multiple=True, metavar="PATH", help="Socket that the front-end uses.")
-@click.option("--connect", multiple=True, metavar="PATH", help="Socket of the back-end.")
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="PATH",
+    help="Socket that the front-end uses; once for each device.",
+)
+@click.option(
+    "--connect",
+    multiple=True,
+    metavar="PATH",
+    help="Socket of the back-end; once for each --listen.",
+)
 @click.option(
     "--pair",
     multiple=True,
     metavar="PATH:PATH",
-    help="Both, for one device of several; may be given many times.",
+    help="The paths of --listen and --connect in one option; once for each device.",
 )
 @click.option(
     "--reverse",
@@ -150,13 +160,14 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
     "--last",
     type=click.IntRange(1, MAX_LAST),
     metavar="N",
-    help="Hold the last N messages back, and write them to the logs only for --dump-on.",
+    help="Hold the last N messages in memory, and write them to the logs only when an event of "
+    "--dump-on occurs.",
 )
 @click.option(
     "--dump-on",
     type=click.Choice([str(cause) for cause in Cause]),
     multiple=True,
-    help="When to write them; may be given several times.  [default: error]",
+    help="When the messages of --last are written; may be given several times.  [default: error]",
 )
 @click.option(
     "--dissector",
@@ -164,7 +175,7 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
     is_eager=True,
     expose_value=False,
     callback=_print_dissector,
-    help="Print the Wireshark dissector (Lua) for these files, and exit.",
+    help="Print the Wireshark dissector (Lua) for the files of --pcap, and exit.",
 )
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

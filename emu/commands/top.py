@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 HELP = """Show the devices, rings, rates and the migration of a running VM, until Ctrl-C.
 
-ADDRESS is that of --qmp of `emu run` or `emu attach`: unix:PATH, or the path alone. The VM does not
-wait for this command, and other clients can use its monitor at the same time.
+ADDRESS is the value of --qmp of the VM's `emu run` or `emu attach`: unix:PATH, or the path alone.
+The VM does not wait for this command, and other clients can use QMP at the same time.
 
 \b
 Examples:

@@ -16,7 +16,8 @@ from emu.errors import OptionError
 from vhost_user import output_file, tracing
 
 if TYPE_CHECKING:
-    from typing import IO
+    from collections.abc import Callable
+    from typing import IO, Any
 
 #: The events that become part of the trace; the migration's are defined when this is imported.
 _EVENTS = (
@@ -36,7 +37,7 @@ def _trace(context: click.Context, _option: click.Parameter, path: Path | None) 
         return
     validate.output_file("--trace", path)
     if tracing.environment("-"):
-        raise OptionError("--trace-events and EMU_TRACE do not go with --trace")
+        raise OptionError("--trace-events and EMU_TRACE cannot be combined with --trace")
     # Unlinked: nothing is left, whatever ends the command. Its processes inherit the descriptor.
     file = tempfile.TemporaryFile("a+", prefix="emu-trace-", encoding="utf-8")  # noqa: SIM115
     patterns = ",".join([*(event.name for event in _EVENTS), _CONFORMANCE])
@@ -60,13 +61,18 @@ def _write(path: Path, file: IO[str]) -> None:
     report_failure(f"--trace {path}", failure)
 
 
+def _option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--trace",
+        type=click.Path(path_type=Path),
+        expose_value=False,
+        callback=_trace,
+        metavar="FILE",
+        help=f"Write {what} to a file for ui.perfetto.dev (Chrome trace event format).",
+    )
+
+
 #: Decorator: after `trace_options`, which is looked at before.
-trace_option = click.option(
-    "--trace",
-    type=click.Path(path_type=Path),
-    expose_value=False,
-    callback=_trace,
-    metavar="FILE",
-    help="Write phases, messages and counters of all processes to a file for ui.perfetto.dev "
-    "(Chrome trace event format).",
-)
+trace_option = _option("phases, messages and counters of all processes")
+#: Decorator: the same for `emu conform`.
+case_trace_option = _option("a span for each case, with its messages,")

@@ -28,11 +28,12 @@ one line each, similar to QEMU's `-trace`:
 `--trace-events` takes patterns, separated by commas; with `help` it lists the events. The
 environment variable `EMU_TRACE` takes the same patterns. Without `--trace-file` the lines go to
 standard error. The processes that a command starts (VM processes, back-end programs) write to the
-same place.
+same place. `--trace` writes the events of all processes to one file instead, for a viewer
+([traces](../how-to/trace.md)).
 
 A pattern that matches no event is an error (in the environment variable, a warning). So is a file
-that cannot be written. If it cannot be written later, as when the disk is full, the command reports
-that at its end, with exit status 1.
+that cannot be written at the start. If a later write fails, as when the disk is full, the command
+reports that at its end, with exit status 1.
 
     7277.413164 VM-process-A vhost_user_write device=net0 ring=0 message=GET_VRING_BASE payload=...
     7277.413302 back-end-net-0-of-side-A vhost_user_backend_read device=A-net0 ring=0 message=...

@@ -1,1 +1,1 @@
-"""The tap: a transparent proxy between vhost-user front-ends and back-ends, which reads along."""
+"""The tap: a proxy between vhost-user front-ends and back-ends that decodes the messages."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import select
     from collections.abc import Callable, Iterable
 
-#: Back-end channels of one connection that are read along at the same time.
+#: Back-end channels of one connection that are decoded at the same time.
 MAX_CHANNELS = 8
 
 

@@ -228,7 +228,7 @@ class Proxy:
             try:
                 self._observer(event)
             except Exception as error:  # noqa: BLE001  whatever a peer has made it do
-                self._notice(f"cannot read along: {type(error).__name__}: {error}")
+                self._notice(f"cannot decode: {type(error).__name__}: {error}")
 
     # -- connecting
 

@@ -1,4 +1,4 @@
-"""Rules of the protocol that can be judged by reading along, each by the id of its case.
+"""Rules of the protocol that can be checked on the wire, each by the id of its case.
 
 `RULES` has the sentence of each id, as the conformance suite has it; ``VU-F-`` is broken by the
 front-end, ``VU-B-`` by the back-end, and ``header-06`` is a rule of the suite's matrix that has

@@ -1,4 +1,4 @@
-"""The session of a connection that is read along: it follows both sides, and refuses nothing."""
+"""The session of a connection that is observed: it follows both sides, and refuses nothing."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def line_of(record: Record) -> str:
     if isinstance(record, Opened):
         return f"{head} connected"
     if isinstance(record, Unreadable):
-        return f"{head} {record.sender.value}: read along no longer: {record.why}"
+        return f"{head} {record.sender.value}: no longer decoded: {record.why}"
     return f"{head} disconnected: {record.reason or 'by the ' + record.sender.value}"
 
 

@@ -86,7 +86,7 @@ class TraceWriter:
         if isinstance(record, Closed):
             name = f"disconnected: {record.reason or 'by the ' + record.sender.value}"
         elif isinstance(record, Unreadable):
-            name = f"read along no longer: {record.why}"
+            name = f"no longer decoded: {record.why}"
         else:
             name = "connected"
         connection = record.connection

@@ -52,7 +52,11 @@ COMMANDS = (
         lambda commands: commands.control.stop,
         "stops the vCPUs and the devices (GET_VRING_BASE); event STOP",
     ),
-    CommandRow("cont", lambda commands: commands.control.cont, "starts them again; event RESUME"),
+    CommandRow(
+        "cont",
+        lambda commands: commands.control.cont,
+        "starts the devices and the vCPUs again; event RESUME",
+    ),
     CommandRow(
         "system_reset",
         lambda commands: commands.control.reset,
@@ -79,13 +83,13 @@ COMMANDS = (
     CommandRow(
         "chardev-remove",
         lambda commands: commands.chardev_remove,
-        "forgets a chardev that no device uses",
+        "removes a chardev that no device uses",
     ),
     CommandRow(
         "netdev_add", lambda commands: commands.netdev_add, "makes a chardev the back-end of a NIC"
     ),
     CommandRow(
-        "netdev_del", lambda commands: commands.netdev_del, "forgets a netdev that no NIC uses"
+        "netdev_del", lambda commands: commands.netdev_del, "removes a netdev that no NIC uses"
     ),
     CommandRow(
         "device_add",
@@ -103,18 +107,18 @@ COMMANDS = (
         "migrate",
         lambda commands: commands.migrate,
         "starts a migration to `uri` (`unix:PATH`, `tcp:HOST:PORT`) or to the one element of "
-        "`channels`, with the strategy `x-strategy` (default `prewired`); events MIGRATION, "
-        "MIGRATION_PASS",
+        "`channels`, with the strategy `x-strategy` (default `prewired`) and its `x-options` "
+        "(`threads`, `processes`, `unsafe`); events MIGRATION, MIGRATION_PASS",
     ),
     CommandRow(
         "migrate-incoming",
         lambda commands: commands.migrate_incoming,
-        "waits for a VM at `uri`; of a command that was started with `--incoming defer`",
+        "waits for a VM at `uri`; only if the command was started with `--incoming defer`",
     ),
     CommandRow(
         "migrate_cancel",
         lambda commands: commands.control.cancel,
-        "cancels the migration; the VM stays here",
+        "cancels the migration; the VM runs on at the source",
     ),
     CommandRow(
         "migrate-set-parameters",
@@ -150,8 +154,8 @@ COMMANDS = (
     CommandRow(
         "calc-dirty-rate",
         lambda commands: commands.calc_dirty_rate,
-        "all devices log dirty memory for `calc-time` seconds; returns at once. The only `mode` is "
-        "`dirty-bitmap`",
+        "has all devices log dirty memory for `calc-time` seconds; returns at once. The only "
+        "`mode` is `dirty-bitmap`",
     ),
     CommandRow(
         "query-dirty-rate",

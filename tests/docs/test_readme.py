@@ -90,7 +90,7 @@ USES = {
     "see a migration as a timeline": Use(),
     "drive a VM with the tools for QEMU": Use(background="disk.sock"),
     "watch the devices of a running VM": Use(server=_VM, options="--once", slow=False),
-    "see what my front-end and my back-end say to each other": Use(
+    "see the messages between my front-end and my back-end": Use(
         server=_SERVER, background="TAP", slow=False
     ),
     "migrate a VM on my own back-ends": Use(_BLK_PROGRAM),

@@ -101,7 +101,7 @@ def longest(lab: Lab, most: int) -> None:
     assert receiver.receive() == frame(BROADCAST, mac(1), b"next")
 
 
-@tries("polls between two looks at the sockets")
+@tries("polls between two reads of the sockets")
 def checks(lab: Lab, most: int) -> None:
     """Twice as many rings are kicked at once, and each sends a frame to everybody.
 

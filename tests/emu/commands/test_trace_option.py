@@ -150,7 +150,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (("--trace", "/none/t.json"), "--trace /none/t.json: there is no directory /none"),
         (
             ("--trace", str(tmp_path / "t"), "--trace-events", "*"),
-            "--trace-events and EMU_TRACE do not go with --trace",
+            "--trace-events and EMU_TRACE cannot be combined with --trace",
         ),
     ):
         done = emu("migrate", *SMALL, *arguments)

@@ -1,4 +1,4 @@
-"""Rules that are judged by reading along: each is the suite's, and each violation is found."""
+"""Rules that are checked on the wire: each is the suite's, and each violation is found."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations

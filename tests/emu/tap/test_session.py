@@ -1,4 +1,4 @@
-"""The session that reads along: what is due, ring states, and that nothing is refused."""
+"""The session of an observer: replies that are due, ring states, and that nothing is refused."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def test_lines_of_a_conversation() -> None:
         "5 (dev) -> VHOST_USER_GET_CONFIG req:24 flags:0x1 size:20 offset:0x0 flags:0x0 data:00*8",
         "6 (dev) -> VHOST_USER_SET_VRING_NUM req:8 flags:0x1 size:3 (has no payload of 3 bytes)",
         "7 (dev) <- VHOST_USER_BACKEND_CONFIG_CHANGE_MSG req:2 flags:0x1 size:0",
-        "8 (dev) back-end: read along no longer: no header",
+        "8 (dev) back-end: no longer decoded: no header",
         "7 (dev) disconnected: by the front-end",
     ]
 

@@ -76,7 +76,7 @@ def test_a_request_with_its_reply_is_a_span_and_others_are_moments() -> None:
         ("connected", 1),
         ("SET_OWNER", 1),
         ("CONFIG_CHANGE_MSG", 2),
-        ("read along no longer: why", 1),
+        ("no longer decoded: why", 1),
         ("disconnected: by the front-end", 1),
     ]
 

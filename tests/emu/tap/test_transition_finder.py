@@ -1,4 +1,4 @@
-"""Stops and starts are found in what is read along, with their rows."""
+"""Stops and starts are found in the messages, with their rows."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
