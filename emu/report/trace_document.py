@@ -25,6 +25,8 @@ one line each, similar to QEMU's `-trace`:
     emu migrate --net 1x2 --blk 1x1 --vcpus 2 --memory 1G --strategy prewired \\
         --trace-events 'vhost_user_*,migration_*' --trace-file trace.log
 
+`emu tap` prints `vhost_user_ring_state` only; its own logs have the messages.
+
 `--trace-events` takes patterns, separated by commas; with `help` it lists the events. The
 environment variable `EMU_TRACE` takes the same patterns. Without `--trace-file` the lines go to
 standard error. The processes that a command starts (VM processes, back-end programs) write to the
