@@ -86,9 +86,11 @@ BOUNDS = (
     Bound("messages whose replies are not sent yet", REPLIES, "no more are read until they are"),
     Bound("descriptors that wait to be closed", CLOSING, "they are closed in the same turn"),
     Bound("descriptors of a ring, and of a chain in it", MAX_SIZE, "the ring fails"),
-    Bound("descriptors of an indirect table in a ring of fewer", MAX_CHAIN, "the ring fails"),
+    Bound("descriptors of an indirect table, if the ring has fewer", MAX_CHAIN, "the ring fails"),
     Bound("requests of a ring in one poll", BUDGET, "the ring is polled again"),
-    Bound("descriptors of a chain that is one of these", CHAIN_SHARE - 1, "it counts as several"),
+    Bound(
+        "descriptors of a chain that counts as one request", CHAIN_SHARE - 1, "it counts as several"
+    ),
     Bound("polls between two reads of the sockets", RINGS_PER_CHECK, "messages are read first"),
     Bound("bytes of a disk request", DISK_REQUEST_BYTES, "its status is IOERR"),
     Bound("bytes of a disk request in the loop", INLINE_BYTES, "another thread serves it"),

@@ -79,7 +79,7 @@ def chain(lab: Lab, most: int) -> None:
     disk.logs(f"more than {most} descriptors, or a loop")
 
 
-@tries("descriptors of an indirect table in a ring of fewer")
+@tries("descriptors of an indirect table, if the ring has fewer")
 def indirect(lab: Lab, most: int) -> None:
     disk = lab.run(Blk())
     rig = lab.attach(disk).start()
@@ -107,7 +107,7 @@ def poll(lab: Lab, most: int) -> None:
     assert request.status == VIRTIO_BLK_S_UNSUPP
 
 
-@tries("descriptors of a chain that is one of these")
+@tries("descriptors of a chain that counts as one request")
 def share(lab: Lab, most: int) -> None:
     """Chains of one more count as two requests, so that a poll serves 8 of them."""
     rig = lab.attach(lab.run(Blk()), features=POLLS_ARE_SEEN).start()
