@@ -30,7 +30,7 @@ help:
 	@echo "make test     the tests that need nothing but this package"
 	@echo "make test-all all tests: long ones, and those with QEMU and DPDK, too (make peers-install)"
 	@echo "make soak     tests of many minutes: the conformance suite on back-ends that serve at unusual times"
-	@echo "make test-lowest  the same as make test, with the lowest versions of what is depended on"
+	@echo "make test-lowest  the same as make test, with the lowest supported versions of the dependencies"
 	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
@@ -41,7 +41,7 @@ help:
 	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"
 	@echo "make peers-newer    conformance of the programs of newer Debian releases, in chroots (root, debootstrap)"
 	@echo "make mutants  one mistake after another in our own endpoints: does the conformance suite find it?"
-	@echo "make docs     write again the documents that are made from data"
+	@echo "make docs     generate the documents that are made from data"
 	@echo "make clean    remove what was built"
 
 $(STAMP): $(SOURCES)

@@ -1,8 +1,8 @@
-"""The tap's what-if against the truth: ``python -m bench.what_if --help``.
+"""Compare the what-if of `emu tap` with measurements.
 
 A VM migrates by `qemu-2021` through `emu tap`, which estimates the stop of its devices by the other
-strategies. Then it migrates by all of them without the tap, which measures it; again and again in
-alternation, on the same back-end programs.
+strategies. Then it migrates by each of them without the tap, and the stop is measured. Both repeat
+alternately, on the same back-end programs.
 """
 
 from __future__ import annotations
@@ -204,11 +204,11 @@ _COLUMNS = Estimate._fields
 
 @click.command(help=__doc__)
 @click.option(
-    "--backend", type=click.Choice([OWN, *READY_MADE]), default=OWN, help="What serves the devices."
+    "--backend", type=click.Choice([OWN, *READY_MADE]), default=OWN, help="Back-end program."
 )
-@click.option("--count", type=int, help="Devices.  [default: those of the RFC's VM]")
-@click.option("--rings", type=int, help="Rings of each.  [default: likewise]")
-@click.option("--stop-time", help="Of vhost-emu-blk: how long a ring takes to stop, such as 1ms.")
+@click.option("--count", type=int, help="Number of devices.  [default: that of the RFC's VM]")
+@click.option("--rings", type=int, help="Rings of each device.  [default: those of the RFC's VM]")
+@click.option("--stop-time", help="With vhost-emu-blk: how long a ring takes to stop, such as 1ms.")
 @click.option("--repeat", type=int, default=5, show_default=True)
 def main(
     backend: str, count: int | None, rings: int | None, stop_time: str | None, repeat: int

@@ -22,7 +22,10 @@ _WITH_A_VALUE = {
     "exec": ("COMMAND", "Test this program, and start it when needed; {socket} is the path."),
     "destination": (
         "COMMAND",
-        "Migrate a front-end's VM to this program; {incoming} is the path where it awaits the VM.",
+        (
+            "Start this program to migrate a front-end's VM to it; {socket} is the socket of its "
+            "back-end, {incoming} the unix socket where it has to wait for the VM."
+        ),
     ),
     "device": (
         "CLASS",
@@ -32,7 +35,7 @@ _WITH_A_VALUE = {
     "dialect": (
         "NAME",
         (
-            "Numbers of protocol features and messages that peers do not agree on: spec (default), "
+            "Whose numbers of protocol features and messages to use: spec (default), "
             "rust-vmm or yc-libvhost."
         ),
     ),
@@ -48,8 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         f"{PREFIX}scratch",
         action="store_true",
-        help="The contents of the disk that the back-end serves may be overwritten. Without this "
-        "option the disk must be all zeroes, and have at most 1 GiB.",
+        help="Permit the cases to overwrite the contents of the disk that the back-end serves. Without "
+        "this option the disk must be all zeroes, and have at most 1 GiB.",
     )
     group.addoption(
         f"{PREFIX}only",
