@@ -51,8 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         f"{PREFIX}scratch",
         action="store_true",
-        help="Permit the cases to overwrite the contents of the disk that the back-end serves. Without "
-        "this option the disk must be all zeroes, and have at most 1 GiB.",
+        help="Permit the cases to overwrite the contents of the disk that the back-end serves. "
+        "Without this option the disk must be all zeroes, and have at most 1 GiB.",
     )
     group.addoption(
         f"{PREFIX}only",
