@@ -69,9 +69,10 @@ class Driver:
                 yield queue.place.device, queue.place.first_ring + ring, queue.interrupt
 
     def boot_device(self, device: int) -> None:
-        """Write the initial state of one device's queues, by its index on the bus."""
-        for queue in self.queues_of(device):
-            queue.boot()
+        """Write the initial state of one device's units, by its index on the bus."""
+        for unit in self.units:
+            if unit.place.device == device:
+                unit.boot()
 
     def queues_of(self, device: int) -> list[QueueUnit]:
         """The queues of one device, by its index on the bus."""

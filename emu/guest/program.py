@@ -185,6 +185,8 @@ class GuestProgram:
         for driver in self.drivers.values():
             driver.boot_device(device)
         self._empty_disabled_rings(device)
+        # What a driver has derived from memory, such as which slots are in flight, is stale.
+        self._context.epoch += 1
 
     def _empty_disabled_rings(self, device: int) -> None:
         """Write empty rings for those that the driver sets up and does not use."""

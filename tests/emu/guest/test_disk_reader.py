@@ -76,6 +76,24 @@ def test_it_can_begin_again(guest: Guest, contents: bytes) -> None:
     assert guest.program.request_log().requests == 76
 
 
+def test_a_reset_ends_a_reading(guest: Guest, contents: bytes) -> None:
+    """Its disk begins at index 0 again, as the others do."""
+    reader = guest.program.reader
+    assert reader is not None
+    reader.start()
+    guest.ticks(1)
+    guest.run(2)
+    assert reader.outstanding()
+    guest.program.boot_device(0)
+    assert reader.outstanding() == 0
+    guest = guest.anew()
+    drive(guest)
+    assert reader.status()[:3] == (0, SIZE, False)
+    reader.start()
+    drive(guest)
+    assert reader.status().sha256 == hashlib.sha256(contents).hexdigest()
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_it_goes_on_in_a_copy_of_memory(guest: Guest, contents: bytes, steps: int) -> None:
     reader = guest.program.reader

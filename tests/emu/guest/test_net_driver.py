@@ -80,6 +80,22 @@ def test_a_window_that_was_lost_as_a_whole_expires(guest: Guest) -> None:
     assert totals.packets_received > 150
 
 
+def test_a_reset_leaves_no_slot_of_the_transmit_ring_in_use(guest: Guest) -> None:
+    """Whatever was in flight: after a few resets no packet could be sent any more."""
+    for _ in range(4):
+        for device in (0, 1):
+            guest.program.boot_device(device)
+        guest = guest.anew()
+        guest.program.resume_load()
+        guest.ticks(1)
+        assert guest.program.packets_in_flight() == 16
+    guest.run(500)
+    totals = guest.program.request_log()
+    assert totals.packets_received > 900
+    assert totals.packets_lost == 0
+    assert totals.intact
+
+
 def test_a_packet_received_after_it_was_given_up_is_not_lost(guest: Guest) -> None:
     guest.ticks(
         1, max(last_times(guest)) + GIVE_UP_NS + 1
