@@ -107,15 +107,22 @@ class AttachedVm:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        if self._ended():
+            os.close(self._wake_fd)
+
+    def _ended(self) -> bool:
+        """Disconnect the clients, stop the devices and close the VM; False if a thread uses it."""
         if self._listener is not None:
             if not self._quit:
                 self._listener.emit("SHUTDOWN", {"guest": False, "reason": "host-signal"})
-            self._listener.close()
+            if not self._listener.close():
+                return False  # a client's command hangs; its thread ends with the process
         if self._starter is not None and self._starter.is_alive():
-            return  # the thread waits for a back-end; it ends with the process
+            return False  # the thread waits for a back-end; it ends with the process
         with contextlib.suppress(Exception):  # the command ends, whatever error a device reports
             self._control.stop()
         self._control.close()
+        return True
 
     def start(self, watcher: SignalWatcher) -> None:
         """Connect the devices and boot.
@@ -228,8 +235,9 @@ class AttachedVm:
                 devices that do not complete their requests; or the guest has submitted none.
         """
         vm = self._control.vm
-        if vm.reconnect.lost:
-            raise EmuError("; ".join(map(str, vm.reconnect.lost.values())))
+        lost = vm.reconnect.lost  # read once: a device may be reconnected meanwhile
+        if lost:
+            raise EmuError("; ".join(map(str, lost.values())))
         log = vm.guest.request_log()
         if not log.intact:
             raise EmuError(_failed_requests(log))

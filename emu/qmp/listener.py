@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from emu.errors import PreflightError
-from emu.qmp.server import MonitorServer
+from emu.qmp.server import HANG_UP_TIMEOUT, MonitorServer
 from vhost_user import unix_socket
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Clients at once; a further one is disconnected.
 MAX_CLIENTS = 32
+#: Seconds until the next attempt to accept a client, if there are no descriptors for it.
+ACCEPT_RETRY = 0.1
 
 
 class MonitorListener:
@@ -77,8 +80,16 @@ class MonitorListener:
         for server in servers:
             server.emit(name, data)
 
-    def close(self) -> None:
-        """Disconnect the clients and stop listening. Returns when no command is being executed."""
+    def close(self, timeout: float = HANG_UP_TIMEOUT) -> bool:
+        """Disconnect the clients and stop listening.
+
+        Args:
+            timeout: seconds for the command that is being executed to end. Those that wait for it
+                are not executed.
+
+        Returns:
+            False if it has not ended: its thread still uses the VM.
+        """
         with self._lock:
             self._closed = True
             threads = [*self._servers.values()]
@@ -87,25 +98,39 @@ class MonitorListener:
         os.eventfd_write(self._wake_fd, 1)
         if self._thread is not None:
             self._thread.join()
+        end = time.monotonic() + timeout
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
         self._listener.close()
         os.close(self._wake_fd)
         os.close(self.over_fd)
+        return not any(thread.is_alive() for thread in threads)
 
     def _accept_all(self) -> None:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
+        closing = select.poll()
+        closing.register(self._wake_fd, select.POLLIN)
         while True:
             poll.poll()
             with self._lock:
                 if self._closed:
                     return
-                self._accept()
+                accepted = self._accept()
+            if not accepted:
+                closing.poll(ACCEPT_RETRY * 1000)
 
-    def _accept(self) -> None:
-        client, _ = self._listener.accept()
+    def _accept(self) -> bool:
+        """Serve the next client; False if it has to wait in the backlog: out of descriptors."""
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return False
+        self._serve_client(client)
+        return True
+
+    def _serve_client(self, client: socket.socket) -> None:
         if len(self._servers) >= MAX_CLIENTS:
             client.close()
             return

@@ -7,6 +7,10 @@ import struct
 import threading
 from collections import deque
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Bytes that may wait for a client. A longer message is sent if no other one waits.
 MAX_QUEUED = 8 << 20
@@ -42,12 +46,18 @@ class Outbox:
                 self._fail()
             self._put(data)
 
-    def respond(self, data: bytes) -> None:
-        """Send a response; waits while too much is unread."""
+    def respond(self, data: bytes, *, sending: Callable[[], object] = bool) -> None:
+        """Send a response; waits while too much is unread.
+
+        Args:
+            data: the response.
+            sending: called before it is sent; no event is posted between the two.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: not self._queued or self._queued + len(data) <= MAX_QUEUED or self._failed
             )
+            sending()
             self._put(data)
 
     def _put(self, data: bytes) -> None:
@@ -86,12 +96,17 @@ class Outbox:
                     self._fail()
                 return
             with self._changed:
-                self._queued -= sent
-                if sent == len(data):
-                    self._queue.popleft()
-                else:
-                    self._queue[0] = data[sent:]
-                self._changed.notify_all()
+                self._advance(sent)
+
+    def _advance(self, sent: int) -> None:
+        """So many bytes of the first message were sent; the caller holds the lock."""
+        if self._failed:
+            return  # what was queued has been dropped
+        self._queued -= sent
+        rest = self._queue.popleft()[sent:]
+        if rest:
+            self._queue.appendleft(rest)
+        self._changed.notify_all()
 
     def _fail(self) -> None:
         """Drop what is queued and disconnect the client; the caller holds the lock."""

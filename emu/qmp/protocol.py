@@ -22,7 +22,9 @@ EventSink = Callable[[str, JsonObject], None]
 
 #: Bytes of the longest command or response (a timeline of 608 rings takes about 1 MB).
 MAX_MESSAGE = 64 << 20
-_TOKEN = re.compile(rb'\\.|["{}\[\]\n]', re.DOTALL)
+#: Bytes that no JSON text has: a client sends one to end whatever it has sent before.
+_CONTROL = rb"\x00-\x08\x0b\x0c\x0e-\x1f\xff"
+_TOKEN = re.compile(rb'\\[^\x00-\x1f\xff]|["{}\[\]\n' + _CONTROL + rb"]")
 #: The result of query-version, in QMP's form, as clients read it; the server is not QEMU.
 VERSION = {"qemu": {"major": 0, "minor": 1, "micro": 0}, "package": "vhost-emu"}
 
@@ -103,7 +105,9 @@ class MessageBuffer:
     """Splits a stream into messages.
 
     A message ends with its outermost bracket: QEMU's clients send no newline after it. Text outside
-    of brackets ends at the newline; `parse` then rejects it.
+    of brackets ends at the newline; `parse` then rejects it. So does a message end at a control
+    character, after which a client that has sent an incomplete one can go on (qmp-spec, "Forcing
+    the JSON parser into known-good state").
     """
 
     def __init__(self) -> None:
@@ -137,6 +141,10 @@ class MessageBuffer:
         return messages
 
     def _ends_message(self, token: bytes) -> bool:
+        first = token[0]
+        if (first < ord(" ") and token != b"\n") or first == 0xFF:
+            self._in_string, self._depth = False, 0
+            return True
         if self._in_string:
             self._in_string = token != b'"'
         elif token == b'"':

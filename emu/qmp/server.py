@@ -141,6 +141,9 @@ class MonitorServer:
         # Those that do not wait for a command of another client.
         self._own = {"qmp_capabilities": Command(self._negotiate), "quit": Command(self._quit)}
         self._negotiated = False
+        # The client knows that it has negotiated, and so gets events.
+        self._gets_events = False
+        self._hung_up = False
         self._inbox: queue.SimpleQueue[bytes | MonitorError | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(MAX_PENDING)
         self._finished = threading.Event()
@@ -154,7 +157,7 @@ class MonitorServer:
         """
         self._reader.start()
         self._respond(protocol.greeting())
-        while (received := self._inbox.get()) is not None:
+        while (received := self._inbox.get()) is not None and not self._hung_up:
             self._room.release()
             if isinstance(received, MonitorError):
                 self._respond(protocol.failure(protocol.GENERIC_ERROR, str(received)))
@@ -168,11 +171,15 @@ class MonitorServer:
         """
         if QMP_EVENT.enabled:
             QMP_EVENT.emit(name=name, data=json.dumps(data or {}, separators=(",", ":")))
-        if self._negotiated:
+        if self._gets_events:
             self._outbox.post(protocol.encode(protocol.event(name, data)))
 
     def hang_up(self) -> None:
-        """Have `serve` return once no command is being executed. From any thread."""
+        """Have `serve` return once the command that is being executed has ended. From any thread.
+
+        Further commands that the client has sent are not executed.
+        """
+        self._hung_up = True
         self._outbox.hang_up()
 
     def close(self) -> None:
@@ -226,6 +233,8 @@ class MonitorServer:
             if name in self._own:
                 return protocol.success(self._own[name](arguments))
             with self._executing:
+                if self._hung_up:
+                    raise MonitorError("the monitor is being closed")
                 return protocol.success(self._commands[name](arguments))
         except (EmuError, VhostUserError, OSError) as error:
             error_class = error.error_class if isinstance(error, EmuError) else ""
@@ -254,4 +263,8 @@ class MonitorServer:
         return [{"name": name} for name in sorted({*self._commands, *self._own})]
 
     def _respond(self, message: JsonObject) -> None:
-        self._outbox.respond(protocol.encode(message))
+        self._outbox.respond(protocol.encode(message), sending=self._begin_events)
+
+    def _begin_events(self) -> None:
+        """A client may take an event before the response to ``qmp_capabilities`` for an error."""
+        self._gets_events = self._negotiated

@@ -417,3 +417,15 @@ def test_the_wrong_back_end_is_one_line(programs: Programs) -> None:
         done = attach(*arguments)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert text in done.stderr
+
+
+def test_a_command_that_hangs_does_not_delay_the_end(programs: Programs, tmp_path: Path) -> None:
+    """Its client waits for requests of a back-end that does not answer."""
+    blk, back_end = programs.blk()
+    vm = programs.vm("--blk", blk, "--qmp", str(tmp_path / "qmp"))
+    with monitor(tmp_path / "qmp") as waiting, monitor(tmp_path / "qmp") as other:
+        wait_until(lambda: execute(other, "x-stats")["classes"])
+        back_end.send_signal(signal.SIGSTOP)
+        waiting.submit("x-quiesce", {"timeout": 1e8})
+        other.submit("quit")
+        vm.wait(TIMEOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
@@ -200,3 +201,60 @@ def test_a_stale_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"--qmp .*file: exists and is not a socket"):
         MonitorListener(tmp_path / "file", {})
     assert (tmp_path / "file").read_text() == "mine"
+
+
+class Slow:
+    """A command that lasts until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        """Execute it."""
+        self.calls += 1
+        self.began.set()
+        assert self.go_on.wait(TIMEOUT)
+
+
+def test_close_does_not_execute_what_waits(tmp_path: Path) -> None:
+    """Neither of the client whose command is being executed nor of another one."""
+    slow = Slow()
+    listener = MonitorListener(tmp_path / "qmp", {"x-slow": slow})
+    listener.start()
+    one, two = negotiated(tmp_path / "qmp"), negotiated(tmp_path / "qmp")
+    one.send("x-slow")
+    assert slow.began.wait(TIMEOUT)
+    one.send("x-slow")
+    two.send("x-slow")
+    assert not listener.close(0.0)
+    slow.go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "monitor-client":
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
+    assert slow.calls == 1
+    one.close()
+    two.close()
+
+
+def test_a_client_waits_while_there_are_no_descriptors(
+    listener: MonitorListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is served as soon as there are some; the others are served meanwhile."""
+    kept = negotiated(tmp_path / "qmp")
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(listener._listener, "accept", fail)
+        waiting = Client(tmp_path / "qmp")
+        assert failed.wait(TIMEOUT)
+        kept.send("query-version")
+        assert "return" in kept.read()
+    assert "QMP" in waiting.read()
+    kept.close()
+    waiting.close()

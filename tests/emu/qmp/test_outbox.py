@@ -91,3 +91,30 @@ def test_a_client_that_has_gone(pair: Pair) -> None:
     outbox.post(b"x")
     outbox.respond(b"y")
     outbox.close(TIMEOUT)
+
+
+def test_a_client_that_is_given_up_while_a_message_is_being_sent(pair: Pair) -> None:
+    """The rest is dropped: the thread that sends it does not look for it."""
+    outbox, client = pair
+    outbox.post(b"x" * 900_000)
+    with outbox._changed:
+        outbox._fail()
+        outbox._advance(100)
+    outbox.post(b"more")
+    outbox.close(TIMEOUT)
+    assert len(read(client, 900_000)) < 900_000
+
+
+def test_no_event_is_posted_between_a_response_and_what_comes_before_it(pair: Pair) -> None:
+    """The other thread waits until the response has been sent."""
+    outbox, client = pair
+    threads = []
+
+    def sending() -> None:
+        threads.append(threading.Thread(target=outbox.post, args=(b"event",)))
+        threads[0].start()
+
+    outbox.respond(b"response", sending=sending)
+    threads[0].join()
+    assert read(client, 13) == b"responseevent"
+    outbox.close(TIMEOUT)

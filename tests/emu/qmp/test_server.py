@@ -16,7 +16,7 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 from emu.errors import DeviceNotFoundError, EmuError
-from emu.qmp.server import MAX_PENDING, Handler, MonitorServer
+from emu.qmp.server import MAX_PENDING, Command, Handler, MonitorServer
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -288,3 +288,37 @@ def test_many_commands_at_once_wait_for_each_other(lines: tuple[Served, socket.s
     sock.sendall(5 * MAX_PENDING * command)
     for _ in range(5 * MAX_PENDING):
         assert receive(sock) == {"return": {"text": "a"}}
+
+
+def test_no_event_comes_before_the_end_of_the_negotiation(
+    lines: tuple[Served, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU's own client would take it for an error."""
+    served, sock = lines
+    negotiate_ = MonitorServer._negotiate
+
+    def negotiate_and_emit(server: MonitorServer, **arguments: object) -> None:
+        negotiate_(server, **arguments)  # type: ignore[arg-type]
+        server.emit("STOP")
+
+    monkeypatch.setitem(
+        served.server._own, "qmp_capabilities", Command(lambda: negotiate_and_emit(served.server))
+    )
+    negotiate(sock)
+    served.server.emit("RESUME")
+    assert receive(sock)["event"] == "RESUME"
+
+
+@pytest.mark.parametrize("reset", ["\x1b", "\x00"])
+@pytest.mark.parametrize("text", ['{"execute": "x-ec', '{"execute": [[', "junk", ""])
+def test_a_control_character_ends_an_incomplete_message(
+    lines: tuple[Served, socket.socket], text: str, reset: str
+) -> None:
+    """As in QEMU: the client has an error, and can go on."""
+    _, sock = lines
+    negotiate(sock)
+    sock.sendall((text + reset).encode())
+    assert receive(sock)["error"]["class"] == "GenericError"
+    assert ask(sock, '{"execute": "x-echo", "arguments": {"text": "a"}}') == {
+        "return": {"text": "a"}
+    }
