@@ -222,6 +222,8 @@ def machine_plan(options: MachineOptions, sides: Sequence[str] = ("src", "dst"))
     back_ends = backend_options.commands(_back_ends(options), spec)
     listening = backend_options.listening(options.back_ends, spec, sides)
     _check_own_options(options, [*back_ends, *listening])
+    if options.disk_file is not None and "blk" in listening:
+        raise OptionError("use --disk or --src-blk and --dst-blk, not both")
     disk = validate.disk(options.disk_file, spec, write=options.write)
     stop_time = validate.duration("--stop-time", options.stop_time)
     validate.accelerator(options.accel, spec)

@@ -105,6 +105,8 @@ class BackEndCommand:
             words = tuple(shlex.split(text if ready is None else ready.command))
         except ValueError as error:
             raise OptionError(f"{option} {text!r} is not a command: {error}") from None
+        if "\0" in text:  # in a file of --vm
+            raise OptionError(f"{option} {text!r} is not a command: it has a null byte")
         if not words:
             raise OptionError(
                 f"{option} needs a command, or one of {', '.join(names(device_class))}"
@@ -145,9 +147,7 @@ class BackEndCommand:
     @property
     def text(self) -> str:
         """The command, with placeholders, as a shell takes it."""
-        return " ".join(
-            word if _PLACEHOLDER.search(word) else shlex.quote(word) for word in self.words
-        )
+        return " ".join(map(_quoted, self.words))
 
     def argv(self, devices: Sequence[DeviceFiles], *, side: str, pid_file: str) -> list[str]:
         """The words to run.
@@ -175,6 +175,12 @@ class BackEndCommand:
             "pid_file": pid_file,
         }
         return _PLACEHOLDER.sub(lambda found: values[found[1]], word)
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell takes it; placeholders alone need no quotes."""
+    rest = _PLACEHOLDER.sub("", word)
+    return word if shlex.quote(rest) == rest or (word and not rest) else shlex.quote(word)
 
 
 def names(device_class: str) -> list[str]:

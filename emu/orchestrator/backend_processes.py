@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,10 +144,9 @@ class BackendProcesses:
 
         A program that stays in the foreground although it writes its process id is itself.
         """
-        path = self._pid_file(spec)
 
         def written() -> bool:
-            if path.exists() and path.read_text().strip():
+            if self._has_pid(spec):
                 return True
             if await_end([program], 0.0) and not program.succeeded:
                 raise ProgramError(program.exit_description())
@@ -157,17 +157,35 @@ class BackendProcesses:
                 f"{program.title} has written no process id to its {{pid_file}} after "
                 f"{timeout:g} s: {program.running_description()}"
             )
-        try:
-            pid = int(path.read_text())
-            if pid == program.pid:
-                self._watcher.watch(program)
-                return program
-            daemon = Daemon(program.title, pid, self._directory.log(self.side, spec.name))
-        except (ValueError, OSError) as error:
-            raise ProgramError(f"{program.title}: its process id file: {error}") from None
+        daemon = self._daemon(spec, program)
+        if daemon is None:
+            self._watcher.watch(program)
+            return program
         self._programs.append(daemon)
         self._watcher.watch(daemon)
         return daemon
+
+    def _has_pid(self, spec: ProgramSpec) -> bool:
+        try:
+            return bool(self._pid_file(spec).read_bytes().strip())
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # `_daemon` reports it
+
+    def _daemon(self, spec: ProgramSpec, program: ManagedProcess) -> Daemon | None:
+        """The process of which a program has written the id; None if that is its own.
+
+        Raises:
+            ProgramError: the file has no id of a process.
+        """
+        try:
+            pid = int(self._pid_file(spec).read_bytes())
+            if pid == program.pid:
+                return None
+            return Daemon(program.title, pid, self._directory.log(self.side, spec.name))
+        except (ValueError, OverflowError, OSError) as error:
+            raise ProgramError(f"{program.title}: its process id file: {error}") from None
 
     def _look_until(self, found: Callable[[], bool], deadline: float) -> bool:
         """Whether this comes to hold in time.
@@ -209,6 +227,7 @@ class BackendProcesses:
         for program in self._programs:
             self._watcher.forget(program)
         end(self._programs)
+        end(self._unknown_daemons())
         self._programs.clear()
         for fd in self._unready:
             os.close(fd)
@@ -218,6 +237,22 @@ class BackendProcesses:
             Path(uplink).unlink(missing_ok=True)
         for path in self._own_sockets():
             path.unlink(missing_ok=True)
+
+    def _unknown_daemons(self) -> list[Daemon]:
+        """Programs in the background that were not awaited, as another one has failed before."""
+        found = []
+        for spec, program in self._silent:
+            if spec.command is not None and spec.command.daemonizes and self._has_pid(spec):
+                # A file without an id names no process to end.
+                with suppress(ProgramError):
+                    daemon = self._daemon(spec, program)
+                    if daemon is None:
+                        continue
+                    if daemon.pid in self.pids:
+                        daemon.reap()  # it is known
+                    else:
+                        found.append(daemon)
+        return found
 
     def _own_sockets(self) -> Iterable[Path]:
         """The sockets of the programs that were started here."""
@@ -235,6 +270,7 @@ class BackendProcesses:
                 argv,
                 log=self._directory.log(self.side, spec.name),
                 open_stdin=True,
+                whole_group=True,
             )
         except OSError as error:
             raise ProgramError(

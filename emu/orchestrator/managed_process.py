@@ -44,6 +44,8 @@ class ManagedProcess:
         log: file for its output.
         pass_fds: descriptors that it inherits under the same numbers.
         open_stdin: its stdin stays open and empty; some programs end with their stdin.
+        whole_group: the processes that it has started, and that are in its process group, are ended
+            with it, as those of a shell's command.
 
     Raises:
         OSError: the program cannot be started.
@@ -57,8 +59,10 @@ class ManagedProcess:
         log: Path,
         pass_fds: Sequence[int] = (),
         open_stdin: bool = False,
+        whole_group: bool = False,
     ) -> None:
         self.title = title
+        self.whole_group = whole_group
         self._log = log
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -122,7 +126,11 @@ class ManagedProcess:
     def send(self, signum: int) -> None:
         """Send a signal to the program; no effect if it has ended, or runs as another user."""
         with suppress(ProcessLookupError, PermissionError):
-            self._process.send_signal(signum)
+            # Until its status has been read, no other group can have its number.
+            if self.whole_group and self._process.returncode is None:
+                os.killpg(self.pid, signum)
+            else:
+                self._process.send_signal(signum)
 
     def reap(self) -> None:
         """Read the exit status of the program, which has ended or is ending; close its pidfd."""
@@ -150,6 +158,7 @@ class Daemon(ManagedProcess):
 
     def __init__(self, title: str, pid: int, log: Path) -> None:
         self.title = title
+        self.whole_group = False
         self._log = log
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
@@ -203,6 +212,7 @@ def end(programs: Sequence[ManagedProcess], timeout: float = TIMEOUT) -> None:
             stack.callback(program.reap)  # also if another one cannot be reaped
         for program in programs:
             program.send(signal.SIGTERM)
-        if not await_end(programs, timeout):
-            for program in programs:
+        ended = await_end(programs, timeout)
+        for program in programs:
+            if program.whole_group or not ended:
                 program.send(signal.SIGKILL)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from emu.config.backend_commands import BackEndCommand
@@ -22,7 +23,7 @@ from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import machine_plan, no_leftovers
 from tests.emu.test_cli import emu
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
-from tests.waiting import wait_until
+from tests.waiting import running, wait_until
 from vhost_user.channel import connect
 from vhost_user.unix_socket import is_listening
 
@@ -229,3 +230,39 @@ def test_a_daemon_that_fails_at_its_start_is_one_error() -> None:
                 backends.await_ready(10 * TIMEOUT)
         finally:
             backends.stop()
+
+
+@pytest.mark.parametrize("content", ["\\xff", "9" * 30, "many", "0"])
+def test_a_process_id_file_with_something_else_is_one_error(content: str) -> None:
+    """Whatever the program has written."""
+    code = f"open('{{pid_file}}', 'wb').write(b'{content}')"
+    text = f"{PYTHON} -c {shlex.quote(code)} {{sockets}}"
+    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", text)})
+    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", plan, directory, watcher)
+        try:
+            backends.start()
+            with pytest.raises(ProgramError, match="its process id file: "):
+                backends.await_ready(10 * TIMEOUT)
+        finally:
+            backends.stop()
+
+
+def test_programs_in_the_background_end_if_another_one_fails() -> None:
+    """Also those that were not awaited yet."""
+    code = "import sys; sys.exit('no disk here') if {index} == 0 else 0"
+    first = f"{PYTHON} -c {shlex.quote(code)}"
+    text = f"sh -c {shlex.quote(f'{first} && exec ' + daemon(EACH))}"
+    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", text)})
+    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", plan, directory, watcher)
+        path = directory.path / "A-blk1.pid"
+        try:
+            backends.start()
+            wait_until(lambda: path.exists() and path.read_text(), "the other one has started")
+            process = psutil.Process(int(path.read_text()))
+            with pytest.raises(ProgramError, match="no disk here"):
+                backends.await_ready(10 * TIMEOUT)
+        finally:
+            backends.stop()
+        wait_until(lambda: not running([process]), "it has ended")

@@ -71,6 +71,10 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
             (*SOURCE, *DESTINATION, "--scratch", "--blk-backend", "serve {socket}"),
             "use --src-blk or --blk-backend, not both",
         ),
+        (
+            (*SOURCE, *DESTINATION, "--scratch", "--disk", __file__),
+            "use --disk or --src-blk and --dst-blk, not both",
+        ),
         (("--scratch",), "--scratch goes with --src-blk and --dst-blk, which are missing"),
         *(
             (

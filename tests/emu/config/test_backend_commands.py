@@ -58,6 +58,7 @@ def test_quotes_and_braces_of_json() -> None:
     [
         ("blk", "", "needs a command, or one of qemu-storage-daemon"),
         ("blk", "serve 'x", "is not a command"),
+        ("blk", "serve \0 {socket}", "has a null byte"),
         ("blk", "serve", "has to say where its socket is"),
         ("blk", "serve {socket} {sockets}", "either {socket} or {sockets}"),
         ("blk", "serve {socket} {queue}", "{queue} is not a placeholder: use {socket}, "),
@@ -91,6 +92,8 @@ def test_the_text_of_a_command_can_be_given_again() -> None:
     assert BackEndCommand.parse("blk", text).text == text
     again = BackEndCommand.parse("blk", BackEndCommand.parse("blk", text).text)
     assert again.words == ("serve", "a b", "--socket={socket}")
+    text = "serve '--name=a b,{index}' {socket}"
+    assert BackEndCommand.parse("blk", text).text == text
 
 
 def test_the_placeholders_are_those_that_are_replaced() -> None:

@@ -185,3 +185,20 @@ def test_a_daemon_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
         pass
     with pytest.raises(ProcessLookupError):
         Daemon("a daemon", ended.pid, tmp_path / "log")
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_the_processes_of_a_whole_group_end_together(tmp_path: Path, deaf: bool) -> None:
+    """Those that a shell has started, for example, whether they obey SIGTERM or not."""
+    code = (
+        "import subprocess, sys; "
+        f"p = subprocess.Popen([sys.executable, '-c', {DEAF if deaf else PATIENT!r}]); "
+        "sys.stderr.write(f'{p.pid}\\n'); sys.stderr.flush(); p.wait()"
+    )
+    argv = [sys.executable, "-c", code]
+    program = ManagedProcess("a program", argv, log=tmp_path / "log", whole_group=True)
+    wait_until(lambda: len((tmp_path / "log").read_text().split()) == 2, "both have printed")
+    (pid,) = (int(word) for word in (tmp_path / "log").read_text().split() if word.isdigit())
+    child = psutil.Process(pid)
+    end([program], timeout=0.5 if deaf else TIMEOUT)
+    wait_until(lambda: not running([child]), "the child has ended")
