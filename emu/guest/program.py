@@ -233,6 +233,12 @@ class GuestProgram:
             queue.boot_again(keep=keep)
         self._empty_disabled_rings(device)
 
+    def set_capacity(self, disk: int, sectors: int) -> None:
+        """A disk that was plugged, by its number, has so many sectors of 512 bytes."""
+        disks = [*self.config.disks]
+        disks[disk] = disks[disk]._replace(capacity=sectors)
+        self.config = self.config._replace(disks=disks)
+
     def _queues_of(self, device: int) -> list[QueueUnit]:
         return [queue for driver in self.drivers.values() for queue in driver.queues_of(device)]
 

@@ -6,6 +6,7 @@ be plugged into a slot of the same shape that is empty.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
@@ -36,14 +37,19 @@ def unplug(vm: Vm, device: VhostDevice, timeout: float) -> None:
         timeout: seconds for the requests in flight.
 
     Raises:
-        UnplugError: requests are still in flight then.
-        DeadlineError: the device is being reconnected, which takes too long.
+        UnplugError: requests are still in flight then; the guest uses the device again.
+        DeadlineError: the device is being reconnected, which takes too long; the same.
     """
     slot = vm.slot(device.name)
     if not vm.machine.paused and (left := vm.guest.release_device(slot, timeout)):
         vm.guest.use_device(slot)
         raise UnplugError(f"{device.name}: {left} requests are still in flight after {timeout:g} s")
-    with vm.reconnect.paused():
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(vm.reconnect.paused())
+        except VhostUserError:
+            vm.guest.use_device(slot)
+            raise
         try:
             vm.drive_one(device, lifecycle.reset(device))
         except VhostUserError:
@@ -73,12 +79,16 @@ def plug(
     """
     # The guest's disk driver knows the blocks that it has written, and checks what it reads back.
     keep = vm.backends.get(name) == path
-    device = vm.make_device(name)
+    try:
+        device = vm.make_device(name)
+    except BaseException:
+        back_end.connection.close()
+        raise
     try:
         device.use(back_end)
         if features:
             device.use_features(features)
-        _check_capacity(vm, device)
+        capacity = _check_capacity(vm, device)
     except BaseException:
         vm.machine.remove_device_handler(vm.slot(name))
         device.close()
@@ -93,6 +103,8 @@ def plug(
             vm.drive_one(device, lifecycle.reset(device))
             vm.unplug(device)
             raise
+    if capacity is not None:
+        vm.guest.set_capacity(vm.spec.devices[vm.slot(name)].number, capacity)
 
 
 def _start(vm: Vm, device: VhostDevice, *, keep: bool) -> None:
@@ -105,12 +117,17 @@ def _start(vm: Vm, device: VhostDevice, *, keep: bool) -> None:
     vm.guest.use_device(slot)
 
 
-def _check_capacity(vm: Vm, device: VhostDevice) -> None:
-    """Check that the guest's blocks fit on a disk."""
+def _check_capacity(vm: Vm, device: VhostDevice) -> int | None:
+    """The sectors of a disk; None for another device.
+
+    Raises:
+        EmuError: the guest's blocks do not fit on it.
+    """
     if not isinstance(device, VhostUserBlk):
-        return
+        return None
     spec = vm.spec.devices[vm.slot(device.name)]
     needed = scratch_bytes(1 + max(spec.rings_used, default=-1)) // SECTOR_SIZE
     capacity = device.capacity(timeout=vm.timeout)
     if capacity < needed:
         raise EmuError(f"{device.name}: a disk of {capacity} sectors; the guest needs {needed}")
+    return capacity

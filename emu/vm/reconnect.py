@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from vhost_user.errors import DeadlineError, VhostUserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from devices.device import VhostDevice
 
@@ -42,7 +42,8 @@ class ReconnectManager:
         observe: called for each device that is lost or reconnected.
 
     Attributes:
-        lost: the devices without a back-end, by name, each with the reason.
+        lost: the devices without a back-end, by name, each with the reason. It is replaced, never
+            changed: any thread may iterate over it.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class ReconnectManager:
         reconnect_device: Callable[[VhostDevice], None],
         observe: Observer,
     ) -> None:
-        self.lost: dict[str, VhostUserError] = {}
+        self.lost: Mapping[str, VhostUserError] = {}
         self._devices = devices
         self._reconnect_device = reconnect_device
         self._observe = observe
@@ -103,17 +104,21 @@ class ReconnectManager:
         """Disconnect a device that has lost its back-end, and start to reconnect it."""
         device.disconnect()
         with self._changed:
-            self.lost[device.name] = error
+            self.lost = {**self.lost, device.name: error}
         self._observe("DEVICE_LOST", {"device": device.name, "reason": str(error)})
         self._wake()
 
     def forget(self, device: VhostDevice) -> None:
         """Stop to watch a device that was removed from ``devices`` while the manager is paused."""
         with self._changed:
-            self.lost.pop(device.name, None)
-            self._connecting.discard(device.name)
-            self._changed.notify_all()
+            self._found(device)
         self._wake()
+
+    def _found(self, device: VhostDevice) -> None:
+        """The device is not lost, or not any more; the caller holds the lock."""
+        self.lost = {name: error for name, error in self.lost.items() if name != device.name}
+        self._connecting.discard(device.name)
+        self._changed.notify_all()
 
     def await_all(self, timeout: float) -> None:
         """Return when no device is lost, or after ``timeout`` seconds."""
@@ -224,12 +229,10 @@ class ReconnectManager:
                 self._reconnect_device(device)
             except VhostUserError as error:
                 with self._changed:
-                    self.lost[device.name] = error
+                    self.lost = {**self.lost, device.name: error}
             else:
                 with self._changed:
-                    del self.lost[device.name]
-                    self._connecting.discard(device.name)
-                    self._changed.notify_all()
+                    self._found(device)
                 self._observe("DEVICE_BACK", {"device": device.name})
                 self._wake()
                 return

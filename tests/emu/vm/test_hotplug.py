@@ -146,7 +146,10 @@ def test_a_back_end_that_does_not_fit_is_refused(
             plug(vm, "blk0", back_end(vm, "blk0", path), path, features=0)
     assert "blk0" in vm.spec.absent
     await_requests(vm)
-    plug(vm, "blk0", back_end(vm, "blk0", path), path, features=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(VhostUserBlk, "capacity", lambda *_, **__: 1 << 20)
+        plug(vm, "blk0", back_end(vm, "blk0", path), path, features=0)
+    assert vm.guest.config.disks[0].capacity == 1 << 20
     await_requests(vm)
     check_request_log(vm)
 

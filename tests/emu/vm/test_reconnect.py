@@ -22,6 +22,7 @@ from tests.emu.migration.hosts import (
 )
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.errors import VhostUserError
 from vhost_user.features import ProtocolFeature
 
 if TYPE_CHECKING:
@@ -216,3 +217,15 @@ def test_a_device_is_reconnected_while_the_thread_of_its_last_loss_still_ends(
             await_event(events, "DEVICE_BACK", "blk1")
     finally:
         may_end.set()
+
+
+def test_any_thread_may_iterate_over_the_lost_devices(vm: Vm, hosts: tuple[Host, Host]) -> None:
+    """What it has read does not change."""
+    with vm.reconnect.paused():
+        hosts[0].kill("blk1")
+        vm.reconnect.mark_lost(vm.devices[2], VhostUserError("gone", device="blk1"))
+        lost = vm.reconnect.lost
+    hosts[0].restart("blk1")
+    vm.reconnect.await_all(TIMEOUT)
+    assert not vm.reconnect.lost
+    assert list(lost) == ["blk1"]
