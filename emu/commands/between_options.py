@@ -12,12 +12,11 @@ from backends.options import option_group
 from emu.config.device_kinds import KINDS
 from emu.errors import MigrationError, OptionError, PreflightError
 from emu.migration import endpoint
-from emu.migration.endpoint import MigrationEndpoint
+from emu.migration.endpoint import MigrationEndpoint, StreamSecurity
 
 if TYPE_CHECKING:
     from emu.config.plan import DiskFile, MachinePlan
     from emu.config.vm_spec import VmSpec
-    from emu.migration.tls import Credentials
 
 _FILE = click.Path(path_type=Path)
 _OPTIONS = (
@@ -78,8 +77,6 @@ def endpoint_of(
     Raises:
         PreflightError: an option is missing or invalid.
     """
-    cert, key, ca = files = (options.tls_cert, options.tls_key, options.tls_ca)
-    hostname = options.tls_hostname or ""
     if uri is None:
         given = ("tls_cert", "tls_key", "tls_ca", "tls_hostname", "insecure")
         for name in given:
@@ -88,16 +85,37 @@ def endpoint_of(
                     f"--{name.replace('_', '-')} goes with {option}, which is missing"
                 )
         return None
+    security = security_of(option, options, listens=listens)
+    return _endpoint(option, uri, security, listens=listens)
+
+
+def security_of(option: str, options: BetweenOptions, *, listens: bool) -> StreamSecurity:
+    """How the stream is protected, from the options.
+
+    Args:
+        option: ``--to``, ``--incoming`` or ``--qmp``, for errors.
+        options: the values.
+        listens: this is the destination.
+
+    Raises:
+        OptionError: an option is missing, or a certificate cannot be used.
+    """
+    cert, key, ca = files = (options.tls_cert, options.tls_key, options.tls_ca)
+    hostname = options.tls_hostname or ""
     if any(files) and not all(files):
         raise OptionError("TLS needs all three of --tls-cert, --tls-key and --tls-ca")
     if hostname and not all(files):
         raise OptionError("--tls-hostname needs --tls-cert, --tls-key and --tls-ca")
-    credentials = None
-    if all(files):
-        from emu.migration.tls import Credentials
+    if not all(files):
+        return StreamSecurity(None, options.insecure)
+    from emu.migration.tls import Credentials
 
-        credentials = Credentials(str(cert), str(key), str(ca), hostname)
-    return _endpoint(option, uri, credentials, insecure=options.insecure, listens=listens)
+    credentials = Credentials(str(cert), str(key), str(ca), hostname)
+    try:
+        credentials.context(server=listens)
+    except MigrationError as error:
+        raise OptionError(f"{option} {error}") from None
+    return StreamSecurity(credentials, options.insecure)
 
 
 def check_machine(option: str, machine: MachinePlan, endpoint: MigrationEndpoint | None) -> None:
@@ -113,33 +131,28 @@ def check_machine(option: str, machine: MachinePlan, endpoint: MigrationEndpoint
 
 
 def _endpoint(
-    option: str, uri: str, credentials: Credentials | None, *, insecure: bool, listens: bool
+    option: str, uri: str, security: StreamSecurity, *, listens: bool
 ) -> MigrationEndpoint:
-    """Check the address and the certificates of a migration, before a process is started.
+    """Check the address of a migration, before a process is started.
 
     Raises:
-        PreflightError: the address is invalid, a certificate cannot be used, or the VM's memory
-            would cross a network in the clear.
+        PreflightError: the address is invalid, or the VM's memory would cross a network in the
+            clear.
     """
-    try:
-        if credentials is not None:
-            credentials.context(server=listens)
-    except MigrationError as error:
-        raise OptionError(f"{option} {error}") from None
     if listens and uri == endpoint.DEFER:
-        return MigrationEndpoint(uri)
+        return MigrationEndpoint(uri, security)
     try:
         plain_is_safe = endpoint.is_local(uri)
     except MigrationError as error:
         # The option already names the operation.
         text = str(error).removeprefix(f"{error.operation}: ")
         raise OptionError(f"{option} {text}") from None
-    if credentials is None and not plain_is_safe and not insecure:
+    if security.credentials is None and not plain_is_safe and not security.insecure:
         raise PreflightError(
             f"{option} {uri} is not loopback, and the VM's memory would go over the network in the "
             "clear: give --tls-cert, --tls-key and --tls-ca, or --insecure"
         )
-    return MigrationEndpoint(uri, credentials)
+    return MigrationEndpoint(uri, security)
 
 
 def _check_images(option: str, images: Path | None, spec: VmSpec, disk: DiskFile | None) -> None:

@@ -9,7 +9,13 @@ import click
 
 from backends.trace_options import trace_options
 from emu.commands import validate
-from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
+from emu.commands.between_options import (
+    BetweenOptions,
+    between_options,
+    check_machine,
+    endpoint_of,
+    security_of,
+)
 from emu.commands.color_option import color_option
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import plugin_option
@@ -79,6 +85,7 @@ images.
 @color_option
 def run(**options: Any) -> None:
     """Validate the options, run, and print the report."""
+    from emu.migration.endpoint import StreamSecurity
     from emu.orchestrator.images_lock import Role
     from emu.orchestrator.run_under_load import LoadRun
     from emu.orchestrator.supervisor import Supervisor
@@ -91,9 +98,13 @@ def run(**options: Any) -> None:
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     if seconds == 0:
         raise OptionError("--for 0: give a time that is longer")
-    endpoint = endpoint_of(
-        "--incoming", own.incoming, values_of(BetweenOptions, options), listens=True
-    )
+    between = values_of(BetweenOptions, options)
+    if own.incoming is None and own.qmp is not None:
+        endpoint = None
+        security = security_of("--qmp", between, listens=False)  # for QMP's migrate
+    else:
+        endpoint = endpoint_of("--incoming", own.incoming, between, listens=True)
+        security = StreamSecurity()
     for plugin in machine.plugins:
         registry.load_file(plugin.absolute())
     monitor = monitor_path(own.qmp)
@@ -109,7 +120,7 @@ def run(**options: Any) -> None:
     alone = Role.ALONE if monitor is None else Role.SOURCE
     role = alone if endpoint is None else Role.DESTINATION
     with show, Supervisor(plan, show, sides=1, role=role) as supervisor, view:
-        report = LoadRun(supervisor, view, seconds, endpoint, monitor).run()
+        report = LoadRun(supervisor, view, seconds, endpoint, monitor, security).run()
     if not quiet:
         live_view.show_report(report, stream)
     _deliver(report, machine.json_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from emu.migration.handshake import DiskCheck, Handshake, welcome
 from emu.migration.history import History
 from emu.migration.side import MigrationSide
 from emu.migration.stream import Kind, MigrationStream
+from emu.strategies.timeline import now
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ class DestinationBase(MigrationSide):
         self._committed = False
         self._stream: MigrationStream | None = None
         self._check_disks = check_disks
+        # Whether the VM is resumed when it has arrived, and whether it is too late to change that.
+        self._autostart, self._decided = True, False
+        self._stopped_at_source = False
+        self._decision_lock = threading.Lock()
         #: How far this side's clock is ahead of the source's.
         self._clock_offset_ns = 0
 
@@ -110,6 +116,19 @@ class DestinationBase(MigrationSide):
         if stream is not None:
             stream.interrupt_reading()
 
+    def set_autostart(self, *, autostart: bool) -> bool:
+        """Set whether the VM is resumed when it has arrived; from any thread.
+
+        A VM that was stopped at the source stays so in any case.
+
+        Returns:
+            False if it is too late: the VM has arrived.
+        """
+        with self._decision_lock:
+            if not self._decided:
+                self._autostart = autostart
+            return not self._decided
+
     @abstractmethod
     def _receive_vm(self, handshake: Handshake, stream: MigrationStream) -> None:
         """Everything from WELCOME to RUNNING."""
@@ -126,6 +145,7 @@ class DestinationBase(MigrationSide):
         spec = self._spec if self.vm is None else self.vm.spec
         handshake = Handshake.accept(payload, spec, self._accel, self.vm, self._check_disks)
         self._check_strategy(handshake.strategy)
+        self._stopped_at_source = handshake.stopped
         stream.send(Kind.WELCOME, welcome())
         if not handshake.same_clock:
             clocks.answer(stream)
@@ -168,7 +188,7 @@ class DestinationBase(MigrationSide):
         self._committed = True
 
     def _resume_vm(self, vm: Vm, stream: MigrationStream, *, signal: bool) -> None:
-        """The end of the blackout: resume the vCPUs and send RUNNING.
+        """The end of the blackout: resume the vCPUs, unless the VM stays stopped; send RUNNING.
 
         Args:
             vm: this side's VM.
@@ -177,9 +197,15 @@ class DestinationBase(MigrationSide):
                 not transferred.
         """
         timeline = self.timeline
-        begun = timeline.begin(Phase.RESUME_VCPUS)
-        running = vm.resume_incoming(self._timeout)
-        timeline.end(begun, at=running)
+        with self._decision_lock:
+            self._decided = True
+        runs = self._autostart and not self._stopped_at_source
+        if not runs:
+            running = now()
+        else:
+            begun = timeline.begin(Phase.RESUME_VCPUS)
+            running = vm.resume_incoming(self._timeout)
+            timeline.end(begun, at=running)
         timeline.mark("running_ns", running)
         timeline.in_blackout = False
         self.awaits_vm = False
@@ -190,6 +216,12 @@ class DestinationBase(MigrationSide):
         # The VM runs here, whether RUNNING reaches the source or not.
         with contextlib.suppress(MigrationError):
             stream.send(Kind.RUNNING)
+        if not runs:
+            # `cont` starts the devices; one that cannot be stopped is lost then.
+            with contextlib.suppress(VhostUserError):
+                vm.drain_requests(self._timeout)
+                vm.stop_devices()
+            return
         self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])
         vm.reconnect.resume()
         self._observe("RESUME", {})

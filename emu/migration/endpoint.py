@@ -176,7 +176,7 @@ class Listener:
                 )
             sock, _ = self._sock.accept()
             ready = self._poll(sock, timeout)
-            if ready and not sock.recv(1, socket.MSG_PEEK):
+            if ready and _has_disconnected(sock):
                 sock.close()  # a probe (`probe`), or another program
                 continue
             if ready is None:
@@ -213,24 +213,45 @@ class Listener:
         os.close(self._cancel)
 
 
+def _has_disconnected(sock: socket.socket) -> bool:
+    """Whether the other end of a readable socket has closed it, without having sent a byte."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except ConnectionError:  # as by SO_LINGER
+        return True
+
+
 @dataclass(frozen=True, slots=True)
-class MigrationEndpoint:
-    """The destination's address in a migration between two emu processes.
+class StreamSecurity:
+    """How the stream of a migration between two emu processes is protected.
 
     Attributes:
-        uri: where the destination listens.
         credentials: for TLS; None for a plain stream.
+        insecure: a plain stream may leave this host.
     """
 
-    uri: str
     credentials: Credentials | None = None
-
-    @property
-    def transport(self) -> str:
-        """``unix`` or ``tcp``."""
-        return self.uri.partition(":")[0]
+    insecure: bool = False
 
     @property
     def tls(self) -> list[str] | None:
         """The credentials as QMP's arguments have them."""
         return None if self.credentials is None else list(self.credentials)
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationEndpoint:
+    """The destination's address in a migration between two emu processes.
+
+    Attributes:
+        uri: where the destination listens; `DEFER` if QMP's migrate-incoming has it.
+        security: of the stream.
+    """
+
+    uri: str
+    security: StreamSecurity = StreamSecurity()
+
+    @property
+    def transport(self) -> str:
+        """``unix`` or ``tcp``."""
+        return self.uri.partition(":")[0]

@@ -50,11 +50,12 @@ _HELLO = Members(
         "report": bool,
     },
     {
+        "stopped": bool,
         "disks": Maybe(
             Members(
                 {}, {"mark": Maybe(str), "disk": Maybe(Members({"size": Whole(), "sha256": str}))}
             )
-        )
+        ),
     },
 )
 _WELCOME = Members({"version": int, "clock": str})
@@ -92,6 +93,7 @@ def hello(
         "spec": required_match(vm.spec, vm.machine.accel.name),
         "features": {device.name: device.acked_features for device in vm.devices},
         "disks": disks,
+        "stopped": vm.machine.paused,
         "strategy": strategy,
         "options": options._asdict(),
         "streams": streams,
@@ -124,6 +126,7 @@ class Handshake(NamedTuple):
         session: identifies the migration on the further channels.
         report: the source sends a completion report, and expects one.
         same_clock: both sides read the same CLOCK_MONOTONIC.
+        stopped: the VM is stopped, and stays so when it has arrived.
     """
 
     strategy: Strategy
@@ -131,6 +134,7 @@ class Handshake(NamedTuple):
     session: str
     report: bool
     same_clock: bool
+    stopped: bool
 
     @classmethod
     def accept(
@@ -170,7 +174,8 @@ class Handshake(NamedTuple):
         except ValueError as error:
             raise MigrationError(Operation.HANDSHAKE, str(error)) from None
         same_clock = hello["clock"] == clocks.identity()
-        return cls(strategy, streams, hello["session"], hello["report"], same_clock)
+        stopped = hello.get("stopped", False)
+        return cls(strategy, streams, hello["session"], hello["report"], same_clock, stopped)
 
 
 def _read_hello(payload: bytes) -> JsonObject:

@@ -48,10 +48,10 @@ FAILURES = (VhostUserError, EmuError, OSError)
 
 
 class Source(MigrationSide):
-    """One outgoing migration of a running VM.
+    """One outgoing migration.
 
     Args:
-        vm: the VM; it runs on here if the migration fails.
+        vm: the VM; it runs on here if the migration fails. One that is stopped stays so.
         strategy: stops its devices.
         parameters: limits and timeouts.
         observe: called with the name and the data of each event.
@@ -101,6 +101,8 @@ class Source(MigrationSide):
         self.strategy = strategy
         self._observe = observe
         self._stage = Stage(vm.machine, self.timeline, parameters.timeout)
+        # Neither side resumes it.
+        self._stopped = vm.machine.paused
 
     @property
     def precopy_progress(self) -> PrecopyProgress:
@@ -173,7 +175,8 @@ class Source(MigrationSide):
                     self._roll_back()
             self._history.record("src", self.strategy.NAME, self.timeline.spans)
             # The vCPUs stay paused: the destination owns the VM.
-            self._observe("STOP", {})
+            if not self._stopped:
+                self._observe("STOP", {})
             # The destination owns the VM, whether a device of this side finishes its stop or not.
             with contextlib.suppress(*FAILURES):
                 self.strategy.finish(tasks, self._stage)
@@ -357,7 +360,8 @@ class Source(MigrationSide):
         vm, timeline = self.vm, self.timeline
         self._observe("MIGRATION", {"status": "device"})
         with garbage_collector_off(), vm.machine.injected_latency("src"):
-            vm.await_heartbeat()
+            if not self._stopped:
+                vm.await_heartbeat()
             timeline.mark("pause_start_ns")
             timeline.marks["last_beat_ns"] = vm.guest.heartbeat.last
             timeline.in_blackout = True
@@ -417,14 +421,15 @@ class Source(MigrationSide):
     def _roll_back(self) -> None:
         """Start the devices again from where they stopped, and resume the vCPUs.
 
-        A device that cannot be started delays neither the other devices nor the vCPUs.
+        A device that cannot be started delays neither the other devices nor the vCPUs. A VM that
+        was stopped before the migration stays stopped.
         """
         self.timeline.in_blackout = False
         self.vm.machine.vcpus.throttle(0)
-        for device in self.vm.devices:
-            device.forget_log()
-        self.vm.recover_devices()
-        self.vm.resume_vcpus()
+        if not self._stopped:
+            self.vm.recover_devices()
+            self.vm.resume_vcpus()
+        # Also of the devices whose rings were not stopped, and go on logging.
         self._stop_logging()
 
     def _stop_logging(self) -> None:

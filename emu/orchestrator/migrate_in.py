@@ -45,13 +45,13 @@ class IncomingMigration:
             self._side.accel = self._side.create()
             self._side.execute("x-prepare", timeout=SLOW)
             if monitor is not None:
-                self._side.serve_users(monitor, incoming=disks)
+                self._side.serve_users(monitor, incoming=disks, security=self._endpoint.security)
             supervisor.progress.done(f"waiting for migrate-incoming at {monitor}")
             return
-        self._side.begin_incoming(self._endpoint.uri, tls=self._endpoint.tls, disks=disks)
+        self._side.begin_incoming(self._endpoint.uri, tls=self._endpoint.security.tls, disks=disks)
         uri = self._side.await_incoming()
         if monitor is not None:
-            self._side.serve_users(monitor, incoming=disks)
+            self._side.serve_users(monitor, incoming=disks, security=self._endpoint.security)
         supervisor.progress.done(f"waiting for a VM at {uri}")
 
     def await_vm(self) -> IncomingReport:

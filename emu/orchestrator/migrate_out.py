@@ -91,7 +91,7 @@ class OutgoingMigration:
             "uri": endpoint.uri,
             "strategy": self._plan.strategies[0],
             "options": dict(self._plan.options),
-            "tls": endpoint.tls,
+            "tls": endpoint.security.tls,
             "between": {
                 "disks": disks,
                 "stats": side.disk_stats,

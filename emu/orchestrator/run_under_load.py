@@ -7,10 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 from emu.config.device_kinds import KINDS
-from emu.errors import SignalError
+from emu.errors import MigrationError, Operation, SignalError
+from emu.migration.endpoint import StreamSecurity
 from emu.orchestrator import disk_identity
 from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.migrate_in import IncomingMigration
+from emu.orchestrator.migration_outcome import ENDED
+from emu.orchestrator.vm_host import SLOW
 from emu.report.load_results import Counts, LoadReport, Sample
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class LoadRun:
         seconds: length of the run; until Ctrl-C if None.
         endpoint: wait for a migration there instead of booting the VM.
         monitor: socket of the users' monitor, or None.
+        security: of migrations that users start, without an endpoint.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class LoadRun:
         seconds: float | None,
         endpoint: MigrationEndpoint | None = None,
         monitor: Path | None = None,
+        security: StreamSecurity = StreamSecurity(),  # noqa: B008
     ) -> None:
         self._supervisor = supervisor
         self._endpoint = endpoint
@@ -56,8 +61,9 @@ class LoadRun:
         self._length = seconds
         (self._side,) = supervisor.sides
         self._monitor = monitor
+        self._security = security
         # Of the users' monitor: ``quit``, and a migration to another run.
-        self._quit = self._departed = False
+        self._quit = self._migrating = self._departed = False
 
     def run(self) -> LoadReport:
         """Run, and return the report.
@@ -85,6 +91,7 @@ class LoadRun:
             accounting = self._await_vm(self._endpoint, description, report)
         supervisor.progress.step("run")
         self._sample(report)
+        self._end_migration()
         if self._departed:
             report.departed = True
             supervisor.progress.step("the VM runs at the destination, which checks its request log")
@@ -106,7 +113,8 @@ class LoadRun:
             return
         supervisor = self._supervisor
         disk = disk_identity.file_identity(supervisor.plan, supervisor.watcher, supervisor.progress)
-        self._side.serve_users(self._monitor, disks={"mark": mark, "disk": disk})
+        disks = {"mark": mark, "disk": disk}
+        self._side.serve_users(self._monitor, disks=disks, security=self._security)
 
     def _pause(self, seconds: float) -> None:
         """Wait, at most until a user has sent ``quit``."""
@@ -114,11 +122,34 @@ class LoadRun:
         fds = (self._side.monitor.fileno(),)
         while not self._quit and (left := end - time.monotonic()) > 0:
             self._supervisor.watcher.wait(fds, left)
-            for event in self._side.take_events():
-                if event.name == "SHUTDOWN":
-                    self._quit = True
-                elif event.name == "MIGRATION":
-                    self._departed = event.data["status"] == "completed"
+            self._take_events()
+
+    def _take_events(self) -> None:
+        for event in self._side.take_events():
+            if event.name == "SHUTDOWN":
+                self._quit = True
+            elif event.name == "MIGRATION":
+                status = event.data["status"]
+                self._migrating = status not in ENDED
+                self._departed = status == "completed"
+
+    def _end_migration(self) -> None:
+        """Cancel the migration that a user has started, if it still runs, and await its end.
+
+        Raises:
+            MigrationError: it does not end.
+        """
+        self._take_events()
+        if self._migrating:
+            self._side.execute("migrate_cancel")
+        end = time.monotonic() + SLOW
+        self._take_events()
+        while self._migrating:
+            if not self._supervisor.watcher.wait(
+                (self._side.monitor.fileno(),), end - time.monotonic()
+            ):
+                raise MigrationError(Operation.WAIT, f"not cancelled within {SLOW:g} s")
+            self._take_events()
 
     def _await_vm(
         self, endpoint: MigrationEndpoint, description: str, report: LoadReport
@@ -178,6 +209,7 @@ class LoadRun:
 
 def _rates(before: Counts, after: Counts, seconds: float) -> dict[str, dict[str, float]]:
     return {
-        name: {key: (value - before[name][key]) / seconds for key, value in counts.items()}
+        # The guest counts from 0 again after a system reset.
+        name: {key: max(0, value - before[name][key]) / seconds for key, value in counts.items()}
         for name, counts in after.items()
     }

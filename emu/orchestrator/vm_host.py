@@ -9,6 +9,7 @@ from emu.config.device_kinds import KINDS
 from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
 from emu.guest.request_log import RequestLog
+from emu.migration.endpoint import StreamSecurity
 from emu.orchestrator.backend_processes import READY_TIMEOUT, BackendProcesses
 from emu.orchestrator.managed_process import (
     PYTHON,
@@ -65,8 +66,8 @@ class VmHost:
         self._awaited: list[int] = []
         #: The accelerator of the incoming VM; set by `await_incoming`.
         self.accel = ""
-        #: A user has plugged a device with another back-end; set by `request_log`.
-        self.other_back_ends = False
+        #: The back-ends' counters count the requests of the guest's log; set by `request_log`.
+        self.counters_match = True
 
     @property
     def monitor(self) -> MonitorClient:
@@ -158,6 +159,7 @@ class VmHost:
         *,
         disks: JsonObject | None = None,
         incoming: JsonObject | None = None,
+        security: StreamSecurity = StreamSecurity(),  # noqa: B008
     ) -> None:
         """Serve QMP at ``path``, for the users' programs.
 
@@ -165,6 +167,7 @@ class VmHost:
             path: of the socket.
             disks: identifies the images, if the VM migrates to another run.
             incoming: the same, if it arrives from there.
+            security: of the migrations.
 
         Raises:
             EmuError: no socket can be made there.
@@ -174,6 +177,8 @@ class VmHost:
             "disks": disks,
             "incoming": incoming,
             "stats": self.disk_stats,
+            "tls": security.tls,
+            "insecure": security.insecure,
         }
         self.execute("x-monitor", arguments)
 
@@ -214,7 +219,7 @@ class VmHost:
     def request_log(self) -> tuple[RequestLog, float]:
         """The guest's request log, and the largest gap in its heartbeat in milliseconds."""
         answer = self.execute("x-ledger")
-        self.other_back_ends = bool(answer.get("other_back_ends"))
+        self.counters_match = bool(answer.get("counters_match", True))
         totals = {name: answer[name] for name in RequestLog._fields if name in answer}
         return RequestLog(**totals), answer.get("guest_gap_ns", 0) / 1e6
 

@@ -165,7 +165,8 @@ class VmControl(Protocol):
         Returns:
             The fields of `emu.guest.request_log.RequestLog`, and ``guest_gap_ns``: the largest gap
             in the guest's heartbeat since the last blackout began, or since the guest booted; and
-            ``other_back_ends``: a device was plugged that has another back-end than at the start.
+            ``counters_match``: the back-ends' counters count the same requests. They do not after
+            system_reset, nor when a device was plugged that has another back-end than at the start.
         """
 
     def quiesce(self, timeout: float) -> JsonObject | None:
@@ -189,7 +190,8 @@ class VmControl(Protocol):
 
         Args:
             timeout: seconds that the guest may take.
-            images: path of the image of each scratch disk, by the disk's number.
+            images: path of the image of each scratch disk, by the disk's number. That of a disk
+                which has another back-end than at the start is not read.
 
         Returns:
             ``{"checked": blocks, "corrupted": blocks}``; a block that is wrong in the image and

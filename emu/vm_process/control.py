@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import threading
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
 from emu.migration import disk_comparison
 from emu.migration.destination import Destination
+from emu.migration.destination_base import DestinationBase
 from emu.migration.device_probe import calibrate
 from emu.migration.dirty_rate import DirtyRate
 from emu.migration.endpoint import Listener, connect
@@ -39,9 +41,8 @@ from emu.vm_process.commands import VmControl
 from emu.vm_process.hotplug import Hotplug
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from emu.migration.destination_base import DestinationBase
     from emu.migration.side import MigrationSide
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import EventSink, JsonObject
@@ -54,8 +55,9 @@ MAX_CALC_TIME = 60
 
 def _require_back_ends(vm: Vm) -> None:
     """Raise `EmuError` if a device has lost its back-end."""
-    if vm.reconnect.lost:
-        raise EmuError(f"without a back-end: {', '.join(map(str, vm.reconnect.lost.values()))}")
+    lost = vm.reconnect.lost  # read once: a device may be reconnected meanwhile
+    if lost:
+        raise EmuError(f"without a back-end: {', '.join(map(str, lost.values()))}")
 
 
 def _credentials(tls: list[str] | None) -> Credentials | None:
@@ -102,6 +104,12 @@ class Control(VmControl):
         self._hotplug: Hotplug | None = None
         #: The VM is built and waits for `incoming`.
         self.prepared = False
+        # Held while a device comes or goes, and when the source of a migration is served.
+        self._arrival_lock = threading.Lock()
+        # The VM is resumed when it has arrived.
+        self._autostart = True
+        # The guest's request log began anew after the back-ends had started.
+        self._was_reset = False
 
     @property
     def vm(self) -> Vm:
@@ -138,27 +146,61 @@ class Control(VmControl):
         if self._hotplug is not None:
             self._hotplug.settle()
 
-    def before_hotplug(self, command: str) -> bool:
-        """Check that devices may come and go now; returns whether the VM is still to arrive.
+    @contextmanager
+    def hotplugging(self, command: str) -> Iterator[bool]:
+        """Keep devices as they are but for what the block does; no source is served meanwhile.
+
+        Yields:
+            Whether the VM is still to arrive.
 
         Raises:
             EmuError: a migration or a measurement uses the devices.
         """
-        self.settle()
-        self._refuse_while_measuring()
+        with self._arrival_lock:
+            self.settle()
+            self._refuse_while_measuring()
+            arriving = self._awaits_vm and not self._receiving
+            if not arriving and self._job is not None and self._job.running:
+                raise EmuError(f"{command} is not possible while migrating")
+            if self._has_left:
+                raise EmuError(f"{command}: the VM runs at the destination")
+            yield arriving
+
+    @property
+    def _awaits_vm(self) -> bool:
+        """Whether the VM is still to arrive: the status ``inmigrate``."""
         side = self._side
-        if self.prepared or (side is not None and side.awaits_vm and not self._receiving):
-            return True
-        if self._job is not None and self._job.running:
-            raise EmuError(f"{command} is not possible while migrating")
-        if self._has_left:
-            raise EmuError(f"{command}: the VM runs at the destination")
-        return False
+        return self.prepared or (side is not None and side.awaits_vm)
 
     @property
     def _receiving(self) -> bool:
         """Whether the source of an incoming migration has connected."""
-        return self._job is not None and self._job.status != "setup"
+        return not self.prepared and self._job is not None and self._job.status != "setup"
+
+    def _set_autostart(self, *, autostart: bool) -> bool:
+        """In the status ``inmigrate``: set whether the VM is resumed when it has arrived.
+
+        Returns:
+            False if it does not await a VM, or not any more.
+        """
+        if not self._awaits_vm:
+            return False
+        side = self._side
+        if isinstance(side, DestinationBase) and not side.set_autostart(autostart=autostart):
+            return False
+        self._autostart = autostart
+        return True
+
+    def _refuse_before_arrival(self) -> None:
+        """Raise `EmuError` if the VM is still to arrive, as QEMU's migrate does."""
+        if self._awaits_vm:
+            raise EmuError("Guest is waiting for an incoming migration")
+
+    @property
+    def sending(self) -> bool:
+        """Whether an outgoing migration runs."""
+        job = self._job
+        return job is not None and job.running and isinstance(job.side, Source)
 
     @property
     def _has_left(self) -> bool:
@@ -284,13 +326,18 @@ class Control(VmControl):
 
         def receive() -> None:
             with closing(listener):
-                side.run(accept(wait=True))
+                stream = accept(wait=True)
+                with self._arrival_lock:
+                    job.observe("MIGRATION", {"status": "active"})  # no device comes or goes now
+                    self.settle()
+                side.run(stream)
 
         def abort() -> None:
             # Once the source has connected, only its connection can be interrupted.
             if not listener.cancel():
                 side.abort()
 
+        side.set_autostart(autostart=self._autostart)
         self._job = job
         self.prepared = False
         job.start(side, receive, cancel=listener.cancel, abort=abort)
@@ -340,6 +387,7 @@ class Control(VmControl):
         # ``between`` is None if the destination belongs to this run.
         other_run = arguments.checked(between or {}, arguments.BETWEEN, "between")
         arguments.checked(options, arguments.OPTIONS, "options")
+        self._refuse_before_arrival()
         self._refuse_while_migrating()
         self._refuse_while_measuring()
         if self._has_left:
@@ -383,7 +431,9 @@ class Control(VmControl):
             observe=job.observe,
             history=self._history,
             connect=open_stream,
-            report_fields=lambda: {"served": None if stats is None else served(stats)},
+            report_fields=lambda: {
+                "served": None if stats is None or not self._counters_match else served(stats)
+            },
         )
 
     def set_parameters(self, parameters: JsonObject) -> None:
@@ -411,6 +461,8 @@ class Control(VmControl):
             self._job.cancel()
 
     def stop(self) -> None:
+        if self._set_autostart(autostart=False):
+            return
         self._refuse_while_migrating()
         vm = self.vm
         if vm.machine.vcpus.paused:
@@ -422,6 +474,8 @@ class Control(VmControl):
         self._emit("STOP", {})
 
     def cont(self) -> None:
+        if self._set_autostart(autostart=True):
+            return
         self._refuse_while_migrating()
         if self._has_left:
             raise EmuError("the VM runs at the destination: it must not run here, too")
@@ -436,6 +490,7 @@ class Control(VmControl):
         self._emit("RESUME", {})
 
     def reset(self) -> None:
+        self._refuse_before_arrival()
         self._refuse_while_migrating()
         vm = self.vm
         if vm.machine.vcpus.paused:
@@ -443,6 +498,7 @@ class Control(VmControl):
         # No other thread may start a device between its reset and its activation.
         with vm.reconnect.paused():
             _require_back_ends(vm)
+            self._was_reset = True
             reset_devices(vm)
         vm.guest.resume_load()
         self._emit("RESET", {"guest": False})
@@ -450,6 +506,7 @@ class Control(VmControl):
         _require_back_ends(vm)
 
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
+        self._refuse_before_arrival()
         self._refuse_while_migrating()
         if mode != "dirty-bitmap":
             raise EmuError(f"Parameter 'mode' is {mode!r}: only dirty-bitmap is supported")
@@ -473,9 +530,8 @@ class Control(VmControl):
         if vm is None:
             return {"status": "prelaunch", "running": False}
         if vm.machine.vcpus.paused:
-            side = self._side
             status = "paused"
-            if self.prepared or (side is not None and side.awaits_vm):
+            if self._awaits_vm:
                 status = "inmigrate"
             elif self._has_left:
                 status = "postmigrate"
@@ -499,8 +555,14 @@ class Control(VmControl):
         return {
             **guest.request_log()._asdict(),
             "guest_gap_ns": self._guest_gap(),
-            "other_back_ends": self._hotplug is not None and self._hotplug.replaced,
+            "counters_match": self._counters_match,
         }
+
+    @property
+    def _counters_match(self) -> bool:
+        """Whether the back-ends' counters count the same requests as the guest's request log."""
+        replaced = self._hotplug is not None and self._hotplug.replaced
+        return not self._was_reset and not replaced
 
     def _guest_gap(self) -> int:
         """The gap that the blackout made in the guest's heartbeat; without one, the largest gap."""
@@ -510,6 +572,7 @@ class Control(VmControl):
         return self.vm.guest.heartbeat.max_gap_ns
 
     def quiesce(self, timeout: float) -> None:
+        self._refuse_before_arrival()
         self.settle()
         vm = self.vm
         left = vm.guest.quiesce(timeout)
@@ -524,6 +587,7 @@ class Control(VmControl):
             )
 
     def resume_load(self) -> None:
+        self._refuse_before_arrival()
         self.vm.guest.resume_load()
 
     def stats(self) -> JsonObject:
@@ -539,6 +603,7 @@ class Control(VmControl):
         stored = [
             check_image(path, number, guest.disks.generations(number))
             for number, path in numbered.items()
+            if self._hotplug is None or self._hotplug.has_original(f"blk{number}")
         ]
         return {
             "checked": found.checked,
@@ -563,7 +628,7 @@ class Control(VmControl):
         if self._hotplug is not None:
             self._hotplug.close()
             self._hotplug = None
-        self.prepared = False
+        self.prepared, self._autostart, self._was_reset = False, True, False
         self._dirty_rate.close()
         if self._job is not None:
             self._job.close()

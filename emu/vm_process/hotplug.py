@@ -7,6 +7,7 @@ class.
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from emu.config.device_kinds import KINDS, load
 from emu.errors import DeviceNotFoundError, EmuError
 from emu.json_input import JsonInputError, Members, check
-from emu.vm.hotplug import UnplugError, plug, unplug
+from emu.vm.hotplug import plug, unplug
 from vhost_user.errors import VhostUserError
 from vhost_user.frontend import FrontendConnection
 
@@ -87,7 +88,7 @@ class Hotplug:
                 self._netdevs[f"netdev-{spec.name}"] = f"char-{spec.name}"
         self._features = {device.name: device.acked_features for device in vm.devices}
         self._original = dict(vm.backends)
-        #: Whether a device has another back-end than the VM has started with.
+        #: Whether a device has, or had, another back-end than the VM has started with.
         self.replaced = False
         self._unplugging = ""
         self._thread: threading.Thread | None = None
@@ -98,12 +99,28 @@ class Hotplug:
         """The id of the device in a slot, by the slot's name."""
         return next((key for key, slot in self._ids.items() if slot == name), name)
 
+    def has_original(self, name: str) -> bool:
+        """Whether the device in a slot has the back-end that the VM has started with.
+
+        An empty slot counts as its last device.
+        """
+        return self._vm.backends.get(name) == self._original.get(name)
+
+    def refuse_second_unplug(self, device_id: str) -> None:
+        """Refuse device_del for a device that the guest is being asked to release, as QEMU does.
+
+        Raises:
+            EmuError: it is.
+        """
+        if self._unplugging and self._ids.get(_last_part(device_id)) == self._unplugging:
+            raise EmuError(f"Device {device_id} is already in the process of unplug")
+
     def is_unplugging(self, name: str) -> bool:
         """Whether the guest is being asked to release the device in a slot."""
         return self._unplugging == name
 
     def _device(self, device_id: str) -> VhostDevice:
-        name = self._ids.get(device_id.rpartition("/")[2])
+        name = self._ids.get(_last_part(device_id))
         for device in self._vm.devices:
             if device.name == name:
                 return device
@@ -129,6 +146,7 @@ class Hotplug:
             EmuError: the id is taken, the backend is not a unix socket to connect to, or no process
                 listens there.
         """
+        _check_identifier(chardev_id)
         if chardev_id in self._chardevs:
             raise EmuError(f"Chardev with id '{chardev_id}' already exists")
         path = _socket_path(backend)
@@ -162,6 +180,7 @@ class Hotplug:
         """
         if kind != "vhost-user":
             raise EmuError(f"Parameter 'type' is '{kind}': only vhost-user is supported")
+        _check_identifier(netdev_id)
         if netdev_id in self._netdevs:
             raise EmuError(f"Duplicate ID '{netdev_id}' for netdev")
         self._free_chardev(chardev).user = netdev_id
@@ -219,7 +238,7 @@ class Hotplug:
         features = self._features.get(name, 0)
         plug(self._vm, name, back_end, chardev.path, features=features, arriving=arriving)
         chardev.user = device_id
-        self._ids[device_id] = name
+        self._ids = {**self._ids, device_id: name}
         self.replaced |= chardev.path != self._original.get(name)
 
     def _chardev_of(self, device_class: str, given: JsonObject) -> str:
@@ -240,6 +259,8 @@ class Hotplug:
         empty = [device for device in spec.devices if device.name in spec.absent]
         fitting = [device.name for device in empty if device.device_class == device_class]
         device_id = str(given.get("id", ""))
+        if "id" in given:
+            _check_identifier(device_id)
         if device_id in self._ids:
             raise EmuError(f"Duplicate device ID '{device_id}'")
         if not fitting:
@@ -288,11 +309,12 @@ class Hotplug:
         self._features[device.name] = device.acked_features
         try:
             unplug(self._vm, device, UNPLUG_TIMEOUT)
-        except (UnplugError, VhostUserError, OSError) as error:
+        except (EmuError, VhostUserError, OSError) as error:
             self._unplugging = ""
             self._emit("DEVICE_UNPLUG_GUEST_ERROR", {**data, "x-reason": str(error)})
             return
-        del self._ids[device_id]
+        # Replaced, as a command may iterate over it.
+        self._ids = {key: slot for key, slot in self._ids.items() if key != device_id}
         for name, chardev in self._chardevs.items():
             if chardev.user == device_id:
                 # A NIC's netdev stays until netdev_del.
@@ -303,9 +325,9 @@ class Hotplug:
 
     def settle(self) -> None:
         """Return when no device is being unplugged: `UNPLUG_TIMEOUT` and a little more."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def close(self) -> None:
         """Close the connections that no device uses."""
@@ -313,6 +335,21 @@ class Hotplug:
         for chardev in self._chardevs.values():
             if chardev.connection is not None:
                 chardev.connection.close()
+
+
+def _last_part(device_id: str) -> str:
+    """The id of a device, of which its path ``/machine/peripheral/ID`` may be given."""
+    return device_id.rpartition("/")[2]
+
+
+def _check_identifier(text: str) -> None:
+    """Check an id by QEMU's rule (util/id.c, id_wellformed).
+
+    Raises:
+        EmuError: it is not one.
+    """
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", text) is None:
+        raise EmuError("Parameter 'id' expects an identifier")
 
 
 def _checked(properties: Mapping[str, object]) -> JsonObject:

@@ -121,8 +121,10 @@ class MigrationSettings:
         """Set capabilities.
 
         Raises:
-            EmuError: one is unknown or not supported; none is set then.
+            EmuError: one is unknown or not supported, or a migration runs; none is set then.
         """
+        if self._control.sending:
+            raise EmuError("There's a migration process in progress")
         states: dict[str, bool] = {}
         for index, entry in enumerate(given):
             try:

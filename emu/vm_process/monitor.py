@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from emu.migration.endpoint import StreamSecurity
 from emu.qmp.listener import MonitorListener
 from emu.vm_process.qemu_commands import Identity, QemuCommands
 
@@ -50,18 +51,20 @@ COMMANDS = (
     CommandRow(
         "stop",
         lambda commands: commands.control.stop,
-        "stops the vCPUs and the devices (GET_VRING_BASE); event STOP",
+        "stops the vCPUs and the devices (GET_VRING_BASE); event STOP. Refused while the VM "
+        "migrates, which QEMU permits. A VM that is still to arrive is stopped when it has arrived",
     ),
     CommandRow(
         "cont",
         lambda commands: commands.control.cont,
-        "starts the devices and the vCPUs again; event RESUME",
+        "starts the devices and the vCPUs again; event RESUME. Refused while the VM migrates, and "
+        "afterwards at the source: QEMU would run the VM on both sides",
     ),
     CommandRow(
         "system_reset",
         lambda commands: commands.control.reset,
         "the guest's drivers reset all devices and set them up again; event RESET. Refused while a "
-        "device has no back-end",
+        "device has no back-end, or the VM is stopped, which QEMU permits",
     ),
     CommandRow(
         "query-cpus-fast", lambda commands: commands.query_cpus, "the vCPUs and their threads"
@@ -108,7 +111,8 @@ COMMANDS = (
         lambda commands: commands.migrate,
         "starts a migration to `uri` (`unix:PATH`, `tcp:HOST:PORT`) or to the one element of "
         "`channels`, with the strategy `x-strategy` (default `prewired`) and its `x-options` "
-        "(`threads`, `processes`, `unsafe`); events MIGRATION, MIGRATION_PASS",
+        "(`threads`, `processes`, `unsafe`); events MIGRATION, MIGRATION_PASS. A VM that is stopped "
+        "stays so at the destination",
     ),
     CommandRow(
         "migrate-incoming",
@@ -123,8 +127,9 @@ COMMANDS = (
     CommandRow(
         "migrate-set-parameters",
         lambda commands: commands.set_parameters,
-        "sets parameters; `x-deadline` (seconds for each step), `x-on-no-converge` (`switch`, "
-        "`abort`) and `x-check-locks` are not QEMU's",
+        "sets parameters of later migrations (QEMU's have an effect on the current one); "
+        "`x-deadline` (seconds for each step), `x-on-no-converge` (`switch`, `abort`) and "
+        "`x-check-locks` are not QEMU's",
     ),
     CommandRow(
         "query-migrate-parameters", lambda commands: commands.query_parameters, "all parameters"
@@ -143,7 +148,8 @@ COMMANDS = (
     CommandRow(
         "query-migrate",
         lambda commands: commands.control.query_migrate,
-        "the current migration, or the last one",
+        "the current migration, or the last one; `ram` has `transferred`, `remaining`, `total` and "
+        "`dirty-sync-count` only",
     ),
     CommandRow(
         "x-downtime-phases",
@@ -211,7 +217,10 @@ EVENTS = (
         "DEVICE_UNPLUG_GUEST_ERROR",
         "`device` and `path`: the guest has not released the device; `x-reason` is not QEMU's",
     ),
-    DocumentRow("DEVICE_LOST", "`device` and `reason`: its back-end has disconnected. Not QEMU's"),
+    DocumentRow(
+        "DEVICE_LOST",
+        "`device`, the name of its slot, and `reason`: its back-end has disconnected. Not QEMU's",
+    ),
     DocumentRow("DEVICE_BACK", "`device`: it has a back-end again. Not QEMU's"),
     DocumentRow(
         "DEVICE_NEEDS_RESET",
@@ -227,10 +236,16 @@ class Monitor:
     Args:
         control: of the VM.
         identity: of its disks, for migrations.
+        security: of migrations.
     """
 
-    def __init__(self, control: Control, identity: Identity | None = None) -> None:
-        self._commands = QemuCommands(control, identity or Identity())
+    def __init__(
+        self,
+        control: Control,
+        identity: Identity | None = None,
+        security: StreamSecurity | None = None,
+    ) -> None:
+        self._commands = QemuCommands(control, identity or Identity(), security or StreamSecurity())
         self._listener: MonitorListener | None = None
 
     def listen(

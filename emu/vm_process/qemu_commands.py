@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.errors import EmuError, MigrationError
 from emu.json_input import JsonInputError, Members, check
 from emu.migration import endpoint
+from emu.migration.endpoint import StreamSecurity
 from emu.strategies.timeline import Span, now
 from emu.vm_process.migration_settings import MigrationSettings
 
@@ -51,11 +52,18 @@ class QemuCommands:
     Args:
         control: of the VM.
         identity: of its disks, for migrations.
+        security: of migrations.
     """
 
-    def __init__(self, control: Control, identity: Identity = Identity()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        control: Control,
+        identity: Identity = Identity(),  # noqa: B008
+        security: StreamSecurity = StreamSecurity(),  # noqa: B008
+    ) -> None:
         self.control = control
         self._identity = identity
+        self._security = security
         self.settings = MigrationSettings(control)
 
     # -- the machine
@@ -132,13 +140,14 @@ class QemuCommands:
 
     def device_add(self, **properties: object) -> None:
         """QMP's device_add."""
-        arriving = self.control.before_hotplug("device_add")
-        self.control.hotplug.device_add(properties, arriving=arriving)
+        with self.control.hotplugging("device_add") as arriving:
+            self.control.hotplug.device_add(properties, arriving=arriving)
 
     def device_del(self, id: str) -> None:  # noqa: A002
         """QMP's device_del."""
-        arriving = self.control.before_hotplug("device_del")
-        self.control.hotplug.device_del(id, arriving=arriving)
+        self.control.hotplug.refuse_second_unplug(id)
+        with self.control.hotplugging("device_del") as arriving:
+            self.control.hotplug.device_del(id, arriving=arriving)
 
     def query_devices(self) -> JsonObject:
         """Devices, rings and notifiers, for `emu top`.
@@ -148,7 +157,10 @@ class QemuCommands:
         """
         vm = self.control.vm
         progress = vm.guest.progress()
-        devices = [self._describe(device, progress[vm.slot(device.name)]) for device in vm.devices]
+        devices = [
+            self._describe(device, progress[vm.slot(device.name)])
+            for device in tuple(vm.devices)  # one may be unplugged meanwhile
+        ]
         return {"now-ns": now(), "devices": devices}
 
     def _describe(self, device: VhostDevice, progress: Progress) -> JsonObject:
@@ -217,10 +229,12 @@ class QemuCommands:
         for name, value in (("blk", blk), ("inc", inc), ("resume", resume)):
             if value:
                 raise EmuError(f"Parameter '{name}' is not supported")
-        address = _address(uri, channels)
+        address = self._address(uri, channels)
         identity = self._identity
         between = {"disks": identity.disks, "stats": identity.stats}
-        self.control.migrate(address, x_strategy, x_options or {}, between=between)
+        self.control.migrate(
+            address, x_strategy, x_options or {}, tls=self._security.tls, between=between
+        )
 
     def migrate_incoming(
         self, uri: str | None = None, channels: list[JsonObject] | None = None
@@ -228,7 +242,24 @@ class QemuCommands:
         """QMP's migrate-incoming."""
         if not self.control.prepared:
             raise EmuError("the command was not started with --incoming defer, or a VM is awaited")
-        self.control.incoming(_address(uri, channels), disks=self._identity.incoming)
+        self.control.incoming(
+            self._address(uri, channels), tls=self._security.tls, disks=self._identity.incoming
+        )
+
+    def _address(self, uri: str | None, channels: list[JsonObject] | None) -> str:
+        """The address of a migration.
+
+        Raises:
+            EmuError: there is none, it is invalid, or the VM's memory would cross a network in the
+                clear.
+        """
+        address = _address(uri, channels)
+        if self._security.tls is None and not self._security.insecure and not _is_local(address):
+            raise EmuError(
+                f"{address} is not loopback, and the VM's memory would go over the network in the "
+                "clear: give emu run --tls-cert, --tls-key and --tls-ca, or --insecure"
+            )
+        return address
 
     def set_parameters(self, **parameters: object) -> None:
         """QMP's migrate-set-parameters."""
@@ -329,6 +360,18 @@ def _address(uri: str | None, channels: list[JsonObject] | None) -> str:
     except MigrationError as error:
         raise EmuError(f"Parameter 'uri' expects a valid migration protocol: {error}") from None
     return uri
+
+
+def _is_local(uri: str) -> bool:
+    """See `endpoint.is_local`.
+
+    Raises:
+        EmuError: the host is unknown.
+    """
+    try:
+        return endpoint.is_local(uri)
+    except MigrationError as error:
+        raise EmuError(f"Parameter 'uri' expects a valid migration protocol: {error}") from None
 
 
 def _uri_of(channels: list[JsonObject]) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
+from emu.migration.endpoint import StreamSecurity
+from emu.migration.tls import Credentials
 from emu.vm_process.control import Control
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ class UserMonitor:
         disks: JsonObject | None = None,
         incoming: JsonObject | None = None,
         stats: list[str] | None = None,
+        tls: list[str] | None = None,
+        *,
+        insecure: bool = False,
     ) -> None:
         """The command x-monitor: serve QMP at ``path``.
 
@@ -51,6 +56,8 @@ class UserMonitor:
             disks: see `Identity`.
             incoming: see `Identity`.
             stats: see `Identity`.
+            tls: the fields of `emu.migration.tls.Credentials`, for TLS.
+            insecure: see `StreamSecurity`.
 
         Raises:
             EmuError: no socket can be made there, or there is one already.
@@ -61,7 +68,12 @@ class UserMonitor:
 
         if self._listener is not None or not isinstance(self._control, Control):
             raise EmuError("this process cannot serve a monitor at another path")
-        self._monitor = Monitor(self._control, Identity(disks, incoming, stats))
+        credentials = None if tls is None else Credentials(*tls)
+        self._monitor = Monitor(
+            self._control,
+            Identity(disks, incoming, stats),
+            StreamSecurity(credentials, insecure),
+        )
         self._listener = self._monitor.listen(
             Path(path), executing=self._executing, ended=self._ended
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.emu.vm_process.qmp_clients import Client
+from tests.emu.vm_process.qmp_clients import Client, unix_chardev
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import wait_until
 
@@ -165,3 +165,55 @@ def test_quit_before_a_vm_has_arrived(runs: tuple[Run, Run]) -> None:
     asyncio.run(drive())
     assert destination.process.wait(TIMEOUT) == 1
     source.end()
+
+
+def test_quit_during_a_migration(runs: tuple[Run, Run], tmp_path: Path) -> None:
+    """The migration is cancelled, and the source's run checks what its guest has done."""
+    source, destination = runs
+    uri = f"unix:{tmp_path / 'stream'}"
+
+    async def drive() -> None:
+        async with Client(source.qmp) as here, Client(destination.qmp) as there:
+            await there.do("migrate-incoming", uri=uri)
+            await here.do("migrate-set-parameters", max_bandwidth=1 << 20)
+            await here.do("migrate", uri=uri)
+            await here.event("MIGRATION_PASS")
+            await here.do("quit")
+
+    asyncio.run(drive())
+    document = source.end()
+    assert "departed" not in document
+    assert document["integrity"]["requests"] > 0
+    assert destination.process.wait(TIMEOUT) == 1
+
+
+def test_a_vm_that_was_reset_and_has_another_disk_is_checked(
+    runs: tuple[Run, Run], tmp_path: Path, owned: contextlib.ExitStack
+) -> None:
+    """The guest's log begins anew, and what it wrote is on two disks: no failure is made of it."""
+    source, destination = runs
+    image, path = tmp_path / "other.img", tmp_path / "other.sock"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    argv = [sys.executable, "-m", "backends.blk", "--socket-path", str(path), "--blk-file"]
+    program = owned.enter_context(subprocess.Popen([*argv, str(image)]))
+    owned.callback(program.kill)
+    wait_until(path.is_socket, "the other disk's back-end listens")
+
+    async def drive() -> None:
+        async with Client(source.qmp) as here, Client(destination.qmp) as there:
+            await work(here)
+            await here.do("system_reset")
+            await work(here)
+            await here.do("device_del", id="blk1")
+            await here.event("DEVICE_DELETED")
+            await here.do("chardev-add", id="c", backend=unix_chardev(str(path)))
+            await here.do("device_add", driver="vhost-user-blk-pci", id="blk1", chardev="c")
+            await work(here)
+            await here.do("quit")
+            await there.do("quit")
+
+    asyncio.run(drive())
+    integrity = source.end()["integrity"]
+    assert integrity["requests"] > 0
+    assert integrity["lost"] == integrity["duplicated"] == integrity["corrupted"] == 0

@@ -71,6 +71,11 @@ def test_counters_that_are_damaged_meanwhile(tmp_path: Path, content: bytes, tex
         (("--for", "0"), "--for 0: give a time that is longer"),
         (("--tls-cert", "x"), "--tls-cert goes with --incoming, which is missing"),
         (("--insecure",), "--insecure goes with --incoming, which is missing"),
+        (("--qmp", "unix:q", "--tls-cert", "x"), "TLS needs all three of --tls-cert, "),
+        (
+            ("--qmp", "unix:q", "--tls-cert", "/x", "--tls-key", "/y", "--tls-ca", "/z"),
+            "--qmp tls: ",
+        ),
         (("--images", "/none"), "--images /none: there is no such directory"),
         (("--incoming", "nowhere"), "--incoming 'nowhere' is not an address"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -86,6 +87,11 @@ def test_a_probe_is_not_accepted_as_the_source(transport: str, tmp_path: Path) -
     thread.start()
     for _ in range(3):
         probe(listener.uri, timeout=TIMEOUT)
+    if transport == "tcp":
+        host, _, port = listener.uri.removeprefix("tcp:").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT) as other:
+            # Its close resets the connection.
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     source = connect(listener.uri, timeout=TIMEOUT)
     source.send(Kind.HELLO, b"x")
     thread.join(TIMEOUT)

@@ -175,6 +175,7 @@ def test_a_message_with_another_value_anywhere_is_read_or_refused(
             "session": "x",
             "clock": "x",
             "report": True,
+            "stopped": True,
         },
         "WELCOME": {"version": VERSION, "clock": "x"},
         "PREPARED": {"start_ns": 5, "history": {**ns, "notifiers": [1, 2, 3, 4]}},

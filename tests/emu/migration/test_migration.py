@@ -185,6 +185,7 @@ def test_the_migration_rolls_back_when_a_back_end_of_the_destination_ends(
     await_requests(vm)
     check_request_log(vm)
     assert not any(device.logging for device in vm.devices)
+    assert not any(hosts[0].logs(device.name) for device in vm.devices)
 
 
 @pytest.mark.parametrize("strategy", slow.all_but(QUICK, RING_STOPPING_STRATEGIES))
@@ -271,3 +272,48 @@ def test_back_and_forth(vm: Vm, hosts: tuple[Host, Host], tmp_path: Path) -> Non
         check_request_log(here)
     finally:
         here.close()
+
+
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))
+def test_a_vm_that_is_stopped_stays_so(
+    vm: Vm, other: Vm, hosts: tuple[Host, Host], strategy: str, tmp_path: Path, owned: ExitStack
+) -> None:
+    """At the destination, until it is resumed there; its devices are stopped meanwhile."""
+    vm.reconnect.pause()
+    vm.pause_vcpus()
+    vm.stop_devices()
+    migration = Migration(vm, other, strategy, tmp_path, owned=owned)
+    migration.run(stopped=True)
+    assert migration.received == [None]
+    there = migration.destination_vm
+    for side in (vm, there):
+        assert side.machine.paused
+        assert not any(ring.started for device in side.devices for ring in device.rings)
+    assert not {name for name, _ in migration.events.seen} & {"STOP", "RESUME"}
+    there.recover_devices()
+    there.resume_vcpus()
+    there.reconnect.resume()
+    await_requests(there)
+    check_request_log(there)
+
+
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, RING_STOPPING_STRATEGIES))
+def test_a_vm_that_is_stopped_stays_so_after_a_failure(
+    vm: Vm, other: Vm, hosts: tuple[Host, Host], strategy: str, tmp_path: Path
+) -> None:
+    """At the source."""
+    vm.reconnect.pause()
+    vm.pause_vcpus()
+    vm.stop_devices()
+    hosts[1].kill("blk1")
+    migration = Migration(vm, other, strategy, tmp_path)
+    with pytest.raises(MigrationError, match="blk1"):
+        migration.run(stopped=True)
+    assert vm.machine.paused
+    assert not any(ring.started for device in vm.devices for ring in device.rings)
+    assert not any(hosts[0].logs(device.name) for device in vm.devices)
+    vm.recover_devices()
+    vm.resume_vcpus()
+    vm.reconnect.resume()
+    await_requests(vm)
+    check_request_log(vm)

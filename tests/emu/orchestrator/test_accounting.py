@@ -20,7 +20,7 @@ class Counted:
     def __init__(self) -> None:
         self.backends = self
         self.counted = True
-        self.other_back_ends = False
+        self.counters_match = True
         self.logs: list[RequestLog] = []
         self.counters: list[int] = []
         self.wrong = 0
@@ -103,10 +103,10 @@ def test_without_counters_the_guests_log_alone_counts() -> None:
     assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, 1, 0)
 
 
-def test_counters_of_other_back_ends_do_not_count() -> None:
-    """A user has plugged a disk of a back-end that this run has not started."""
+def test_counters_of_other_requests_do_not_count() -> None:
+    """A user has plugged a disk of a back-end that this run has not started, or reset the VM."""
     side = Counted()
-    side.other_back_ends = True
+    side.counters_match = False
     side.logs = [totals(10, 10), totals(10, 10)]
     side.counters = [3, 3]
     accounting = RequestAccounting([cast("VmHost", side)])

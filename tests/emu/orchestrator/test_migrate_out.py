@@ -86,7 +86,7 @@ def test_without_a_listening_destination_no_program_is_started(tmp_path: Path) -
     machine = machine_plan()
     out = io.StringIO()
     with Supervisor(machine, LineProgress(out), sides=1, vm_program=FAKE_VM) as supervisor:
-        endpoint = MigrationEndpoint(f"unix:{tmp_path / 'none'}", None)
+        endpoint = MigrationEndpoint(f"unix:{tmp_path / 'none'}")
         with pytest.raises(MigrationError, match="No such file or directory"):
             OutgoingMigration(MigrationPlan(machine, ("split",)), supervisor, endpoint).run()
         assert [pid for side in supervisor.sides for pid in side.pids] == []

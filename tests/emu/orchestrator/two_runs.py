@@ -38,7 +38,7 @@ class TwoRuns:
         self.here, self.there = io.StringIO(), io.StringIO()
         self._plan = machine_plan(**changes)
         self._owned = owned
-        self.endpoint = MigrationEndpoint(f"unix:{folder / 'migration'}", None)
+        self.endpoint = MigrationEndpoint(f"unix:{folder / 'migration'}")
         self.incoming = self._destination()
 
     def _supervisor(self, out: io.StringIO, role: Role) -> Supervisor:

@@ -42,7 +42,7 @@ def test_every_method_of_the_protocol_is_a_command(
 ) -> None:
     """And of its implementations each public method, except for those of their own process."""
     client, _ = vm
-    of_the_process = {"boot", "close", "await_incoming", "before_hotplug", "settle"}
+    of_the_process = {"boot", "close", "await_incoming", "hotplugging", "settle"}
     methods = {name for name in vars(VmControl) if not name.startswith("_")} - of_the_process
     for implementation in (Control, FakeVm):
         own = {name for name, value in vars(implementation).items() if inspect.isfunction(value)}

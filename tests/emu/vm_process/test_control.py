@@ -19,9 +19,11 @@ from emu.vm.vm import Vm
 from emu.vm_process.commands import commands
 from emu.vm_process.control import Control
 from tests.emu.migration.hosts import Host, await_disk, await_requests, check_request_log
+from tests.emu.vm_process.qmp_clients import unix_chardev
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -211,3 +213,151 @@ def test_any_arguments_of_any_command_get_an_answer(control: Control, events: Ev
     while not events.empty():
         errors.append(str(events.get()[1].get("error-desc", "")))
     assert not [error for error in errors if "Error:" in error]
+
+
+@pytest.fixture
+def waiting(hosts: tuple[Host, Host], owned: ExitStack) -> tuple[Control, Events]:
+    """The control of a VM that is to arrive, and its events."""
+    events: Events = queue.SimpleQueue()
+    made = Control(lambda name, data: events.put((name, data)))
+    owned.callback(made.close)
+    hosts[1].create(made, "B")
+    made.prepare()
+    return made, events
+
+
+def refuse_all(control: Control) -> None:
+    """What has to wait for the VM is refused, as in QEMU, and the VM does not run."""
+    refused: tuple[Callable[[], None], ...] = (
+        lambda: control.migrate("unix:/none", "split", {}),
+        control.reset,
+        lambda: control.calc_dirty_rate(1),
+        lambda: control.quiesce(TIMEOUT),
+        control.resume_load,
+    )
+    for command in refused:
+        with pytest.raises(EmuError, match="Guest is waiting for an incoming migration"):
+            command()
+    assert control.query_status() == {"status": "inmigrate", "running": False}
+    assert control.vm.machine.paused
+
+
+def test_a_vm_that_has_not_arrived_does_not_run(
+    control: Control, events: Events, waiting: tuple[Control, Events], tmp_path: Path
+) -> None:
+    """Whatever a client asks for, before the source connects and after the migration has failed."""
+    there, other_events = waiting
+    there.cont()
+    refuse_all(there)
+    uri = there.incoming(f"unix:{tmp_path / 'stream'}")["uri"]
+    there.cont()
+    refuse_all(there)
+    control.set_parameters({"max-bandwidth": 1 << 20})
+    control.migrate(uri, "split", {})
+    sending = [control.sending]
+    while events.get(timeout=TIMEOUT)[0] != "MIGRATION_PASS":
+        """The source has connected."""
+    control.cancel()
+    assert [await_end(events), await_end(other_events)] == ["cancelled", "failed"]
+    there.cont()
+    refuse_all(there)
+    sending.append(control.sending)
+    assert sending == [True, False]
+    await_requests(control.vm)
+
+
+@pytest.mark.parametrize("commands_", [["stop"], ["stop", "cont"], ["stop", "cont", "stop"]])
+@pytest.mark.parametrize("listens", [False, True])
+def test_stop_before_the_vm_has_arrived(
+    control: Control,
+    events: Events,
+    waiting: tuple[Control, Events],
+    tmp_path: Path,
+    commands_: list[str],
+    *,
+    listens: bool,
+) -> None:
+    """As in QEMU: the last of stop and cont decides whether it runs when it has arrived."""
+    there, other_events = waiting
+    uri = f"unix:{tmp_path / 'stream'}"
+    if listens:
+        there.incoming(uri)
+    for name in commands_:
+        getattr(there, name)()
+    if not listens:
+        there.incoming(uri)
+    control.migrate(uri, "prewired", {})
+    assert [await_end(events), await_end(other_events)] == ["completed", "completed"]
+    runs = commands_[-1] == "cont"
+    status = "running" if runs else "paused"
+    assert there.query_status() == {"status": status, "running": runs}
+    assert control.query_status()["status"] == "postmigrate"
+    there.cont()
+    await_requests(there.vm)
+    check_request_log(there.vm)
+
+
+def test_a_vm_that_is_stopped_migrates(
+    control: Control, events: Events, waiting: tuple[Control, Events], tmp_path: Path
+) -> None:
+    """It stays stopped, also if a first attempt fails; `cont` resumes it and its reconnections."""
+    there, other_events = waiting
+    control.stop()
+    control.migrate("unix:/no/such/socket", "split", {})
+    assert await_end(events) == "failed"
+    assert control.query_status() == {"status": "paused", "running": False}
+    uri = there.incoming(f"unix:{tmp_path / 'stream'}")["uri"]
+    control.migrate(uri, "prewired", {})
+    assert [await_end(events), await_end(other_events)] == ["completed", "completed"]
+    assert there.query_status() == {"status": "paused", "running": False}
+    there.cont()
+    assert other_events.get(timeout=TIMEOUT)[0] == "RESUME"
+    await_requests(there.vm)
+    check_request_log(there.vm)
+
+
+def test_counters_of_before_a_reset_are_not_the_guests(control: Control) -> None:
+    """The log of the guest begins anew."""
+    assert control.request_log()["counters_match"]
+    control.reset()
+    assert not control.request_log()["counters_match"]
+    await_requests(control.vm)
+
+
+def test_the_image_of_a_disk_with_another_back_end_is_not_read(
+    control: Control, hosts: tuple[Host, Host], tmp_path: Path
+) -> None:
+    """The guest has written to another one."""
+    images = {"0": str(tmp_path / "blk0.img"), "1": str(tmp_path / "none.img")}
+    control.hotplug.device_del("blk1", arriving=False)
+    control.settle()
+    control.hotplug.chardev_add("c", unix_chardev(hosts[1].sockets["blk1"]))
+    properties = {"driver": "vhost-user-blk-pci", "id": "blk1", "chardev": "c"}
+    control.hotplug.device_add(properties, arriving=False)
+    await_disk(control.vm, 1, 0)
+    control.quiesce(TIMEOUT)
+    assert control.verify(TIMEOUT, images)["corrupted"] == 0
+    assert not control.request_log()["counters_match"]
+
+
+def test_no_device_comes_or_goes_while_the_vm_arrives(
+    control: Control, events: Events, waiting: tuple[Control, Events], tmp_path: Path
+) -> None:
+    """From the moment at which the source has connected."""
+    there, other_events = waiting
+    with there.hotplugging("device_del") as arriving:
+        assert arriving
+    uri = there.incoming(f"unix:{tmp_path / 'stream'}")["uri"]
+    control.set_parameters({"max-bandwidth": 1 << 20})
+    with there.hotplugging("device_del") as arriving:
+        assert arriving
+        control.migrate(uri, "split", {})
+        assert other_events.get(timeout=TIMEOUT) == ("MIGRATION", {"status": "setup"})
+    assert other_events.get(timeout=TIMEOUT) == ("MIGRATION", {"status": "active"})
+    refused = pytest.raises(EmuError, match="device_del is not possible while migrating")
+    with refused, there.hotplugging("device_del"):
+        """Not reached."""
+    while events.get(timeout=TIMEOUT)[0] != "MIGRATION_PASS":
+        """The source goes on."""
+    control.cancel()
+    assert [await_end(events), await_end(other_events)] == ["cancelled", "failed"]

@@ -10,10 +10,11 @@ import pytest
 from emu.errors import DeviceNotFoundError, EmuError
 from emu.vm_process import hotplug
 from emu.vm_process.hotplug import Hotplug
+from tests.emu.migration.hosts import await_disk
 from tests.emu.vm_process.qmp_clients import unix_chardev
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
-from vhost_user.errors import VhostUserError
+from vhost_user.errors import DeadlineError, VhostUserError
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -191,3 +192,52 @@ def test_a_back_end_that_fails_leaves_the_slot_empty(
         plugs.device_add(properties, arriving=False)
     hosts[0].restart("blk1")
     plugs.device_add(properties, arriving=False)
+
+
+def test_a_device_that_cannot_be_unplugged_works_on(
+    plugs: Hotplug, events: Events, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here another device is being reconnected, which takes too long."""
+
+    def pause() -> None:
+        raise DeadlineError("the attempt to reconnect a device", 30.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vm.reconnect, "pause", pause)
+        plugs.device_del("blk1", arriving=False)
+        assert events.get(timeout=TIMEOUT)[0] == "DEVICE_UNPLUG_GUEST_ERROR"
+        plugs.settle()
+    await_disk(vm, 1, 0)
+    delete(plugs, events, "blk1")
+
+
+def test_a_device_is_unplugged_once(
+    plugs: Hotplug, events: Events, hosts: tuple[Host, Host], vm: Vm, owned: ExitStack
+) -> None:
+    """QEMU refuses the second attempt as well, and names the device."""
+    release = hosts[0].hold("blk1")
+    owned.callback(release.set)
+    wait_until(lambda: vm.guest.progress()[2].outstanding, "a request is in flight")
+    plugs.device_del("blk1", arriving=False)
+    for name in ("blk1", "/machine/peripheral/blk1"):
+        with pytest.raises(EmuError, match=f"{name} is already in the process of unplug"):
+            plugs.refuse_second_unplug(name)
+    plugs.refuse_second_unplug("blk0")
+    release.set()
+    assert events.get(timeout=TIMEOUT)[0] == "DEVICE_DELETED"
+    plugs.settle()
+    plugs.refuse_second_unplug("blk1")
+
+
+@pytest.mark.parametrize("text", ["", "1disk", "a/b", "a b", "é"])
+def test_an_id_is_an_identifier(plugs: Hotplug, events: Events, vm: Vm, text: str) -> None:
+    """A device with another one could not be named later."""
+    delete(plugs, events, "blk1")
+    expected = "Parameter 'id' expects an identifier"
+    with pytest.raises(EmuError, match=expected):
+        plugs.chardev_add(text, unix_chardev(vm.backends["blk1"]))
+    with pytest.raises(EmuError, match=expected):
+        plugs.netdev_add("vhost-user", text, "char-blk1")
+    properties = {"driver": "vhost-user-blk-pci", "chardev": "char-blk1", "id": text}
+    with pytest.raises(EmuError, match=expected):
+        plugs.device_add(properties, arriving=False)

@@ -104,3 +104,15 @@ def test_a_capability_that_is_invalid(
     with pytest.raises(EmuError, match=text):
         settings.set_capabilities([{"capability": "auto-converge", "state": True}, entry])
     assert not control.parameters.auto_converge
+
+
+def test_capabilities_are_not_changed_during_a_migration(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in QEMU."""
+    settings = MigrationSettings(control)
+    monkeypatch.setattr(Control, "sending", True)
+    with pytest.raises(EmuError, match="There's a migration process in progress"):
+        settings.set_capabilities([{"capability": "multifd", "state": True}])
+    monkeypatch.undo()
+    settings.set_capabilities([{"capability": "multifd", "state": True}])

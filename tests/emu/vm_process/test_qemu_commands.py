@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from emu.errors import EmuError, MonitorError
+from emu.migration.endpoint import StreamSecurity
+from emu.orchestrator.migration_outcome import ENDED
 from emu.qmp.server import Command
 from emu.vm_process.control import Control
 from emu.vm_process.monitor import Monitor
+from tests.emu.migration.certificates import Authority
 from tests.emu.migration.hosts import SPEC, Host, await_requests
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
+    from pathlib import Path
 
     from emu.qmp.server import Handler
 
@@ -140,3 +145,48 @@ def test_a_measurement_that_is_not_possible(
     """The only mode is by the devices' dirty log."""
     with pytest.raises((EmuError, MonitorError)):
         do(handlers, "calc-dirty-rate", **arguments)
+
+
+@pytest.fixture
+def waiting(hosts: tuple[Host, Host], owned: ExitStack) -> Control:
+    """The control of a VM that is to arrive."""
+    made = Control(lambda _name, _data: None)
+    owned.callback(made.close)
+    hosts[1].create(made, "B")
+    made.prepare()
+    return made
+
+
+REMOTE = {"transport": "socket", "type": "inet", "host": "192.0.2.1", "port": "1"}
+
+
+def test_memory_does_not_cross_a_network_in_the_clear(
+    handlers: dict[str, Handler], waiting: Control
+) -> None:
+    """As with the options: without TLS the address has to be of this host, or --insecure given."""
+    clear = "the VM's memory would go over the network in the clear"
+    with pytest.raises(EmuError, match=clear):
+        do(handlers, "migrate", uri="tcp:192.0.2.1:1")
+    with pytest.raises(EmuError, match=clear):
+        do(handlers, "migrate", channels=[{"channel-type": "main", "addr": REMOTE}])
+    with pytest.raises(EmuError, match=clear):
+        do(Monitor(waiting).handlers(), "migrate-incoming", uri="tcp:0.0.0.0:0")
+    insecure = Monitor(waiting, security=StreamSecurity(None, insecure=True))
+    do(insecure.handlers(), "migrate-incoming", uri="tcp:0.0.0.0:0")
+    assert do(insecure.handlers(), "query-migrate")["status"] == "setup"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_tls_of_a_command_is_that_of_its_migrations(
+    control: Control, waiting: Control, tmp_path: Path, *, tls: bool
+) -> None:
+    """A destination with TLS takes no source without it."""
+    ca = Authority(tmp_path)
+    uri = f"unix:{tmp_path / 'stream'}"
+    destination = Monitor(waiting, security=StreamSecurity(ca.credentials("b"))).handlers()
+    do(destination, "migrate-incoming", uri=uri)
+    security = StreamSecurity(ca.credentials("a") if tls else None)
+    source = Monitor(control, security=security).handlers()
+    do(source, "migrate", uri=uri)
+    wait_until(lambda: do(source, "query-migrate")["status"] in ENDED, "the migration ends")
+    assert do(source, "query-migrate")["status"] == ("completed" if tls else "failed")
