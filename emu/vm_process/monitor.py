@@ -111,8 +111,8 @@ COMMANDS = (
         lambda commands: commands.migrate,
         "starts a migration to `uri` (`unix:PATH`, `tcp:HOST:PORT`) or to the one element of "
         "`channels`, with the strategy `x-strategy` (default `prewired`) and its `x-options` "
-        "(`threads`, `processes`, `unsafe`); events MIGRATION, MIGRATION_PASS. A VM that is stopped "
-        "stays so at the destination",
+        "(`threads`, `processes`, `unsafe`); events MIGRATION, MIGRATION_PASS. A VM that is "
+        "stopped stays so at the destination",
     ),
     CommandRow(
         "migrate-incoming",
