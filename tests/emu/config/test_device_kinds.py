@@ -117,7 +117,7 @@ def test_commands_have_an_option_for_each_kind(command: str, kind: DeviceKind) -
     (option,) = (found for found in made.params if f"--{kind.name}" in found.opts)
     assert isinstance(option, click.Option)
     expected = (
-        f"Socket of a back-end: {kind.title}."
+        f"Socket of a back-end; once for each {kind.title}."
         if command == "attach"
         else f"N {kind.plural} with R rings each, or 0. [default: {kind.default_text}]"
     )
