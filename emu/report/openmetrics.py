@@ -1,6 +1,8 @@
 """The figures of the JSON documents as OpenMetrics text, for a monitoring system.
 
-Times are in seconds, as OpenMetrics has them. A figure that was not measured has no sample.
+Times are in seconds, as OpenMetrics has them. A figure that was not measured has no sample. All
+metrics are gauges: node_exporter's textfile collector reads the older text format of Prometheus, of
+which this text is a part, and refuses a file with other types of OpenMetrics, such as info.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -70,7 +72,9 @@ def _migrations(documents: Sequence[JsonObject]) -> Iterator[Metric]:
     for head in documents[:1]:
         facts = {name: str(head[name]) for name in _INFO if name in head}
         facts |= {"version": str(head["host"]["vhost_emu"]), "kernel": str(head["host"]["kernel"])}
-        yield InfoMetricFamily(_PREFIX, "What was measured, and where.", value=facts)
+        info = _gauge("info", "What was measured, and where.", list(facts))
+        info.add_metric(list(facts.values()), 1)
+        yield info
     completed = _gauge("migration_completed", "1 if the migration completed, or 0.", _RUN_LABELS)
     times = [
         (member, _gauge(f"migration_{name}", text, _RUN_LABELS, "seconds"))

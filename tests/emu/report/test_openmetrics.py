@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as older
 
 from emu.report import openmetrics
 from tests.emu.report.comparable import conformance, migration
@@ -36,6 +37,16 @@ def test_the_figures_of_migrations_are_in_seconds() -> None:
     assert (one | {"outcome": "lost"}, 0.0) in found["vhost_emu_migration_integrity"]
     ((labels, value),) = found["vhost_emu_info"]
     assert (labels["accel"], value) == ("soft", 1)
+
+
+def test_the_older_text_format_has_all_of_it() -> None:
+    """As node_exporter reads it: only types that this format has."""
+    text = openmetrics.migrations([migration({"split": (10.0,)})])
+    types = [line.split()[3] for line in text.splitlines() if line.startswith("# TYPE ")]
+    assert set(types) == {"gauge"}
+    samples = [each for family in older(text) for each in family.samples]
+    assert "vhost_emu_info" in {each.name for each in samples}
+    assert len(samples) == sum(map(len, parsed(text).values()))
 
 
 def test_without_an_integrity_there_are_no_counters() -> None:
