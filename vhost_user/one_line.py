@@ -15,10 +15,14 @@ def one_line(text: str, most: int) -> str:
         most: characters of the line, at the most.
     """
     # Before the rest, so that a text of many megabytes takes no time.
-    line = " ".join(_cut(text, most).split())
-    if not line.isprintable():
-        line = "".join(part if part.isprintable() else _escaped(part) for part in line)
-    return _cut(line, most)
+    return _cut(printable(" ".join(_cut(text, most).split())), most)
+
+
+def printable(text: str) -> str:
+    """The text, in which what does not print is escaped: see `one_line`."""
+    if text.isprintable():
+        return text
+    return "".join(part if part.isprintable() else _escaped(part) for part in text)
 
 
 def _escaped(character: str) -> str:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vhost_user.one_line import one_line
 from vhost_user.readiness import readable
 from vhost_user_conformance.errors import OptionError, PeerError
 from vhost_user_conformance.peer.spawn import end_with_parent, signal_session, signals_deferred
@@ -28,6 +29,8 @@ CONNECT_FACTOR = 30
 END_TIMEOUT = 3.0
 _RETRY = 0.01
 _TAIL = 4096
+#: Characters of the last line.
+_LINE = 400
 _NOT_YET = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 
 
@@ -171,7 +174,7 @@ class PeerProgram:
 
     @property
     def last_line(self) -> str:
-        """The last line of its output."""
+        """The last line of its output, without what a terminal would obey."""
         try:
             with self._log.open("rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
@@ -179,7 +182,7 @@ class PeerProgram:
         except OSError:
             return ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1] if lines else ""
+        return one_line(lines[-1], _LINE) if lines else ""
 
     @property
     def descriptors(self) -> int:

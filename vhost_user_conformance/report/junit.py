@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from vhost_user import output_file
+from vhost_user.xml_text import xml_text
 from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def _outcome(result: CaseResult) -> str:
 def _add_outcome(node: ET.Element, result: CaseResult) -> None:
     if result.known is not None:
         properties = ET.SubElement(node, "properties")
-        ET.SubElement(properties, "property", name="known", value=result.known.reason)
+        reason = xml_text(result.known.reason)
+        ET.SubElement(properties, "property", name="known", value=reason)
     outcome = _outcome(result)
     if not outcome:
         return
@@ -70,5 +72,5 @@ def _add_outcome(node: ET.Element, result: CaseResult) -> None:
     text = f"expected {result.expected}; {first}" if result.expected else first
     known = "known failure: " if result.known_failure else ""
     message = f"{known}{result.verdict}: {text}"
-    child.set("message", "known to fail, and does not fail" if result.mended else message)
-    child.text = result.seen
+    child.set("message", "known to fail, and does not fail" if result.mended else xml_text(message))
+    child.text = xml_text(result.seen)

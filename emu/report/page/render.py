@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import struct
 import zlib
 from functools import cache
@@ -17,6 +16,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from emu.report.page.theme import FONT, config
+from vhost_user.xml_text import xml_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _SCALE = 2.0
 #: The version of Vega-Lite in which the charts are written.
 VEGA_LITE = "6.4"
-#: What is no character of XML 1.0 (section 2.2).
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: The signature of a file (PNG, section 5.2); chunks IHDR, IDAT and IEND are all that it needs.
 _PNG = b"\x89PNG\r\n\x1a\n"
 _THEMES = {"light": config(dark=False), "dark": config(dark=True)}
@@ -87,7 +85,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def _drawable(value: Any) -> Any:
     """The value with texts that XML permits: vl-convert aborts the process at any other."""
     if isinstance(value, str):
-        return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)
+        return xml_text(value)
     if isinstance(value, dict):
         return {_drawable(name): _drawable(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

@@ -62,3 +62,5 @@ def test_the_last_line_of_much(tmp_path: Path) -> None:
         file.seek(1 << 33)
         file.write(b"\nthe end\n")
     assert program.last_line == "the end"
+    log.write_bytes(b"a\n\x1b[31mred\x1b[0m\n")
+    assert program.last_line == r"\x1b[31mred\x1b[0m"

@@ -65,3 +65,13 @@ def test_known_failures(tmp_path: Path) -> None:
     }
     values = [node.get("value") for node in suite.iter("property") if node.get("name") == "known"]
     assert values == ["<why>"] * len(results)
+
+
+def test_any_text_of_a_peer_is_xml(tmp_path: Path) -> None:
+    """Such as a coloured line of its log: CI systems refuse a file with other characters."""
+    case = cases_of(BACK_END)[0]
+    seen = "\x1b[31mred\x1b[0m \udcff\n\0"
+    path = tmp_path / "out.xml"
+    write_junit(path, BACK_END, [CaseResult(case, Verdict.FAIL, "\x07", seen, 1.0, Known(1, "\b"))])
+    (node,) = ET.parse(path).getroot()  # noqa: S314  our own file
+    assert "[31mred" in (node[-1].text or "")
