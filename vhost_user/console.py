@@ -33,6 +33,9 @@ def console_for(stream: TextIO, *, wide: bool = False) -> Console:
     return Console(
         file=stream,
         highlight=False,
+        # Names of devices and texts of peers are printed as they are: [red] is no colour there.
+        markup=False,
+        emoji=False,
         force_terminal=terminal,
         no_color=none,
         width=None if terminal and not wide else UNLIMITED,

@@ -35,7 +35,7 @@ def doctor() -> None:
         table.add_row(mark, finding.what, finding.here)
         if not finding.good and finding.advice:
             table.add_row("", "", f"-> {finding.advice}")
-    console_for(sys.stdout).print(table, markup=False)
+    console_for(sys.stdout).print(table)
     lacking = [finding.what for finding in findings if finding.needed and not finding.good]
     if lacking:
         raise EmuError(f"no VM can run here without {', '.join(lacking)}")

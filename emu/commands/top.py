@@ -83,7 +83,7 @@ def _show(monitor: WatchedMonitor, address: str, seconds: float, *, once: bool) 
     def show(sample: TopSample, before: TopSample | None) -> None:
         shown = view(address, sample, before)
         if live is None:
-            console.print(shown, markup=False)
+            console.print(shown)
         else:
             live.update(shown, refresh=True)
 

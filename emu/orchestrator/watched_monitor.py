@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from emu.errors import CommandError, HangUpError, MonitorError
-from emu.json_input import Each, JsonInputError, Map, Members, check
+from emu.json_input import Each, JsonInputError, Members, check
 from emu.qmp.client import MonitorClient
 from emu.report.top_view import TopSample
 
@@ -34,6 +34,16 @@ _DEVICE = Members(
 )
 _DEVICES = Members({"now-ns": int, "devices": Each(_DEVICE)})
 _STATUS = Members({"status": str})
+_MIGRATION = Members(
+    {},
+    {
+        "status": str,
+        "ram": Members({"transferred": int, "remaining": int}),
+        "expected-downtime": int,
+        "downtime": int,
+        "error-desc": str,
+    },
+)
 
 
 class WatchedMonitor:
@@ -77,7 +87,7 @@ class WatchedMonitor:
         """
         try:
             status = self._execute("query-status", _STATUS)["status"]
-            migration = self._execute("query-migrate", Map(object))
+            migration = self._execute("query-migrate", _MIGRATION)
             try:
                 found = self._execute("x-query-devices", _DEVICES)
             except CommandError as error:
@@ -88,7 +98,7 @@ class WatchedMonitor:
             raise MonitorError(f"{self._path}: the monitor has gone: its VM has ended") from None
         return TopSample(status, migration, found["now-ns"], tuple(found["devices"]))
 
-    def _execute(self, command: str, shape: Members | Map) -> JsonObject:
+    def _execute(self, command: str, shape: Members) -> JsonObject:
         answer = self._client.execute(command, timeout=TIMEOUT)
         self._client.events.clear()
         try:

@@ -41,6 +41,16 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
+def times(factor: float) -> str:
+    """How many times as much: ``4x``, ``1.5x`` or ``152x``."""
+    return f"{factor:.3g}x"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 device`` or ``2 devices``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def count(value: float | None) -> str:
     """A whole number, or ``-`` if it is unknown."""
     return "-" if value is None else f"{value:.0f}"
@@ -69,7 +79,7 @@ def new_table(title: str | None, *, plain: bool) -> Table:
 
 def width_of(table: Table) -> int:
     """The width, in columns, at which a table shows all cells in full."""
-    console = Console(width=PLAIN_WIDTH, file=io.StringIO())
+    console = Console(width=PLAIN_WIDTH, file=io.StringIO(), markup=False, emoji=False)
     return Measurement.get(console, console.options, table).maximum
 
 

@@ -117,4 +117,4 @@ def show_report(report: LoadReport, stream: TextIO) -> None:
         lines.append(proof_line(report.machine))
     console = console_for(stream)
     for line in lines:
-        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+        console.print(line, soft_wrap=not console.is_terminal)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from emu.report.cells import count, new_table, size
+from emu.report.cells import count, counted, new_table, size
+from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 COUNTERS = ("completed", "kicks", "calls")
 #: Columns of a device's name.
 _NAME_WIDTH = 12
+#: Characters of a text of the monitor.
+_MAX_TEXT = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ class TopSample:
 
 def view(address: str, sample: TopSample, before: TopSample | None) -> RenderableType:
     """The lines and the table of a sample, at most 80 columns wide."""
-    title = f"{sample.status}: {len(sample.devices)} devices, {_rings(sample.devices)}"
+    devices = counted(len(sample.devices), "device")
+    title = f"{_text(sample.status)}: {devices}, {_rings(sample.devices)}"
     lines = [Text(address, overflow="ellipsis", no_wrap=True), Text(title)]
     if sample.migration:
         lines.append(Text(_migration(sample.migration), overflow="ellipsis", no_wrap=True))
@@ -91,8 +95,8 @@ def _cells(device: JsonObject, rates: Mapping[str, float]) -> list[str]:
     running = sum(ring["state"] == "running" for ring in device["rings"])
     notifiers = [name for name in ("host", "guest") if device[f"{name}-notifiers"]]
     return [
-        device["id"],
-        device["state"],
+        _text(device["id"]),
+        _text(device["state"]),
         f"{running}/{len(device['rings'])}",
         _rate(rates.get("completed")),
         str(device["outstanding"]),
@@ -115,18 +119,24 @@ def _rings(devices: tuple[JsonObject, ...]) -> str:
     for device in devices:
         for ring in device["rings"]:
             states[ring["state"]] = states.get(ring["state"], 0) + 1
-    return ", ".join(f"{number} rings {state}" for state, number in states.items()) or "no rings"
+    texts = [f"{counted(number, 'ring')} {_text(state)}" for state, number in states.items()]
+    return ", ".join(texts) or "no rings"
+
+
+def _text(value: object) -> str:
+    """Text of the monitor, which a terminal must not obey."""
+    return one_line(str(value), _MAX_TEXT)
 
 
 def _migration(migration: Mapping[str, Any]) -> str:
     """One line on the current migration, or the last one."""
-    parts = [f"migration {migration.get('status')}"]
+    parts = [f"migration {_text(migration.get('status'))}"]
     ram = migration.get("ram")
     if isinstance(ram, dict):
-        parts.append(f"{size(int(ram['transferred']))} sent, {size(int(ram['remaining']))} left")
+        parts.append(f"{size(ram['transferred'])} sent, {size(ram['remaining'])} left")
     for name, title in (("expected-downtime", "expected downtime"), ("downtime", "downtime")):
         if name in migration:
             parts.append(f"{title} {migration[name]} ms")
     if "error-desc" in migration:
-        parts.append(str(migration["error-desc"]))
+        parts.append(_text(migration["error-desc"]))
     return ", ".join(parts)

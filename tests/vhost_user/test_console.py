@@ -7,6 +7,7 @@ import io
 import os
 
 import pytest
+from rich.table import Table
 from rich.text import Text
 
 from vhost_user.console import UNLIMITED, choose_colors, console_for
@@ -72,3 +73,14 @@ def test_a_pipe_is_no_terminal_also_with_colours() -> None:
     assert (pipe.is_terminal, pipe.width) == (False, UNLIMITED)
     assert (terminal.is_terminal, terminal.width) == (True, 80)
     assert console_for(Terminal(), wide=True).width == UNLIMITED
+
+
+def test_text_is_printed_as_it_is() -> None:
+    """Brackets and colons of names are no markup, also in tables."""
+    stream = io.StringIO()
+    table = Table("[red]a", box=None)
+    table.add_row("[vm]:cat:[/vm]")
+    for shown in ("[bold]b[/bold]", table):
+        console_for(stream).print(shown)
+    lines = [line.strip() for line in stream.getvalue().splitlines()]
+    assert lines == ["[bold]b[/bold]", "[red]a", "[vm]:cat:[/vm]"]

@@ -83,3 +83,18 @@ def test_nobody_listens(tmp_path: Path, watcher: SignalWatcher) -> None:
     """The error names the path."""
     with pytest.raises(MonitorError, match="none: no monitor listens there"):
         WatchedMonitor(tmp_path / "none", watcher)
+
+
+def test_a_migration_that_is_described_in_another_way(
+    tmp_path: Path, watcher: SignalWatcher
+) -> None:
+    """One error of one line."""
+    handlers = {**HANDLERS, "query-migrate": lambda: {"ram": {"transferred": "much"}}}
+    listener = MonitorListener(tmp_path / "qmp", handlers)
+    listener.start()
+    with (
+        WatchedMonitor(tmp_path / "qmp", watcher) as monitor,
+        pytest.raises(MonitorError, match=r"query-migrate\.ram\.remaining is missing|transferred"),
+    ):
+        monitor.sample()
+    listener.close()

@@ -8,12 +8,14 @@ import pytest
 from emu.report.cells import (
     RED_BELOW,
     count,
+    counted,
     median_downtime,
     milliseconds,
     new_table,
     ratio,
     runs_note,
     size,
+    times,
     width_of,
 )
 from emu.report.results import MigrationReport, MigrationResult
@@ -88,3 +90,15 @@ def test_the_median_is_that_of_the_completed_runs() -> None:
 )
 def test_the_note_of_a_title_has_the_number_of_runs(runs: list[MigrationResult], note: str) -> None:
     assert runs_note(MigrationReport(machine_plan(), "soft", runs)) == note
+
+
+def test_a_factor_is_as_precise_as_it_has_to_be() -> None:
+    """1.5 is not 2."""
+    assert [times(factor) for factor in (1.0, 1.5, 4.0, 152.0, 15.2)] == [
+        *("1x", "1.5x", "4x", "152x", "15.2x"),
+    ]
+
+
+def test_a_noun_has_its_number() -> None:
+    """Also without any."""
+    assert [counted(number, "ring") for number in (0, 1, 2)] == ["0 rings", "1 ring", "2 rings"]

@@ -36,7 +36,7 @@ def sample(now_s: float, *devices: JsonObject, migration: JsonObject | None = No
 def printed(now: TopSample, before: TopSample | None) -> list[str]:
     """The lines on a terminal of 80 columns."""
     out = io.StringIO()
-    Console(file=out, width=80, force_terminal=True, color_system=None).print(
+    Console(file=out, width=80, force_terminal=True, color_system=None, markup=False).print(
         view("unix:/a/b", now, before)
     )
     return [line.rstrip() for line in out.getvalue().splitlines()]
@@ -70,7 +70,7 @@ def test_the_table_fits_80_columns() -> None:
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     assert "unix:/a/b" in lines[0]
-    assert "running: 1 devices, 1 rings unplugging, 1 rings unused" in text
+    assert "running: 1 device, 1 ring unplugging, 1 ring unused" in text
     assert "migration failed, 1 GiB sent, 5 B left, expected downtime 7 ms" in text
     for cell in ("a-device-wi", " unplugging ", "0/2", "10.0M", "20.0M", "5.0M", "host"):
         assert cell in text
@@ -80,3 +80,13 @@ def test_a_vm_that_is_not_built_has_no_devices() -> None:
     """And no rates are known at the first sample."""
     assert "running: 0 devices, no rings" in printed(sample(0), None)[1]
     assert " - " in "\n".join(printed(sample(1, device("blk0", 1)), None))
+
+
+def test_text_of_the_monitor_does_not_reach_the_terminal_as_it_is() -> None:
+    """Escape sequences are shown; a terminal does not obey them."""
+    bad = "\x1b[2J[red]"
+    migration = {"status": bad, "error-desc": bad}
+    now = TopSample(bad, migration, 1, (device(bad, 1, bad),))
+    text = "\n".join(printed(now, None))
+    assert "\x1b[2J" not in text
+    assert text.count("\\x1b[2J[red]") >= 4
