@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.json_input import Each, JsonInputError, Map, Maybe, Members, check, parse
+from emu.report.cells import counted
 from emu.report.permutation import least_p_value, p_value
 from emu.report.results import COMPLETED, SCHEMA, totals
 from vhost_user.one_line import one_line
@@ -140,12 +141,12 @@ class Comparison(NamedTuple):
     @property
     def verdict(self) -> str:
         """``faster``, ``slower``, ``no difference`` or ``too few runs``."""
-        p, change = self.p, self.change_percent
-        if p is None:
+        if self.p is None:
             return "too few runs"
-        if p >= ALPHA or not change:
+        before, after = map(statistics.median, (self.before, self.after))
+        if self.p >= ALPHA or before == after:
             return "no difference"
-        return "slower" if change > 0 else "faster"
+        return "slower" if after > before else "faster"
 
     def to_json(self) -> JsonObject:
         """An element of ``figures``."""
@@ -227,12 +228,13 @@ class Result:
             f"{case.name} {case.before or 'was not run'}, now FAIL" for case in self.new_failures
         ]
         for row in self.figures:
-            change = row.change_percent
-            if row.verdict == "slower" and change is not None and change > percent:
-                found.append(f"{row.strategy} {row.figure} {change:+.1f}% ({row.devices} devices)")
+            change = row.change_percent  # None: from 0, which is more than any percentage
+            if row.verdict == "slower" and (change is None or change > percent):
+                grown = "from 0" if change is None else f"{change:+.1f}%"
+                found.append(f"{row.strategy} {row.figure} {grown} ({row.devices} devices)")
         before, after = (bad for bad, _ in self.failures)
         if after > before:
-            found.append(f"{after} migrations failed, and {before} before")
+            found.append(f"{counted(after, 'migration')} failed, and {before} before")
         return found
 
     def to_json(self) -> JsonObject:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: The size of both series from which on the normal distribution is used: the divisions are too
 #: many to be counted, and it differs from their distribution by less than 0.001.
 MANY = 26
+#: The same, also of a short series and a very long one: steps of the count, some seconds.
+MAX_STEPS = 20_000_000
 
 
 def p_value(one: Sequence[float], other: Sequence[float]) -> float:
@@ -30,7 +32,9 @@ def p_value(one: Sequence[float], other: Sequence[float]) -> float:
     size, total = len(one), len(ranks)
     # Doubled ranks are integers, also where values are equal; their mean is total + 1.
     distance = abs(sum(ranks[:size]) - size * (total + 1))
-    if min(size, total - size) >= MANY:
+    shorter = min(size, total - size)
+    # Each value is added to the sums of up to as many values as the shorter series has.
+    if shorter >= MANY or (shorter * total) ** 2 > MAX_STEPS:
         return _normal(ranks, size, distance)
     far = sum(
         count

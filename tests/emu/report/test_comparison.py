@@ -64,7 +64,7 @@ def test_settings_failures_and_missing_strategies_are_named() -> None:
     assert setting.to_json() == {"name": "accel", "before": "soft", "after": "kvm"}
     assert found.failures == ((0, 10), (1, 11))
     assert found.missing == ["threads (2 devices)", "prewired (2 devices)"]
-    assert found.regressions(0) == ["1 migrations failed, and 0 before"]
+    assert found.regressions(0) == ["1 migration failed, and 0 before"]
 
 
 def test_a_sweep_is_compared_for_each_vm() -> None:
@@ -132,3 +132,16 @@ def test_what_is_no_document(text: str, reason: str) -> None:
 def test_what_cannot_be_compared(before: Any, after: Any, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason):
         result(before, after)
+
+
+def test_a_figure_that_was_0_has_grown() -> None:
+    """Such as a phase that was not there before; no percentage can tell how much."""
+    old, new = migration({"split": FAST}), migration({"split": FAST})
+    for run in old["runs"]:
+        run["phases"] = []
+    found = result(old, new, phases=True)
+    (row,) = found.figures[2:]
+    assert (row.verdict, row.change_percent) == ("slower", None)
+    assert found.regressions(1000) == ["split src.get_vring_base.blk from 0 (2 devices)"]
+    (back,) = result(new, old, phases=True).figures[2:]
+    assert (back.verdict, back.change_percent) == ("faster", -100)

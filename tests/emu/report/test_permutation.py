@@ -60,3 +60,12 @@ def test_many_values_give_about_the_same() -> None:
     other = [dice.gauss(10.7, 1) for _ in range(MANY)]
     assert p_value(one[1:], other) == pytest.approx(p_value(one, other), abs=0.02)
     assert p_value(one, other) < 0.05
+
+
+def test_a_short_series_and_a_very_long_one() -> None:
+    """They are not counted for hours."""
+    dice = random.Random(7)
+    one = [dice.gauss(10, 1) for _ in range(25)]
+    other = [dice.gauss(10, 1) for _ in range(20_000)]
+    assert 0.05 < p_value(one, other) == p_value(other, one) < 1
+    assert p_value([value + 2 for value in one], other) < 0.001
