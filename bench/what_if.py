@@ -132,7 +132,8 @@ class Rig:
 
     def _stops(self) -> list[dict[str, Any]]:
         found = []
-        for line in self._log.read_text().splitlines():
+        whole, _, _ = self._log.read_text().rpartition("\n")  # the tap may write the next line now
+        for line in whole.splitlines():
             if line.startswith('{"event":"stop"'):
                 stop = json.loads(line)
                 if all(len(row["devices"]) == self.count for row in stop["rows"]):

@@ -12,6 +12,7 @@ from emu.commands.option_values import values_of
 from emu.commands.report_option import ReportFiles, report_options
 from emu.errors import EmuError, OptionError
 from emu.json_input import JsonInputError
+from vhost_user import input_file
 
 if TYPE_CHECKING:
     from emu.report.page.content import Page
@@ -42,14 +43,9 @@ def report(result: Path, **options: Any) -> None:
     if not files:
         raise OptionError("nothing to do: give --report FILE or --png FILE")
     try:
-        with result.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        page = _page(input_file.read(result, MAX_BYTES))
     except OSError as error:
         raise EmuError(f"{result}: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise EmuError(f"{result} has more than {MAX_BYTES >> 20} MiB")
-    try:
-        page = _page(data)
     except JsonInputError as error:
         raise EmuError(f"{result}: {error}") from None
     files.write(page)

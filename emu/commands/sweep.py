@@ -131,7 +131,7 @@ def sweep(**options: Any) -> None:
         console = console_for(report_stream(path))
         points = [point for report in reports for point in sweeping.points_of(report)]
         plain = not console.is_terminal
-        console.print(sweeping.heading(plan, reports[0].accel), markup=False, soft_wrap=plain)
+        console.print(sweeping.heading(plan, reports[0].accel), soft_wrap=plain)
         console.print(sweeping.table(points, plain=plain))
     whole = {**sweeping.document(plan, reports), "command": command_line()}
     deliver(path, whole)

@@ -156,7 +156,9 @@ class ChromeTrace:
             self._flows += 1
             waiting.append((message, self._flows))
             flows = (("s", self._flows),)
-        elif waiting and waiting[0][0] == message:
+        elif message in (name for name, _ in waiting):
+            while waiting[0][0] != message:
+                waiting.popleft()  # it was not received: its connection has broken
             flows = (("f", waiting.popleft()[1]),)
         text = message if direction == "request" else f"{message} reply"
         start = record.time_ns

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from emu.config.vm_spec import DeviceGroup, VmSpec, default_groups
 from emu.errors import OptionError
-from emu.report.cells import milliseconds, new_table
+from emu.report.cells import milliseconds, new_table, times
 from emu.report.results import document_head, median
 from emu.report.tables import vm_line
 
@@ -97,22 +97,24 @@ def points_of(report: MigrationReport) -> list[Point]:
 
 
 def table(points: Sequence[Point], *, plain: bool) -> Table:
-    """A row for each VM and strategy; growth is relative to the strategy's first row."""
+    """A row for each VM and strategy; growth is relative to the strategy's smallest VM."""
     result = new_table("medians, ms; growth since the smallest VM", plain=plain)
     for name in ("devices", "rings", "x", "strategy", "downtime", "stop", "x", "start", "x"):
         result.add_column(name, justify="left" if name == "strategy" else "right")
-    first: dict[str, Point] = {}
+    smallest: dict[str, Point] = {}
+    for point in sorted(points, key=lambda each: each.rings):
+        smallest.setdefault(point.strategy, point)
     size = 0
     for point in points:
         if size not in (0, point.rings):
             result.add_section()
         size = point.rings
-        base = first.setdefault(point.strategy, point)
+        base = smallest[point.strategy]
         rings = point.rings / base.rings
         result.add_row(
             str(point.devices),
             str(point.rings),
-            f"{rings:.0f}x",
+            times(rings),
             point.strategy,
             milliseconds(point.downtime_ms),
             milliseconds(point.stop_ms),

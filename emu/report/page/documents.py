@@ -107,13 +107,18 @@ def _noun(group: JsonObject) -> str:
     return kind.title if group["count"] == 1 else kind.plural
 
 
-def host_facts(document: JsonObject) -> dict[str, str]:
-    """The host and the settings, by their names on the page."""
-    host = {name: value for name, value in document["host"].items() if value is not None}
-    if isinstance(host.get("memory_bytes"), int):
-        host["memory"] = size(host.pop("memory_bytes"))
+def host_facts(host: JsonObject) -> dict[str, str]:
+    """The member ``host`` of a document, by the names on the page."""
+    known = {name: value for name, value in host.items() if value is not None}
+    if isinstance(known.get("memory_bytes"), int):
+        known["memory"] = size(known.pop("memory_bytes"))
     names = {"cpus": "CPUs", "vhost_emu": "vhost-emu", "python": "Python"}
-    facts = {f"host: {names.get(name, name)}": str(value) for name, value in host.items()}
+    return {f"host: {names.get(name, name)}": str(value) for name, value in known.items()}
+
+
+def facts_of(document: JsonObject) -> dict[str, str]:
+    """The host and the settings, by their names on the page."""
+    facts = host_facts(document["host"])
     costs = document["costs"]
     facts |= {
         "accelerator": document["accel"],

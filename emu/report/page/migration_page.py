@@ -11,7 +11,7 @@ from emu.json_input import check
 from emu.report.cells import count, milliseconds, size
 from emu.report.page import charts
 from emu.report.page.content import BAD, DIM, GOOD, Cell, Column, Figure, Page, Section, Table, Tile
-from emu.report.page.documents import MIGRATIONS, devices_text, host_facts
+from emu.report.page.documents import MIGRATIONS, devices_text, facts_of
 from emu.report.page.theme import PART_COLOURS, PHASE_COLOURS
 from emu.report.results import COMPLETED, Integrity, median
 from emu.report.tables import integrity_line
@@ -25,6 +25,8 @@ _Key = tuple[str, str]
 _ORDER = {phase.value: phase.order for phase in Phase}
 #: Timelines on the picture; the first and the last strategies.
 _PICTURED = 2
+#: Digits of a device's number.
+_DIGITS = 9
 _RFC_NOTE = (
     "RFC: the figures of the RFC of March 2021 (224 vCPUs, 16 NICs x 32 rings, 24 disks x 4 rings, "
     "on its author's host), one device after the other, and with its thread pool."
@@ -97,7 +99,8 @@ class _Migrations:
 
     def page(self) -> Page:
         """All of it."""
-        timelines = [self._timeline(run) for run in self._runs if run.get("timeline")]
+        drawn = [run for run in self._runs if run.get("timeline")]
+        timelines = [self._timeline(run, number) for number, run in enumerate(drawn)]
         sections = []
         if self._parts:
             sections += [self._compared(), self._steps(in_blackout=True)]
@@ -260,7 +263,7 @@ class _Migrations:
             for key, rows in found.items()
         }
 
-    def _timeline(self, run: JsonObject) -> Figure:
+    def _timeline(self, run: JsonObject, number: int) -> Figure:
         rows = run["timeline"]
         length = run["downtime_ms"] or max((row["end_ms"] for row in rows), default=0.0)
         used = [name for name in PHASE_COLOURS if any(row["phase"] == name for row in rows)]
@@ -283,9 +286,8 @@ class _Migrations:
             for row in rows
             if row["phase"] in PHASE_COLOURS
         ]
-        names = sorted({(_class(row["class"]), _natural(_row_name(row))) for row in rows})
-        order = ["".join(map(str, natural)) for _, natural in names]
-        number = self._names.index(run["strategy"])
+        names = {(_class(row["class"]), _natural(_row_name(row)), _row_name(row)) for row in rows}
+        order = list(dict.fromkeys(name for *_, name in sorted(names)))
         several = f", run {run['repeat']}" if len(self._completed(run["strategy"])) > 1 else ""
         return Figure(
             f"timeline-{number}",
@@ -321,7 +323,7 @@ class _Migrations:
         )
 
     def _facts(self) -> dict[str, str]:
-        facts = host_facts(self._document)
+        facts = facts_of(self._document)
         vm = self._document["vm"]
         return {
             "VM": f"{vm['vcpus']} vCPUs, {size(vm['memory_bytes'])}, {devices_text(vm)}",
@@ -352,13 +354,11 @@ def _row_name(row: JsonObject) -> str:
     return str(name)
 
 
-def _natural(name: str) -> tuple[str, int | str]:
-    """``net2`` before ``net10``."""
+def _natural(name: str) -> tuple[str, int]:
+    """The sort key: ``net``, ``net2``, ``net10``."""
     letters = name.rstrip("0123456789")
     digits = name[len(letters) :]
-    if not digits or str(int(digits)) != digits:
-        return name, ""
-    return letters, int(digits)
+    return (letters, int(digits)) if 0 < len(digits) <= _DIGITS else (name, -1)
 
 
 def _step(key: _Key) -> tuple[str, str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.json_input import check
-from emu.report.cells import milliseconds
+from emu.report.cells import milliseconds, times
 from emu.report.page import charts
 from emu.report.page.content import BAD, GOOD, Cell, Column, Figure, Page, Section, Table, Tile
-from emu.report.page.documents import SWEEP, host_facts
+from emu.report.page.documents import SWEEP, facts_of
 from emu.report.page.migration_page import outcome_of
 from emu.report.page.theme import series_colours
 
@@ -30,7 +30,13 @@ def page(document: JsonObject) -> Page:
     points: list[JsonObject] = known["points"]
     names = list(dict.fromkeys(point["strategy"] for point in points))
     colours = series_colours(names)
-    own = {name: [point for point in points if point["strategy"] == name] for name in names}
+    own = {
+        name: sorted(
+            (point for point in points if point["strategy"] == name),
+            key=lambda point: (point["rings"], point["devices"]),
+        )
+        for name in names
+    }
     sentence = _sentence(known, own)
     runs = [run for each in known["migrations"] for run in each["runs"]]
     by_rings = charts.growth(points, "rings", ["downtime_ms"], colours)
@@ -67,7 +73,7 @@ def page(document: JsonObject) -> Page:
         tiles=_tiles(own),
         outcome=outcome,
         sections=sections if points else [],
-        facts=host_facts(known),
+        facts=facts_of(known),
         command=known.get("command", ""),
         picture=charts.stacked(
             sentence,
@@ -85,18 +91,18 @@ def _sentence(document: JsonObject, own: dict[str, list[JsonObject]]) -> str:
     migrations = document["migrations"]
     runs = sum(len(each["runs"]) for each in migrations)
     text = f"{len(migrations)} VMs of different sizes were migrated live, {runs} times in all"
-    growths = []
-    for name, points in own.items():
-        least, most = points[0], points[-1]
-        if most["rings"] > least["rings"] and least["downtime_ms"]:
-            factor = most["downtime_ms"] / least["downtime_ms"]
-            growths.append(f"{factor:.1f} times as long with {name}")
-    if not growths:
+    rings = [point["rings"] for points in own.values() for point in points]
+    least, most = min(rings, default=0), max(rings, default=0)
+    growths = [
+        f"{points[-1]['downtime_ms'] / points[0]['downtime_ms']:.1f} times as long with {name}"
+        for name, points in own.items()
+        # Others have migrated some of the VMs only.
+        if (points[0]["rings"], points[-1]["rings"]) == (least, most) and points[0]["downtime_ms"]
+    ]
+    if not growths or not 0 < least < most:
         return f"{text}."
-    first = next(iter(own.values()))
-    factor = first[-1]["rings"] / first[0]["rings"]
     return (
-        f"{text}; with {factor:.0f} times the rings the downtime was {', '.join(growths)} as long."
+        f"{text}; with {most / least:.3g} times the rings the downtime was {' and '.join(growths)}."
     )
 
 
@@ -121,7 +127,7 @@ def _table(points: Sequence[JsonObject], own: dict[str, list[JsonObject]]) -> Ta
         base = own[point["strategy"]][0]
         rings = point["rings"] / base["rings"] if base["rings"] else 0.0
         cells = [Cell(point["strategy"]), Cell(str(point["devices"])), Cell(str(point["rings"]))]
-        cells.append(Cell(f"{rings:.0f}x"))
+        cells.append(Cell(times(rings)))
         for name in _FIGURES:
             factor = point[name] / base[name] if base[name] else 0.0
             tone = GOOD if factor < rings else BAD if factor > rings else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_saved_result_becomes_a_page(
     done = emu("report", str(saved), "--report", str(made))
     assert done.returncode == 0, done.stderr
     assert f"<title>{title}" in made.read_text("utf-8")
+
+
+def test_a_file_that_never_ends_is_not_read(tmp_path: Path) -> None:
+    """A FIFO that nobody writes to; as with all input files."""
+    os.mkfifo(tmp_path / "fifo")
+    done = emu("report", str(tmp_path / "fifo"), "--png", str(tmp_path / "x.png"))
+    assert done.returncode == 1
+    assert done.stderr.endswith("fifo: is not a regular file\n")
 
 
 def test_a_tap_s_log_becomes_a_picture(tmp_path: Path) -> None:

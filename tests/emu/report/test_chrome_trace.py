@@ -152,3 +152,15 @@ def test_a_case_of_the_conformance_suite_has_its_messages() -> None:
         ("GET_FEATURES reply", 1, 4.5, 0.5),
     ]
     assert found[0]["args"]["verdict"] == "pass"
+
+
+def test_a_message_that_was_lost_does_not_shift_the_flows() -> None:
+    """The back-end had gone before it read it."""
+    found = events(
+        message(1, "vhost_user_write", name="SET_OWNER"),
+        message(2, "vhost_user_write"),
+        message(3, "vhost_user_backend_read", process=BACK_END),
+        message(4, "vhost_user_backend_read", process=BACK_END, name="SET_OWNER"),
+    )
+    flows = [(e["ph"], e["id"]) for e in found if e["ph"] in "sf"]
+    assert flows == [("s", 1), ("s", 2), ("f", 2)]

@@ -63,3 +63,14 @@ def test_growth_is_against_the_smallest_vm_of_the_strategy() -> None:
     console.print(table(points, plain=True))
     lines = out.getvalue().splitlines()
     assert any("320 | 10x" in line and " 6.00 | 3.0x |" in line for line in lines)
+
+
+def test_the_smallest_vm_is_not_always_the_first() -> None:
+    """And a factor is not rounded to another one."""
+    points = [point for made in (report(6, 3.0), report(4, 2.0)) for point in points_of(made)]
+    out = io.StringIO()
+    Console(file=out, width=120).print(table(points, plain=True))
+    lines = out.getvalue().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert ["6", "48", "1.5x", "split", "10.00", "3.00", "1.5x", "5.00", "1.0x"] in rows
+    assert ["4", "32", "1x", "split", "10.00", "2.00", "1.0x", "5.00", "1.0x"] in rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emu.json_input import check
-from emu.report.page.documents import MIGRATIONS, SWEEP, devices_text, host_facts
+from emu.report.page.documents import MIGRATIONS, SWEEP, devices_text, facts_of
 from tests.emu.report.page.samples import migrations, sweep_document
 
 
@@ -28,9 +28,9 @@ def test_devices_are_named_by_their_kind() -> None:
 def test_the_host_and_the_settings_are_facts() -> None:
     """Those that are not set are left out."""
     document = check({**migrations(), "stop_time_ms": 20.0, "dirty_rate": 1 << 20}, MIGRATIONS)
-    facts = host_facts(document)
+    facts = facts_of(document)
     assert facts["host: CPUs"] == str(document["host"]["cpus"])
     assert facts["costs"] == "native: nothing injected"
     assert facts["back-ends stop in"] == "20 ms"
     assert facts["dirty rate"] == "1 MiB/s"
-    assert "dirty rate" not in host_facts(check(migrations(), MIGRATIONS))
+    assert "dirty rate" not in facts_of(check(migrations(), MIGRATIONS))

@@ -92,3 +92,18 @@ def test_another_document_is_an_error() -> None:
     document["runs"][0]["phases"][0]["wall_ms"] = "1"
     with pytest.raises(JsonInputError, match=r"runs\[0\].phases\[0\].wall_ms is not a number"):
         page(document)
+
+
+def test_the_rows_of_a_timeline_are_in_the_order_of_their_numbers() -> None:
+    """Whatever the devices are called, and however many runs have a timeline."""
+    document = migrations(run("split"), run("split", 2))
+    one, two = document["runs"]
+    two["timeline"] = two.get("timeline") or one["timeline"]
+    one["timeline"] = two["timeline"]
+    names = ["net10", "net", "net2", "net02", "9" * 5000, "\N{SUPERSCRIPT TWO}"]
+    rows = [row for row in one["timeline"] if row["device"]]
+    one["timeline"] = [{**rows[0], "class": "net", "device": name} for name in names]
+    figures = [figure for figure in page(document).figures if figure.zooms]
+    assert len({figure.name for figure in figures}) == 2
+    order = figures[0].spec["layer"][1]["encoding"]["y"]["sort"]
+    assert order == ["9" * 5000, "net", "net02", "net2", "net10", "\N{SUPERSCRIPT TWO}"]

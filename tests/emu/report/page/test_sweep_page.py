@@ -38,3 +38,19 @@ def test_no_point_is_no_figure() -> None:
     document = sweep_document()
     document["points"] = []
     assert not page(document).sections
+
+
+def test_growth_is_told_of_strategies_that_migrated_the_largest_vm() -> None:
+    """Whatever the order of the VMs; the factor of the rings is that of all of them."""
+    document = sweep_document()
+    document["points"].reverse()
+    largest = document["points"][0]["strategy"]
+    growth = page(document).sentence.partition("; ")[2]
+    assert growth.startswith("with 10 times the rings the downtime was ")
+    assert growth.count("times as long with") == 2
+    assert growth.count("as long") == 2
+    del document["points"][0]
+    assert f"as long with {largest}" not in page(document).sentence
+    for point in document["points"]:
+        point["rings"] = 0
+    assert "as long" not in page(document).sentence
