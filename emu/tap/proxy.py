@@ -38,6 +38,8 @@ SLICE = 8
 RETRY = 0.01
 #: Seconds without descriptors until the tap accepts again.
 PAUSE = 0.2
+#: Different lines about events that the observer could not take.
+MAX_COMPLAINTS = 100
 
 _EVENTS = 64
 
@@ -81,6 +83,7 @@ class _Listener:
         self.pair = pair
         self.connections = 0
         self.paused_until = 0.0
+        self.refused = False
         check_path(pair.connect, pair.name)
         check_path(pair.listen, pair.name)
         try:
@@ -89,6 +92,10 @@ class _Listener:
             raise TapError(f"{pair.listen}: {error.strerror}") from error
         self.sock.settimeout(0)
         self.sock.listen(socket.SOMAXCONN)
+
+
+def _time_of(event: Event) -> int:
+    return event.message.time if isinstance(event, Arrived) else event.time
 
 
 def _bytes_of(event: Event) -> int:
@@ -126,6 +133,7 @@ class Proxy:
         self._connections: list[Connection] = []
         self._events: deque[Event] = deque()
         self._waiting_bytes = 0
+        self._complaints: set[str] = set()
         self._idle = IDLE
         try:
             for pair in pairs:
@@ -142,34 +150,47 @@ class Proxy:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def run(self, stop: Iterable[int], deadline: Callable[[], float | None] = _never) -> None:
+    def run(self, stop: Iterable[int], deadline: Callable[[], float | None] = _never) -> int:
         """Forward until one of the descriptors ``stop`` is readable, or until the deadline.
+
+        What has happened before the deadline is handed over first; what happens meanwhile is not
+        waited for, as it may never end.
 
         Args:
             stop: descriptors, such as that of a signal's pipe.
             deadline: returns it, on the clock of `time.monotonic`, or None. It is called again and
                 again: what the observer takes may change it.
+
+        Returns:
+            Up to when everything was handed over: CLOCK_MONOTONIC, nanoseconds.
         """
         stops = set(stop)
+        passed: int | None = None
         for fd in stops:
             self._epoll.register(fd, select.EPOLLIN)
         try:
             while True:
                 due = deadline()
-                if due is not None and time.monotonic() >= due:
-                    if not self._events:
-                        return
-                    self._deliver(SLICE)  # what waits happened before the deadline
+                if due is None or time.monotonic() < due:
+                    passed = None
+                else:
+                    passed = passed or time.monotonic_ns()
+                    until = self._handed_over()
+                    if until > passed or not self._events:
+                        return until
+                    self._deliver(SLICE)
                 ready = self._epoll.poll(self._timeout(due), _EVENTS)
                 if ready:
                     self._idle = IDLE
                 else:
                     self._deliver(SLICE)
                     self._idle = 0.0
-                for fd, events in ready:
+                # Whose events they are is looked up first: one of them may close a descriptor, and
+                # another one open a new one of the same number.
+                for owner, fd, events in [(self._owner(fd), fd, events) for fd, events in ready]:
                     if fd in stops:
-                        return
-                    self._handle(fd, events)
+                        return self._handed_over()
+                    self._handle(owner, fd, events)
                 while self._waiting_bytes > BACKLOG:
                     self._deliver(SLICE)
                 if self._waiting:
@@ -207,14 +228,21 @@ class Proxy:
             ends.append(now + RETRY)
         return max(0.0, min(ends) - now) if ends else -1.0
 
-    def _handle(self, fd: int, events: int) -> None:
-        relay = self._relays.get(fd)
-        if relay is not None:
-            relay.handle(fd, events)
-        elif fd in self._listeners:
-            self._accept(self._listeners[fd])
-        elif fd in self._waiting:
-            self._give_up(fd)
+    def _handed_over(self) -> int:
+        """When the first event happened that waits, or now."""
+        return _time_of(self._events[0]) if self._events else time.monotonic_ns()
+
+    def _owner(self, fd: int) -> Relay | _Listener | _Waiting | None:
+        return self._relays.get(fd) or self._listeners.get(fd) or self._waiting.get(fd)
+
+    def _handle(self, owner: Relay | _Listener | _Waiting | None, fd: int, events: int) -> None:
+        if isinstance(owner, _Listener):
+            self._accept(owner)
+        elif isinstance(owner, _Waiting):
+            if self._waiting.get(fd) is owner:
+                self._give_up(fd)
+        elif owner is not None and not owner.closed:
+            owner.handle(fd, events)
 
     def _take(self, event: Event) -> None:
         self._events.append(event)
@@ -228,7 +256,13 @@ class Proxy:
             try:
                 self._observer(event)
             except Exception as error:  # noqa: BLE001  whatever a peer has made it do
-                self._notice(f"cannot decode: {type(error).__name__}: {error}")
+                self._complain(f"cannot decode: {type(error).__name__}: {error}")
+
+    def _complain(self, text: str) -> None:
+        """Print a line the first time, and not without end."""
+        if text not in self._complaints and len(self._complaints) < MAX_COMPLAINTS:
+            self._complaints.add(text)
+            self._notice(text)
 
     # -- connecting
 
@@ -238,10 +272,13 @@ class Proxy:
         except BlockingIOError:
             return
         except OSError as error:  # no descriptors left: the caller waits in the backlog
-            self._notice(f"{listener.pair.name}: cannot accept: {error.strerror}")
+            if not listener.refused:  # it may be so for weeks
+                self._notice(f"{listener.pair.name}: cannot accept: {error.strerror}")
+            listener.refused = True
             listener.paused_until = time.monotonic() + PAUSE
             self._epoll.unregister(listener.sock.fileno())
             return
+        listener.refused = False
         waiting = _Waiting(listener, sock, time.monotonic() + self._patience)
         if not self._connect(waiting):
             self._waiting[sock.fileno()] = waiting
