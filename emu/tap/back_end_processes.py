@@ -6,7 +6,7 @@ every reply that requests in flight share.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, deque
 from statistics import median_low
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,15 +45,22 @@ class BackEnd(NamedTuple):
     slowest: int | None = None
 
 
-class BackEndProcesses:
-    """Collects what `BackEnd` has; a sink of a `Reader`."""
+class _Process:
+    """A process with a connection: its last replies without work, and the requests on their way."""
 
     def __init__(self) -> None:
-        self._processes: dict[str, Hashable] = {}
-        self._waiting: defaultdict[Hashable, int] = defaultdict(int)
-        self._waiting_of: defaultdict[str, int] = defaultdict(int)
+        self.replies: deque[int] = deque(maxlen=_REPLIES)
+        self.waiting: Counter[str] = Counter()
+
+
+class BackEndProcesses:
+    """Collects what `BackEnd` has, of the connections that are open; a sink of a `Reader`."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Hashable] = {}
+        self._processes: dict[Hashable, _Process] = {}
+        self._waiting = 0
         self._alone: Message | None = None
-        self._replies: dict[Hashable, deque[int]] = {}
 
     def take(self, record: Record) -> None:
         """Look at a record."""
@@ -62,39 +69,45 @@ class BackEndProcesses:
                 self._message(record)
         elif isinstance(record, Opened):
             name = record.connection.name
-            self._processes[name] = record.back_pid or name
+            key = self._names[name] = record.back_pid or name
+            self._processes.setdefault(key, _Process()).waiting[name] = 0
         elif isinstance(record, Closed):
             name = record.connection.name
-            process = self._processes.pop(name, name)
-            self._waiting[process] -= self._waiting_of.pop(name, 0)
+            served_by = self._names.pop(name)
+            process = self._processes[served_by]
+            self._waiting -= process.waiting.pop(name)
+            if not process.waiting:
+                del self._processes[served_by]
 
     def of(self, devices: Iterable[str]) -> dict[str, BackEnd]:
         """What serves each of these devices."""
+        slowest = max(
+            (max(each.replies) for each in self._processes.values() if each.replies), default=None
+        )
         found = {}
         for device in devices:
-            process = self._processes.get(device, device)
-            replies = self._replies.get(process)
-            if replies:
-                slowest = max(max(each) for each in self._replies.values())
-                found[device] = BackEnd(process, median_low(replies), slowest)
+            key = self._names.get(device, device)
+            process = self._processes.get(key)
+            if process is not None and process.replies:
+                found[device] = BackEnd(key, median_low(process.replies), slowest)
             else:
-                found[device] = BackEnd(process)
+                found[device] = BackEnd(key)
         return found
 
     def _message(self, message: Message) -> None:
         device = message.device
-        process = self._processes.get(device, device)
+        process = self._processes[self._names[device]]
         if not message.is_reply:
             # With more than one request on its way the time of a reply is also that of others.
-            self._alone = None if any(self._waiting.values()) else message
+            self._alone = None if self._waiting else message
             if message.reply_due:
-                self._waiting[process] += 1
-                self._waiting_of[device] += 1
+                process.waiting[device] += 1
+                self._waiting += 1
             return
         request = message.request
         if request is None:
             return
-        self._waiting[process] -= 1
-        self._waiting_of[device] -= 1
+        process.waiting[device] -= 1
+        self._waiting -= 1
         if request is self._alone and request.id in _NO_WORK and message.latency is not None:
-            self._replies.setdefault(process, deque(maxlen=_REPLIES)).append(message.latency)
+            process.replies.append(message.latency)

@@ -9,7 +9,8 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from emu.report.cells import milliseconds
+from emu.report.cells import counted, milliseconds
+from emu.tap.connection import Closed
 from emu.tap.message import Message
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ class Slowest(NamedTuple):
 
 
 class DeviceRow(NamedTuple):
-    """One device.
+    """One connection, or a pair that has none.
 
     Attributes:
         device: its name.
         rate: messages per second since the last table.
-        messages: all of them.
+        messages: all of the connection; of the pair, those of the connections that have ended.
         waiting: requests whose replies are due.
         slowest: request, or None.
         rings: None while the device is not connected.
@@ -54,32 +55,51 @@ class DeviceRow(NamedTuple):
 class DeviceCounts:
     """Counts the messages of each device; a sink of a `Reader`.
 
+    What a connection has counted becomes its pair's when it ends: a front-end may connect again for
+    weeks.
+
     Args:
-        devices: that have a row before they are connected.
+        pairs: names of those that have a row before they are connected.
     """
 
-    def __init__(self, devices: Iterable[str] = ()) -> None:
-        self._messages: Counter[str] = Counter(dict.fromkeys(devices, 0))
+    def __init__(self, pairs: Iterable[str] = ()) -> None:
+        self._messages: Counter[str] = Counter(dict.fromkeys(pairs, 0))
         self._before: Counter[str] = Counter()
         self._slowest: dict[str, Slowest] = {}
 
     def take(self, record: Record) -> None:
         """Count a message."""
+        if isinstance(record, Closed):
+            self._add(record.connection.name, record.connection.pair)
         if not isinstance(record, Message):
             return
         self._messages[record.device] += 1
         latency = record.latency
         if latency is None:
             return
-        known = self._slowest.get(record.device)
-        if known is None or latency > known.latency:
-            self._slowest[record.device] = Slowest(latency, record.name)
+        self._note(record.device, Slowest(latency, record.name))
+
+    def _note(self, device: str, reply: Slowest) -> None:
+        known = self._slowest.get(device)
+        if known is None or reply.latency > known.latency:
+            self._slowest[device] = reply
+
+    def _add(self, device: str, pair: str) -> None:
+        """Add what a connection has counted to what its pair has."""
+        if device == pair:
+            return
+        for counts in (self._messages, self._before):
+            if number := counts.pop(device, 0):
+                counts[pair] += number
+        if reply := self._slowest.pop(device, None):
+            self._note(pair, reply)
 
     def rows(self, reader: Reader, seconds: float) -> list[DeviceRow]:
         """A row for each device, the busiest first; ``seconds`` have passed since the last ones."""
         sessions = reader.sessions
+        connected = {session.pair for session in sessions.values()}
         rows = []
-        for device in sorted(self._messages.keys() | sessions.keys()):
+        for device in sorted((self._messages.keys() - connected) | sessions.keys()):
             session = sessions.get(device)
             count = self._messages[device]
             rows.append(
@@ -99,7 +119,7 @@ class DeviceCounts:
 def table(rows: list[DeviceRow], room: int) -> Table:
     """The table of the first rows, as many as there is room for."""
     left_out = len(rows) - room
-    more = f"and {left_out} more devices; " if left_out > 0 else ""
+    more = f"and {counted(left_out, 'more device')}; " if left_out > 0 else ""
     caption = f"{more}Ctrl-C ends the tap, and with it the connections"
     made = Table(box=box.SIMPLE_HEAD, caption=caption)
     made.add_column("device", overflow="ellipsis", no_wrap=True)

@@ -28,6 +28,7 @@ class Message:
     Attributes:
         time: when its last byte was read, CLOCK_MONOTONIC, nanoseconds.
         device: name of its connection.
+        pair: name of the pair of sockets that the connection belongs to.
         sender: who sent it.
         on_channel: on the back-end channel.
         id, flags: of the header.
@@ -45,6 +46,7 @@ class Message:
 
     time: int
     device: str
+    pair: str
     sender: Sender
     on_channel: bool
     id: int

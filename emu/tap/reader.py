@@ -45,7 +45,8 @@ class Reader:
             record = self._message(event)
         else:
             if isinstance(event, Opened):
-                session = ObservedSession(event.connection.name)
+                connection = event.connection
+                session = ObservedSession(connection.name, connection.pair)
                 self._by_connection[event.connection] = session
                 self._judges[event.connection] = Judge(session)
             elif isinstance(event, Closed):

@@ -66,10 +66,12 @@ class ObservedSession(Session):
 
     Args:
         name: name of the connection.
+        pair: name of its pair of sockets.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, pair: str) -> None:
         super().__init__(name, MAX_RINGS, SPEC)
+        self.pair = pair
         self.main, self.channel = Pairing(), Pairing()
         self._known: set[int] = set()
 
@@ -102,8 +104,8 @@ class ObservedSession(Session):
         forms = self._forms(is_reply=is_reply, on_channel=on_channel)
         form = forms.get(raw.id)
         message = Message(
-            raw.time, self.name, sender, on_channel, raw.id, raw.flags, raw.payload, raw.fds,
-            is_reply, form.name if form else f"message {raw.id}",
+            raw.time, self.name, self.pair, sender, on_channel, raw.id, raw.flags, raw.payload,
+            raw.fds, is_reply, form.name if form else f"message {raw.id}",
         )  # fmt: skip
         if form is None:
             message.error = "unknown"

@@ -67,7 +67,7 @@ class TraceWriter:
         whole = self._span(_ALL, _TRANSITIONS, start, end, title(transition), about)
         rows = (
             self._span(
-                _pair_of(span.device),
+                transition.certain[span.device],
                 _TRANSITIONS,
                 span.start,
                 span.end,
@@ -94,7 +94,7 @@ class TraceWriter:
         yield from self._moment(connection.pair, _MAIN, record.time, name, about)
 
     def _message(self, message: Message) -> Iterator[Event]:
-        pair = _pair_of(message.device)
+        pair = message.pair
         track = _CHANNEL if message.on_channel else _MAIN
         about = {"device": message.device, "sender": message.sender.value, **message.fields}
         if message.violations:
@@ -164,12 +164,6 @@ class TraceWriter:
         process.count += 1
         tid = process.count
         return tid, [_metadata(process.pid, tid, "thread_name", name)]
-
-
-def _pair_of(device: str) -> str:
-    """The pair of a connection's name."""
-    pair, mark, number = device.rpartition("#")
-    return pair if mark and number.isdigit() else device
 
 
 def _metadata(pid: int, tid: int, kind: str, name: str) -> Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.report.cells import counted
 from emu.tap.connection import Opened
 from emu.tap.message import Message
 
@@ -32,8 +33,4 @@ class Traffic:
 
     def summary(self) -> str:
         """One line without a full stop."""
-        return f"{_count(self.connections, 'connection')}, {_count(self.messages, 'message')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+        return f"{counted(self.connections, 'connection')}, {counted(self.messages, 'message')}"

@@ -7,7 +7,7 @@ nothing is missing, otherwise for `QUIET`.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from typing import TYPE_CHECKING
 
 from emu.tap.back_end_processes import BackEndProcesses
@@ -52,8 +52,7 @@ class TransitionFinder:
         self._open: dict[tuple[int, Kind], Transition] = {}
         self._last_kind: dict[str, Kind] = {}
         self._fronts: dict[str, int] = {}
-        self._pairs: dict[str, str] = {}
-        self._running: defaultdict[int, set[tuple[str, int | None]]] = defaultdict(set)
+        self._running: dict[int, set[tuple[str, int | None]]] = {}
         self._stops: deque[Transition] = deque(maxlen=_STOPS)
         self._back_ends = BackEndProcesses()
         # Those that were looked at, and which message was the last one then.
@@ -66,6 +65,8 @@ class TransitionFinder:
 
     def take(self, record: Record) -> None:
         """Look at a record."""
+        if isinstance(record, Closed):
+            self._note_back_end(record.connection.name)
         self._back_ends.take(record)
         if isinstance(record, Message):
             phase = phase_of(record)
@@ -76,9 +77,9 @@ class TransitionFinder:
         elif isinstance(record, Opened):
             connection = record.connection
             self._fronts[connection.name] = record.front_pid
-            self._pairs[connection.name] = connection.pair
         elif isinstance(record, Closed):
             self._has_stopped(record.connection.name)
+            self._fronts.pop(record.connection.name, None)
 
     def finish_quiet(self, now: int) -> None:
         """End those in which nothing has come for long enough."""
@@ -103,7 +104,7 @@ class TransitionFinder:
         if transition.waiting > 0:
             return False
         if transition.kind is Kind.STOP:
-            return not self._running[transition.front_pid]
+            return not self._running.get(transition.front_pid)
         before = self._related(transition)
         return before is not None and transition.rings_set_up >= before.rings
 
@@ -111,8 +112,16 @@ class TransitionFinder:
         """Without messages for its rings."""
         self._last_kind.pop(device, None)
         self._incomplete.clear()
-        running = self._running[self._fronts.get(device, 0)]
-        running -= {ring for ring in running if ring[0] == device}
+        front = self._fronts.get(device, 0)
+        running = self._running.pop(front, set())
+        if left := {ring for ring in running if ring[0] != device}:
+            self._running[front] = left
+
+    def _note_back_end(self, device: str) -> None:
+        """Remember for what is not over which process has served a device that disconnects."""
+        for transition in self._open.values():
+            if device in transition.certain:
+                transition.back_ends |= self._back_ends.of([device])
 
     def _add(self, message: Message, phase: Phase) -> None:
         self.finish_quiet(message.time)
@@ -135,7 +144,12 @@ class TransitionFinder:
         if own is not None and (
             own.messages >= MAX_MESSAGES
             or (device in own.certain and self._last_kind.get(device) is not kind)
-            or (kind is Kind.START and self._comes_again(device, own))
+            # Another connection of the same pair has been started already.
+            or (
+                kind is Kind.START
+                and device not in own.certain
+                and message.pair in own.certain.values()
+            )
         ):
             self._finish([own])
         if message.id not in CERTAIN:
@@ -147,16 +161,9 @@ class TransitionFinder:
         self._last_kind[device] = kind
         ring = device, message.ring
         if message.id == _F.SET_VRING_KICK:
-            self._running[front].add(ring)
+            self._running.setdefault(front, set()).add(ring)
         elif message.id in _STOPS_RING:
-            self._running[front].discard(ring)
-
-    def _comes_again(self, device: str, start: Transition) -> bool:
-        """Another connection of the same pair has been started already."""
-        if device in start.certain:
-            return False
-        pair = self._pairs.get(device)
-        return any(self._pairs.get(other) == pair for other in start.certain)
+            self._running.get(front, set()).discard(ring)
 
     def _finish(self, over: Iterable[Transition]) -> None:
         ended = list(over)
@@ -171,7 +178,10 @@ class TransitionFinder:
             if not transition.certain:
                 continue
             transition.leave_out_others()
-            transition.back_ends = self._back_ends.of(transition.devices)
+            transition.back_ends = {
+                **self._back_ends.of(transition.devices),
+                **transition.back_ends,
+            }
             if transition.kind is Kind.STOP:
                 self._stops.append(transition)
             else:
@@ -197,7 +207,5 @@ class TransitionFinder:
     def _belongs(self, start: Transition, stop: Transition) -> bool:
         if stop.front_pid != start.front_pid:
             return len(stop.certain) == len(start.certain)
-        pairs = [
-            {self._pairs.get(device, device) for device in each.certain} for each in (start, stop)
-        ]
-        return start.front_pid == 0 or bool(pairs[0] & pairs[1])
+        shared = set(start.certain.values()) & set(stop.certain.values())
+        return start.front_pid == 0 or bool(shared)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from emu.report.cells import milliseconds, new_table
+from emu.report.cells import counted, milliseconds, new_table
 from emu.tap.what_if import what_if
 
 if TYPE_CHECKING:
@@ -23,10 +23,9 @@ SLOWEST = 5
 
 def title(transition: Transition) -> str:
     """``stop of 24 devices, 96 rings: 7.70 ms``, and what came before."""
-    devices = len(transition.devices)
     text = (
-        f"{transition.kind} of {devices} device{'' if devices == 1 else 's'}, "
-        f"{transition.rings} ring{'' if transition.rings == 1 else 's'}: "
+        f"{transition.kind} of {counted(len(transition.devices), 'device')}, "
+        f"{counted(transition.rings, 'ring')}: "
         f"{_ms(transition.end - transition.start)} ms"
     )
     before = transition.before

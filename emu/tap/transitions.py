@@ -15,7 +15,7 @@ from vhost_user.messages import FrontendRequest
 from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from emu.tap.back_end_processes import BackEnd
     from emu.tap.message import Message
@@ -170,11 +170,12 @@ class Transition:
         front_pid: the front-end's process; 0 if unknown.
         spans: by row and device.
         before: the stop that a start belongs to, or None.
-        certain: the devices with a message that occurs in stops and starts only.
+        certain: the devices with a message that occurs in stops and starts only, and the names of
+            their pairs.
         messages: requests.
         waiting: requests whose replies are due.
         latest: nanoseconds, of the last message or reply.
-        back_ends: of the devices, once it is over.
+        back_ends: of the devices, once it is over, or their connections are.
     """
 
     def __init__(self, kind: Kind, front_pid: int = 0) -> None:
@@ -182,11 +183,11 @@ class Transition:
         self.front_pid = front_pid
         self.spans: dict[tuple[Phase, str], Span] = {}
         self.before: Transition | None = None
-        self.certain: set[str] = set()
+        self.certain: dict[str, str] = {}
         self.messages = 0
         self.waiting = 0
         self.latest = 0
-        self.back_ends: Mapping[str, BackEnd] = {}
+        self.back_ends: dict[str, BackEnd] = {}
         self._set_up: dict[tuple[str, int], set[int]] = {}
 
     @property
@@ -254,7 +255,7 @@ class Transition:
         self.messages += 1
         self.waiting += message.reply_due
         if message.id in CERTAIN:
-            self.certain.add(message.device)
+            self.certain[message.device] = message.pair
         if message.ring is not None:
             span.named.add(message.ring)
             if message.id in _NEEDED:

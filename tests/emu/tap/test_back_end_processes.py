@@ -61,3 +61,18 @@ def test_the_slowest_reply_is_that_of_all_processes() -> None:
         "a": BackEnd(7, TICK, 10 * TICK),
         "b": BackEnd(8, 10 * TICK, 10 * TICK),
     }
+
+
+def test_a_process_that_has_gone_is_forgotten() -> None:
+    """Its slow replies say nothing about this host any more."""
+    found, clock = BackEndProcesses(), Clock()
+    one = Talk([found.take], "a", clock, pids=(1, 7))
+    one.ask(F.GET_FEATURES)
+    one.answer(F.GET_FEATURES, U64(1))
+    for number in range(1, 5):
+        gone = Talk(device="b", clock=clock, reader=one.reader, pids=(1, 8), number=number)
+        gone.ask(F.GET_FEATURES)
+        clock.now += 9 * TICK
+        gone.answer(F.GET_FEATURES, U64(1))
+        gone.close()
+        assert found.of("a") == {"a": BackEnd(7, TICK, TICK)}

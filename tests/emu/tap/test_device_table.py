@@ -68,3 +68,20 @@ def test_a_terminal_is_drawn_on() -> None:
         while b"messages/s" not in drawn:  # a terminal returns what it has, in parts
             drawn += os.read(main, 4096)
     os.close(main)
+
+
+def test_connections_that_have_ended_are_counted_with_their_pair() -> None:
+    """However often a front-end connects again, the table has one row for it."""
+    counts = DeviceCounts(["a"])
+    talk = Talk([counts.take], "a")
+    talk.ask(F.SET_OWNER)
+    talk.close()
+    for number in range(2, 50):
+        again = Talk(device="a", clock=talk.clock, reader=talk.reader, number=number)
+        again.ask(F.GET_FEATURES)
+        (row,) = counts.rows(talk.reader, 1.0)
+        assert (row.device, row.messages, row.waiting) == (f"a#{number}", 1, 1)
+        again.answer(F.GET_FEATURES, U64(0))
+        again.close()
+    (row,) = counts.rows(talk.reader, 1.0)
+    assert row == ("a", 1, 97, 0, Slowest(1000, "GET_FEATURES"), None)

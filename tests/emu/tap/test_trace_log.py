@@ -135,3 +135,10 @@ def test_the_spans_of_a_stop_add_up_to_its_row() -> None:
     assert rows == [span.wall / 1000 for span in stop.rows[0].spans]
     (whole,) = [length for name, _, _, length in spans(events) if name.startswith("stop of 2")]
     assert whole == (stop.end - stop.start) / 1000 == 11 * TICK / 1000
+
+
+def test_a_pair_may_have_a_number_in_its_name() -> None:
+    """It is not the third connection of another one."""
+    talk = Talk(device="disk#3")
+    talk.ask(F.SET_OWNER)
+    assert tracks(document(talk.records))[1, 0] == "disk#3"

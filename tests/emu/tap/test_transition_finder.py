@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.tap import transition_finder as module
+from emu.tap.back_end_processes import BackEnd
 from emu.tap.transition_finder import QUIET, SETTLED, TransitionFinder
 from emu.tap.transitions import Kind, Phase, Transition
 from tests.emu.tap.talk import TICK, Clock, F, Talk
@@ -320,3 +321,19 @@ def test_another_device_of_the_same_front_end_is_no_migration() -> None:
     vm.start("b")
     vm.finder.finish()
     assert [(each.is_migration, each.before) for each in vm.found] == [(False, None)] * 3
+
+
+def test_a_stop_knows_its_back_end_although_the_front_end_has_gone() -> None:
+    """As QEMU that ends after a migration: the stop is not over yet."""
+    vm = Vm("first")
+    for device in ("a", "b"):
+        vm.talks[device] = Talk(device=device, clock=vm.clock, reader=vm.reader, pids=(3, 7))
+        vm.talks[device].ask(F.GET_FEATURES)
+        vm.talks[device].answer(F.GET_FEATURES, U64(1))
+    for device in ("a", "b"):
+        vm.stop(device)
+    for device in ("a", "b"):
+        vm.talks[device].close()
+    vm.wait()
+    (stop,) = vm.found
+    assert stop.back_ends == dict.fromkeys(("a", "b"), BackEnd(7, TICK, TICK))
