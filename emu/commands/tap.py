@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
@@ -23,6 +23,7 @@ from emu.commands.report_option import ReportFiles, command_line, report_options
 from emu.errors import EmuError, OptionError, SignalError
 from emu.tap.last_messages import Cause
 from emu.tap.outputs import STDOUT, Last, Logs
+from emu.tap.standard_output import without_waiting
 from vhost_user.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
@@ -199,13 +200,12 @@ def tap(**options: Any) -> None:
     logs, last = _logs(own), _last(own)
     files = values_of(ReportFiles, options)
     summary = Summary() if files else None
-    report = None if own.quiet else sys.stderr
-    view = None if own.quiet or _uses_stdout(logs) or not sys.stdout.isatty() else sys.stdout
     host_limits.raise_descriptor_limit()
     with (
         SignalWatcher() as watcher,
         _started(commands, watcher),
-        Outputs(logs, pairs, view, report, _report, last, summary) as outputs,
+        without_waiting(),
+        Outputs(logs, pairs, *_streams(own, logs), _report, last, summary) as outputs,
         Proxy(pairs, outputs.reader.take, _report, patience) as proxy,
     ):
         if not own.quiet:
@@ -217,6 +217,16 @@ def tap(**options: Any) -> None:
     if summary is not None:
         whole = {**summary.document(described(pairs)), "command": command_line()}
         files.deliver("tap_page", whole)
+    if outputs.failures:
+        raise EmuError("; ".join(outputs.failures))
+
+
+def _streams(options: TapOptions, logs: Logs) -> tuple[TextIO | None, TextIO | None]:
+    """The terminal for the table of devices, and the stream for stops and starts."""
+    if options.quiet:
+        return None, None
+    view = STDOUT not in logs and sys.stdout.isatty()
+    return sys.stdout if view else None, sys.stderr
 
 
 def _logs(options: TapOptions) -> Logs:
@@ -251,10 +261,6 @@ def _last(options: TapOptions) -> Last | None:
     return Last(options.last, causes)
 
 
-def _uses_stdout(logs: Logs) -> bool:
-    return STDOUT in logs
-
-
 def _forward(proxy: Proxy, outputs: Outputs, watcher: SignalWatcher, seconds: float | None) -> str:
     """Forward until the end; returns what has ended it."""
     end = None if seconds is None else time.monotonic() + seconds
@@ -265,9 +271,9 @@ def _forward(proxy: Proxy, outputs: Outputs, watcher: SignalWatcher, seconds: fl
 
     try:
         while end is None or time.monotonic() < end:
-            proxy.run(watcher.fds, next_look)
+            until = proxy.run(watcher.fds, next_look)
             watcher.check()
-            outputs.look()
+            outputs.look(until)
     except SignalError as signaled:
         if signaled.signum not in (signal.SIGINT, signal.SIGTERM):
             raise

@@ -16,6 +16,7 @@ from emu.errors import EmuError
 from vhost_user import output_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 #: Bytes that may wait for the thread.
@@ -31,15 +32,17 @@ class LogFile:
 
     Args:
         name: for errors.
-        fd: descriptor to write to; it is closed at the end.
+        fd: descriptor to write to, or what opens it in the thread; it is closed at the end.
+        room: bytes that may wait for the thread.
 
     Attributes:
         dropped: how many entries there was no room for.
         failure: why nothing is written any more, or None.
     """
 
-    def __init__(self, name: str, fd: int) -> None:
+    def __init__(self, name: str, fd: int | Callable[[], int], room: int = ROOM) -> None:
         self.name = name
+        self._room = room
         self.dropped = 0
         self.failure: OSError | None = None
         self._fd = fd
@@ -54,10 +57,14 @@ class LogFile:
     def open(cls, path: Path) -> LogFile:
         """Write to a file, which is emptied, or to a FIFO or a character device.
 
+        A FIFO can be opened only when its reader is there, which may come later, or never.
+
         Raises:
             EmuError: it cannot be opened, or is a link to a file.
         """
         try:
+            if path.is_fifo():
+                return cls(str(path), lambda: output_file.open_to_append(path))
             fd = output_file.open_to_append(path)
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 os.ftruncate(fd, 0)
@@ -65,20 +72,32 @@ class LogFile:
             raise EmuError(f"{path}: {error.strerror}") from error
         return cls(str(path), fd)
 
-    def put(self, entry: bytes) -> None:
-        """Write an entry later; it is dropped as a whole if too much waits."""
+    def put(self, entry: bytes) -> bool:
+        """Write an entry later; it is dropped as a whole if too much waits.
+
+        Returns:
+            Whether it will be written, if nothing fails until then.
+        """
         with self._changed:
-            if self.failure is not None or self._waiting + len(entry) > ROOM:
+            if self.failure is not None or self._waiting + len(entry) > self._room:
                 self.dropped += 1
-                return
+                return False
             self._entries.append(entry)
             self._waiting += len(entry)
             if len(self._entries) == 1:
                 self._changed.notify()
+        return True
 
-    def put_line(self, line: str) -> None:
-        """Write a line."""
-        self.put(line.encode(errors="replace") + b"\n")
+    def put_line(self, line: str) -> bool:
+        """Write a line; as `put`."""
+        return self.put(line.encode(errors="replace") + b"\n")
+
+    @property
+    def complaint(self) -> str:
+        """Why the log is incomplete."""
+        if self.failure is not None:
+            return f"{self.name}: {self.failure.strerror}: the log is incomplete"
+        return f"{self.name}: its reader is too slow: entries are missing"
 
     def close(self) -> str:
         """Write what waits, as far as its reader takes it; returns a line on what is missing."""
@@ -87,24 +106,27 @@ class LogFile:
             self._changed.notify()
         self._thread.join(_PATIENCE)
         if self.failure is not None:
-            return f"{self.name}: {self.failure.strerror}: the log is incomplete"
+            return self.complaint
         missing = self.dropped + len(self._entries)
         if missing or self._thread.is_alive():
-            return f"{self.name}: {missing} entries are missing: its reader was too slow"
+            lost = "1 entry is" if missing == 1 else f"{missing} entries are"
+            return f"{self.name}: {lost} missing: its reader was too slow"
         return ""
 
     def _run(self) -> None:
         try:
-            while data := self._take():
-                left = memoryview(data)
-                while left:
-                    left = left[os.write(self._fd, left) :]
+            fd = self._fd if isinstance(self._fd, int) else self._fd()
+            try:
+                while data := self._take():
+                    left = memoryview(data)
+                    while left:
+                        left = left[os.write(fd, left) :]
+            finally:
+                os.close(fd)
         except OSError as error:  # a full disk, or a reader that has gone
             with self._changed:
                 self.failure = error
                 self._entries.clear()
-        finally:
-            os.close(self._fd)
 
     def _take(self) -> bytes:
         """The next bytes to write; none at the end."""

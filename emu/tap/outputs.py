@@ -70,6 +70,7 @@ class Outputs:
     Attributes:
         reader: the observer for the proxy.
         traffic: counts everything.
+        failures: of the logs that could not be written to the end, once they are closed: why.
 
     Raises:
         EmuError: a file cannot be written.
@@ -86,6 +87,7 @@ class Outputs:
         summary: Summary | None = None,
     ) -> None:
         self.traffic = Traffic()
+        self.failures: list[str] = []
         self._notice = notice
         self._summary = summary
         self._json: LogFile | None = None
@@ -94,6 +96,7 @@ class Outputs:
         self._finder = TransitionFinder(self._found)
         self._flagged: set[str] = set()
         self._files: list[LogFile] = []
+        self._incomplete: set[LogFile] = set()
         self._counts = DeviceCounts(pair.name for pair in pairs)
         sinks: list[Callable[[Record], None]] = [
             self.traffic.take,
@@ -110,12 +113,12 @@ class Outputs:
             if logs.json is not None:
                 writers.append(self._lines(logs.json, json_log.line_of))
                 self._json = self._files[-1]
-                self._json.put_line(json_log.head(pairs))
+                self._put_line(self._json, json_log.head(pairs))
             if logs.pcap is not None:
                 writers.append(self._blocks(logs.pcap))
             if logs.trace is not None:
                 self._trace_file = self._open(logs.trace)
-                self._trace_file.put_line(self._trace.begin())
+                self._put_line(self._trace_file, self._trace.begin())
                 writers.append(self._write_trace)
         except BaseException:
             self.close()
@@ -147,9 +150,13 @@ class Outputs:
             looks.append(self._finder.due / 1e9)
         return min(looks, default=None)
 
-    def look(self) -> None:
-        """Report stops and starts that are over, and draw the table again, if it is time."""
-        self._finder.finish_quiet(time.monotonic_ns())
+    def look(self, until: int | None = None) -> None:
+        """Report stops and starts that are over, and draw the table again, if it is time.
+
+        Args:
+            until: all messages before have been read, CLOCK_MONOTONIC nanoseconds; by default now.
+        """
+        self._finder.finish_quiet(time.monotonic_ns() if until is None else until)
         now = time.monotonic()
         if self._view is not None and now >= self._shown + INTERVAL:
             self._view.show(self._counts.rows(self.reader, now - self._shown))
@@ -159,20 +166,23 @@ class Outputs:
         if self._summary is not None:
             self._summary.add(transition)
         if self._json is not None:
-            self._json.put_line(json_log.line(object_of(transition)))
+            self._put_line(self._json, json_log.line(object_of(transition)))
         if self._trace_file is not None:
             for line in self._trace.lines_of_transition(transition):
-                self._trace_file.put_line(line)
+                self._put_line(self._trace_file, line)
         if self._console is not None:
             self._console.print(render(transition, plain=not self._console.is_terminal))
 
     def close(self) -> None:
         """Write the rest of the logs."""
         if self._trace_file is not None:
-            self._trace_file.put_line(self._trace.end())
+            self._put_line(self._trace_file, self._trace.end())
             self._trace_file = None
         for file in self._files:
-            if complaint := file.close():
+            complaint = file.close()
+            if file.failure is not None:
+                self.failures.append(complaint)
+            elif complaint:
                 self._notice(complaint)
         self._files.clear()
 
@@ -188,12 +198,12 @@ class Outputs:
     def _write_trace(self, record: Record) -> None:
         if self._trace_file is not None:
             for line in self._trace.lines_of(record):
-                self._trace_file.put_line(line)
+                self._put_line(self._trace_file, line)
 
     def _lines(self, path: Path, line_of: Callable[[Record], str]) -> Callable[[Record], None]:
         """A sink that writes lines."""
         file = self._open(path)
-        return lambda record: file.put_line(line_of(record))
+        return lambda record: self._put_line(file, line_of(record))
 
     def _blocks(self, path: Path) -> Callable[[Record], None]:
         """A sink that writes pcapng."""
@@ -201,10 +211,21 @@ class Outputs:
         file.put(section())
 
         def write(record: Record) -> None:
-            if blocks := writer.blocks_of(record):
-                file.put(blocks)
+            blocks = writer.blocks_of(record)
+            if blocks and not self._check(file, written=file.put(blocks)):
+                writer.forget()
 
         return write
+
+    def _put_line(self, file: LogFile, line: str) -> None:
+        self._check(file, written=file.put_line(line))
+
+    def _check(self, file: LogFile, *, written: bool) -> bool:
+        """Report at once the first entry that a log lacks; returns ``written``."""
+        if not written and file not in self._incomplete:
+            self._incomplete.add(file)
+            self._notice(file.complaint)
+        return written
 
     def _open(self, path: Path) -> LogFile:
         file = LogFile.open(path) if path != STDOUT else LogFile("stdout", os.dup(_STDOUT_FD))

@@ -52,6 +52,7 @@ class PcapngWriter:
 
     def __init__(self) -> None:
         self._interfaces: dict[str, int] = {}
+        self._new: str | None = None
         self._offset = time.time_ns() - time.monotonic_ns()
 
     def blocks_of(self, record: Record) -> bytes:
@@ -59,11 +60,17 @@ class PcapngWriter:
         if not isinstance(record, Message):
             return b""
         number = self._interfaces.get(record.device)
-        new = b""
+        new, self._new = b"", None
         if number is None:
             number = self._interfaces[record.device] = len(self._interfaces)
-            new = _interface(record.device)
+            new, self._new = _interface(record.device), record.device
         return new + self._packet(record, number)
+
+    def forget(self) -> None:
+        """The last blocks were not written: the next ones begin with what they have introduced."""
+        if self._new is not None:
+            del self._interfaces[self._new]
+            self._new = None
 
     def _packet(self, message: Message, interface: int) -> bytes:
         data = _packet_of(message)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -16,10 +17,12 @@ import pytest
 from emu.commands.tap import tap
 from emu.errors import OptionError
 from tests.emu.runs import EMU, Run
+from tests.emu.tap.taps import Sides
 from tests.peers.programs import need
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import wait_until
 from vhost_user.channel import connect
+from vhost_user.codec import HEADER, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -318,3 +321,52 @@ def test_qemu_with_disks_of_qemu_storage_daemon(tmp_path: Path, owned: ExitStack
     messages = events("request") + events("reply")
     assert not [event for event in messages if "violations" in event]
     assert len(events("connected")) == len(events("disconnected")) == 2
+
+
+def test_messages_do_not_wait_for_who_reads_standard_error(tmp_path: Path) -> None:
+    """Such as a pager, or a terminal on which Ctrl-S was pressed."""
+    sides, log = Sides(tmp_path), tmp_path / "log"
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    pair = ("--listen", sides.pair.listen, "--connect", sides.pair.connect)
+    argv = [*EMU, "tap", *pair, "--json", str(log)]
+    with contextlib.ExitStack() as stack:
+        program = subprocess.Popen(argv, stderr=write)
+        for clean_up in (program.wait, program.terminate, sides.listener.close):
+            stack.callback(clean_up)
+        for fd in (read, write):
+            stack.callback(os.close, fd)
+        printed = b""
+        while b"listening" not in printed:
+            printed += os.read(read, 4096)
+        front, back = sides.connected()
+        stack.enter_context(front)
+        stack.enter_context(back)
+        fill(write)
+        unknown = HEADER.pack(99, VERSION, 0)
+        front.send(unknown)
+        assert back.recv(100) == unknown
+        wait_until(lambda: "VU-F-0104" in log.read_text(), "the violation in the log")
+        front.send(unknown)
+        assert back.recv(100) == unknown
+
+
+def fill(pipe: int) -> None:
+    """Write to a pipe what it takes; its other writers wait from now on."""
+    # Opened again, so that only this descriptor does not block.
+    own = os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(own, b"x")
+    os.close(own)
+
+
+def test_a_log_on_a_full_disk_fails_the_command(rig: Rig) -> None:
+    """At its end: it has forwarded all the same."""
+    rig.back_end()
+    run = rig.tap("--text", "/dev/full")
+    assert rig.attach().returncode == 0
+    run.interrupt()
+    ended = run.end()
+    assert ended.status == 1
+    assert "/dev/full: No space left on device: the log is incomplete" in ended.last

@@ -178,3 +178,23 @@ def test_tshark_shows_every_message(tmp_path: Path) -> None:
     for line, detail, (_, _, summary, words) in zip(lines, details, SHOWN, strict=False):
         assert line.endswith(f"VHOST_USER_{summary}")
         assert words in detail
+
+
+def test_an_interface_whose_block_was_not_written_comes_again() -> None:
+    """A packet of an interface that the file lacks would be the end of the file for a reader."""
+    talk = Talk(device="a")
+    other = Talk(device="b", clock=talk.clock, reader=talk.reader)
+    writer = PcapngWriter()
+    data = section()
+    for number, speaker in enumerate((talk, talk, other, other)):
+        speaker.ask(F.SET_OWNER)
+        blocks = writer.blocks_of(talk.messages[-1])
+        if number in (0, 2):
+            writer.forget()
+        else:
+            data += blocks
+    assert [block.kind for block in blocks_of(data)][1:] == [1, 6, 1, 6]
+    assert [interface for interface, _, _ in packets(data)] == [0, 1]
+    writer.forget()
+    talk.ask(F.SET_OWNER)
+    assert [block.kind for block in blocks_of(writer.blocks_of(talk.messages[-1]))] == [6]
