@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.tap.connection import Opened, Unreadable
 from emu.tap.message import Message
+from emu.tap.summary import described
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +28,7 @@ def head(pairs: Sequence[Pair]) -> str:
             "schema": SCHEMA,
             "time_ns": time.monotonic_ns(),
             "unix_time_ns": time.time_ns(),
-            "pairs": [
-                {"device": pair.name, "listen": pair.listen, "connect": pair.connect}
-                for pair in pairs
-            ],
+            **described(pairs),
         }
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.errors import OptionError
 from emu.tap.proxy import Pair
+from vhost_user.one_line import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,8 +58,17 @@ def _check_distinct(paths: Sequence[tuple[str, str]]) -> None:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Short names: the last parts of the paths, as many as make them differ, without ``.sock``."""
-    split = [path.removesuffix(".sock").rstrip("/").split("/") for path in paths]
+    """Short names: the last parts of the paths, as many as make them differ, without ``.sock``.
+
+    The suffix stays if a path is that of another one but for it. What does not print is escaped.
+    """
+    shown = [printable(path) for path in paths]
+    short = [path.removesuffix(".sock") for path in shown]
+    return _last_parts(short if len(set(short)) == len(set(shown)) else shown)
+
+
+def _last_parts(paths: Sequence[str]) -> list[str]:
+    split = [path.rstrip("/").split("/") for path in paths]
     names = []
     for number, parts in enumerate(split):
         others = split[:number] + split[number + 1 :]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
-from emu.json_input import Each, JsonInputError, Maybe, Members, check, parse
+from emu.json_input import Each, JsonInputError, Map, Maybe, Members, check, parse
+from emu.report.results import host_facts
 from emu.tap.connection import Opened
 from emu.tap.message import Message
 from emu.tap.transition_table import object_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
     from emu.tap.proxy import Pair
     from emu.tap.reader import Record
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: Stops and starts that are kept: the last ones.
 MAX_TRANSITIONS = 40
-#: Violations that are told apart.
+#: Violations that are told apart; the others are one.
 MAX_VIOLATIONS = 200
-_PAIRS = Members({"pairs": Each(Members({"device": str, "listen": str, "connect": str}))})
+_OTHERS = ("other devices or rules", "not told apart here: see the logs")
+#: Names of messages that are told apart, many more than are known; the others are one.
+MAX_NAMES = 500
+_OTHER_MESSAGES = "other messages"
+_HEAD = Members(
+    {"pairs": Each(Members({"device": str, "listen": str, "connect": str}))},
+    {"host": Map(object)},
+)
 _MESSAGE = Members(
     {"device": str, "name": str}, {"latency_ns": Maybe(int), "violations": Each(str)}
 )
@@ -49,7 +57,7 @@ class Summary:
             if record.is_reply:
                 self._reply(record.full_name, record.latency)
             else:
-                self._requests[record.full_name] += 1
+                self._request(record.full_name)
             self._flag(record.device, record.violations)
 
     def add(self, transition: Transition) -> None:
@@ -72,14 +80,18 @@ class Summary:
             if event == "reply":
                 self._reply(message["name"], message.get("latency_ns"))
             else:
-                self._requests[message["name"]] += 1
+                self._request(message["name"])
             self._flag(message["device"], message.get("violations", ()))
 
-    def document(self, pairs: Sequence[dict[str, str]]) -> dict[str, Any]:
-        """All of it; ``pairs`` have ``device``, ``listen`` and ``connect``."""
+    def document(self, head: Mapping[str, Any]) -> dict[str, Any]:
+        """All of it.
+
+        Args:
+            head: what was tapped, and where; see `described`.
+        """
         return {
             "schema": SCHEMA,
-            "pairs": list(pairs),
+            **head,
             "connections": self._connections,
             "requests": [
                 {
@@ -103,8 +115,13 @@ class Summary:
         self._transitions += 1
         self._kept.append(transition)
 
+    def _request(self, name: str) -> None:
+        known = name in self._requests or len(self._requests) < MAX_NAMES
+        self._requests[name if known else _OTHER_MESSAGES] += 1
+
     def _reply(self, name: str, latency: int | None) -> None:
         if latency is not None:
+            name = name if name in self._requests else _OTHER_MESSAGES
             self._replies[name] += 1
             self._total_ns[name] += latency
             self._most_ns[name] = max(latency, self._most_ns.get(name, 0))
@@ -112,31 +129,47 @@ class Summary:
     def _flag(self, device: str, violations: Iterable[str]) -> None:
         for violation in violations:
             key = (device, violation)
-            if key in self._violations or len(self._violations) < MAX_VIOLATIONS:
-                self._violations[key] += 1
+            known = key in self._violations or len(self._violations) < MAX_VIOLATIONS
+            self._violations[key if known else _OTHERS] += 1
 
 
-def described(pairs: Iterable[Pair]) -> list[dict[str, str]]:
-    """What is tapped, for the document."""
-    return [{"device": pair.name, "listen": pair.listen, "connect": pair.connect} for pair in pairs]
+def described(pairs: Iterable[Pair]) -> dict[str, Any]:
+    """What is tapped, and where: ``host``, and ``pairs`` with their names and sockets."""
+    return {
+        "host": host_facts(),
+        "pairs": [
+            {"device": pair.name, "listen": pair.listen, "connect": pair.connect} for pair in pairs
+        ],
+    }
 
 
 def of_log(data: bytes) -> dict[str, Any]:
-    """The document of a log that ``emu tap --json`` has written.
+    """The document of a log that ``emu tap --json`` has written, as far as its lines are complete.
 
     Raises:
         JsonInputError: it is no such log; the text has the number of the line.
     """
     summary = Summary()
-    pairs: list[dict[str, str]] = []
-    for number, line in enumerate(data.splitlines(), 1):
+    head: dict[str, Any] = {"pairs": []}
+    for number, line in enumerate(_whole_lines(data), 1):
         try:
             value = parse(line)
             if not isinstance(value, dict):
                 raise JsonInputError("it is not an object")
             if value.get("event") == "tap":
-                pairs = check(value, _PAIRS)["pairs"]
+                head = check(value, _HEAD)
             summary.read(value)
         except JsonInputError as error:
             raise JsonInputError(f"line {number}: {error}") from None
-    return summary.document(pairs)
+    return summary.document(head)
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    """The lines; without the end of the last one, if the tap was killed while it wrote it."""
+    lines = data.splitlines()
+    if len(lines) > 1 and not data.endswith(b"\n"):
+        try:
+            parse(lines[-1])
+        except JsonInputError:
+            lines.pop()
+    return lines

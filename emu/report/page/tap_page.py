@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from devices.procedure import Phase
 from emu.json_input import Each, Map, Maybe, Members, Whole, check
-from emu.report.cells import milliseconds
+from emu.report.cells import counted, milliseconds
 from emu.report.page import charts
 from emu.report.page.content import BAD, GOOD, Cell, Column, Figure, Page, Section, Table, Tile
+from emu.report.page.documents import host_facts
 from emu.report.page.theme import PHASE_COLOURS, series_colours
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ _SHAPE = Members(
         "transitions": Each(_TRANSITION),
         "earlier_transitions": int,
     },
-    {"command": str},
+    {"command": str, "host": Map(object)},
 )
 #: The rows, in the colours that a migration's page has for them.
 _COLOURS: Mapping[str, str] = {
@@ -112,11 +113,10 @@ def page(document: JsonObject) -> Page:
 
 def _sentence(document: JsonObject, transitions: list[JsonObject]) -> str:
     number = sum(each["count"] for each in document["requests"])
-    stops = len(_by_kind(transitions)[0])
     text = (
-        f"A tap of {_count(len(document['pairs']), 'device')} forwarded "
-        f"{_count(number, 'request')} on {_count(document['connections'], 'connection')}, and saw "
-        f"{_count(stops, 'stop')} and {_count(len(transitions) - stops, 'start')} of devices"
+        f"A tap of {counted(len(document['pairs']), 'device')} forwarded "
+        f"{counted(number, 'request')} on {counted(document['connections'], 'connection')}, "
+        f"and saw {_seen(document, transitions)}"
     )
     moves = [each for each in transitions if each["migration"] and each["since_ns"] is not None]
     if moves:
@@ -125,11 +125,20 @@ def _sentence(document: JsonObject, transitions: list[JsonObject]) -> str:
     return text + "."
 
 
+def _seen(document: JsonObject, transitions: list[JsonObject]) -> str:
+    earlier = document["earlier_transitions"]
+    if earlier:
+        number = earlier + len(transitions)
+        return f"{number} stops and starts of devices, of which the last {len(transitions)} follow"
+    stops, starts = map(len, _by_kind(transitions))
+    return f"{counted(stops, 'stop')} and {counted(starts, 'start')} of devices"
+
+
 def _tiles(document: JsonObject, transitions: list[JsonObject]) -> list[Tile]:
     tiles = []
     for own in filter(None, _by_kind(transitions)):
         longest = max(own, key=_length)
-        devices = _count(len(_devices(longest)), "device")
+        devices = counted(len(_devices(longest)), "device")
         title = f"longest {longest['event']}"
         tiles.append(Tile(title, f"{_ms(_length(longest))} ms", [devices]))
     slow = max(document["requests"], key=lambda each: each["most_ns"], default=None)
@@ -144,7 +153,7 @@ def _outcome(document: JsonObject) -> Cell:
     wrong = sum(each["count"] for each in document["violations"])
     if not wrong:
         return Cell("No message broke a rule of the protocol that the tap checks.", GOOD)
-    return Cell(f"{_count(wrong, 'message')} broke rules of the protocol; see below.", BAD)
+    return Cell(f"{counted(wrong, 'violation')} of rules of the protocol; see below.", BAD)
 
 
 def _transition(transition: JsonObject, number: int) -> Section:
@@ -155,8 +164,8 @@ def _transition(transition: JsonObject, number: int) -> Section:
         for span in row["devices"]
         for ring in span["rings"]
     }
-    named = f", {_count(len(rings), 'ring')} with replies" if rings else ""
-    title = f"{transition['event'].capitalize()} {number}: {_count(len(devices), 'device')}{named}"
+    named = f", {counted(len(rings), 'ring')} with replies" if rings else ""
+    title = f"{transition['event'].capitalize()} {number}: {counted(len(devices), 'device')}{named}"
     text = f"It took {_ms(_length(transition))} ms on the wire."
     if transition["since_ns"] is not None:
         what = "migration" if transition["migration"] else "stop and start"
@@ -245,7 +254,7 @@ def _violations(document: JsonObject) -> Section:
         [Cell(each["device"]), Cell(each["text"]), Cell(str(each["count"]))]
         for each in document["violations"]
     ]
-    columns = [Column("device", numeric=False), Column("rule", numeric=False), Column("messages")]
+    columns = [Column("device", numeric=False), Column("rule", numeric=False), Column("times")]
     return Section("Violations of the protocol", "", [Table(columns, rows)] if rows else [])
 
 
@@ -259,7 +268,7 @@ def _facts(document: JsonObject) -> dict[str, str]:
         facts["further devices"] = str(len(pairs) - _MAX_PAIRS)
     if document["earlier_transitions"]:
         facts["earlier stops and starts"] = f"{document['earlier_transitions']}, not shown"
-    return facts
+    return facts | host_facts(document.get("host", {}))
 
 
 def _by_kind(transitions: list[JsonObject]) -> list[list[JsonObject]]:
@@ -278,7 +287,3 @@ def _length(transition: JsonObject) -> int:
 
 def _ms(nanoseconds: int) -> str:
     return milliseconds(nanoseconds / 1e6)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

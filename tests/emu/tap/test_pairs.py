@@ -44,6 +44,8 @@ def test_what_is_no_pair_is_refused(
         (["/src/blk0.sock", "/dst/blk0.sock", "/dst/net0"], ["src/blk0", "dst/blk0", "net0"]),
         (["a.sock", "/x/a.sock"], ["a", "x/a"]),
         (["/t/a/x", "/u/a/x", "/u/b/x"], ["t/a/x", "u/a/x", "b/x"]),
+        (["/a/x.sock", "/a/x"], ["x.sock", "x"]),
+        (["/a/\x1b[2J \udcff.sock"], [r"\x1b[2J \udcff"]),
     ],
 )
 def test_names_are_as_short_as_they_can_be(paths: list[str], names: list[str]) -> None:

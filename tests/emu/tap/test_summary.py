@@ -10,7 +10,14 @@ from emu.json_input import JsonInputError
 from emu.report.page.tap_page import page
 from emu.tap import json_log
 from emu.tap.proxy import Pair
-from emu.tap.summary import MAX_TRANSITIONS, MAX_VIOLATIONS, Summary, described, of_log
+from emu.tap.summary import (
+    MAX_NAMES,
+    MAX_TRANSITIONS,
+    MAX_VIOLATIONS,
+    Summary,
+    described,
+    of_log,
+)
 from emu.tap.transition_table import object_of
 from tests.emu.tap.talk import F, Talk
 from tests.emu.tap.test_transition_table import migration
@@ -46,7 +53,9 @@ def test_the_log_has_the_same_as_the_records() -> None:
     assert first["mean_ns"] == first["most_ns"] == 1000
     assert any("VU-F-0111" in each["text"] for each in document["violations"])
     assert len(document["transitions"]) == 2
-    assert page(json.loads(json.dumps(document))).figures
+    made = page(json.loads(json.dumps(document)))
+    assert made.figures
+    assert made.facts["host: CPUs"] == str(document["host"]["cpus"])
 
 
 def test_memory_is_bounded() -> None:
@@ -57,10 +66,28 @@ def test_memory_is_bounded() -> None:
     for number in range(MAX_VIOLATIONS + 3):
         line = {"event": "request", "device": "dev", "name": "X", "violations": [str(number)]}
         summary.read(line)
-    document = summary.document([])
+    document = summary.document({"pairs": []})
     assert document["earlier_transitions"] == 3
     assert document["transitions"][0]["number"] == 3
-    assert len(document["violations"]) == MAX_VIOLATIONS
+    *told_apart, others = document["violations"]
+    assert len(told_apart) == MAX_VIOLATIONS
+    assert (others["device"], others["count"]) == ("other devices or rules", 3)
+    for number in range(MAX_NAMES + 3):
+        for event in ("request", "reply"):
+            name = f"message {number}"
+            summary.read({"event": event, "device": "dev", "name": name, "latency_ns": 9})
+    by_name = {each["name"]: each for each in summary.document({})["requests"]}
+    assert len(by_name) == MAX_NAMES + 1
+    assert (by_name["other messages"]["count"], by_name["other messages"]["replies"]) == (4, 4)
+
+
+def test_the_log_of_a_tap_that_was_killed() -> None:
+    """The end of its last line is missing."""
+    lines = [json_log.head(PAIRS), *map(json_log.line_of, conversation().records)]
+    data = "\n".join(lines).encode()
+    whole, cut = of_log(data), of_log(data + b'\n{"event":"requ')
+    assert whole == cut
+    assert whole["connections"] == 1
 
 
 @pytest.mark.parametrize("line", ["{", "1", '{"event": "request"}', '{"event": "tap"}'])

@@ -42,3 +42,12 @@ def test_a_tap_that_has_seen_nothing() -> None:
     made = page(tap(transitions=[], requests=[], connections=0))
     assert not made.sections
     assert "saw 0 stops and 0 starts of devices" in made.sentence
+
+
+def test_stops_that_are_not_shown_are_counted() -> None:
+    """The last ones are shown, of a tap that has been there for weeks."""
+    document = tap()
+    document["earlier_transitions"] = 60
+    shown = len(document["transitions"])
+    text = f"saw {60 + shown} stops and starts of devices, of which the last {shown} follow"
+    assert text in page(document).sentence
