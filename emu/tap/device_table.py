@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich import box
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from emu.report.cells import counted, milliseconds
 from emu.tap.connection import Closed
@@ -121,19 +122,20 @@ def table(rows: list[DeviceRow], room: int) -> Table:
     left_out = len(rows) - room
     more = f"and {counted(left_out, 'more device')}; " if left_out > 0 else ""
     caption = f"{more}Ctrl-C ends the tap, and with it the connections"
-    made = Table(box=box.SIMPLE_HEAD, caption=caption)
-    made.add_column("device", overflow="ellipsis", no_wrap=True)
-    for name in ("messages/s", "messages", "replies due"):
-        made.add_column(name, justify="right")
-    made.add_column("slowest reply", justify="right", overflow="ellipsis", no_wrap=True)
-    made.add_column("rings started/enabled", justify="right")
+    made = Table(box=box.SIMPLE_HEAD, caption=caption, padding=(0, 0, 0, 1))
+    # Columns that may wrap are made narrower where there is no room; their cells do not wrap.
+    made.add_column("device")
+    for name in ("messages/s", "messages", "replies\ndue"):
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("slowest reply", justify="right")
+    made.add_column("rings started,\nenabled", justify="right", no_wrap=True)
     for row in rows[:room]:
         made.add_row(
-            row.device,
+            _cut(row.device),
             f"{row.rate:,.0f}",
             f"{row.messages:,}",
             str(row.waiting),
-            f"{milliseconds(row.slowest.latency / 1e6)} ms {row.slowest.name}"
+            _cut(f"{milliseconds(row.slowest.latency / 1e6)} ms {row.slowest.name}")
             if row.slowest
             else "-",
             f"{row.rings.started}/{row.rings.enabled} of {row.rings.known}"
@@ -141,6 +143,10 @@ def table(rows: list[DeviceRow], room: int) -> Table:
             else "not connected",
         )
     return made
+
+
+def _cut(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 class DeviceView:

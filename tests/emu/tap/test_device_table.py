@@ -85,3 +85,20 @@ def test_connections_that_have_ended_are_counted_with_their_pair() -> None:
         again.close()
     (row,) = counts.rows(talk.reader, 1.0)
     assert row == ("a", 1, 97, 0, Slowest(1000, "GET_FEATURES"), None)
+
+
+def test_the_heads_of_the_columns_are_whole_in_80_columns() -> None:
+    """Also beside a slow reply with a long name."""
+    counts = DeviceCounts()
+    talk = Talk([counts.take], "src/tapped-disk0")
+    talk.ask(F.GET_PROTOCOL_FEATURES)
+    talk.clock.now += 10**10
+    talk.answer(F.GET_PROTOCOL_FEATURES, U64(0))
+    out = io.StringIO()
+    Console(file=out, width=80).print(table(counts.rows(talk.reader, 1.0), 10))
+    head, _, rows = out.getvalue().partition("─")
+    for word in ("messages/s", "messages", "due", "slowest", "started,", "enabled"):
+        assert word in head.split()
+    (row,) = [line for line in rows.splitlines() if "10000.0 ms" in line]
+    assert row.split()[0].startswith("src/tapped")
+    assert row.rstrip().endswith("0/0 of 0")
