@@ -49,7 +49,9 @@ _TRANSITION = Members(
         "end_ns": _NS,
         "since_ns": Maybe(_NS),
         "migration": bool,
-        "what_if": Each(Members({"strategy": str, "apart_ns": _NS, "together_ns": _NS})),
+        "what_if": Each(
+            Members({"strategy": str, "apart_ns": _NS, "processes_ns": _NS, "together_ns": _NS})
+        ),
         "rows": Each(_ROW),
     }
 )
@@ -230,10 +232,13 @@ def _what_if(estimates: list[JsonObject], number: int) -> list[Block]:
         "one thread serves all of them."
     )
     figure = Figure(f"what-if-{number}", "What if", charts.ranges(values, colours), caption=caption)
-    columns = ("back-ends at the same time, ms", "one thread for all, ms")
+    columns = ("a thread per device, ms", "per process, ms", "for all, ms")
     rows = [
-        [Cell(name), Cell(milliseconds(least)), Cell(milliseconds(most))]
-        for name, least, most in values
+        [
+            Cell(each["strategy"]),
+            *(Cell(_ms(each[name])) for name in ("apart_ns", "processes_ns", "together_ns")),
+        ]
+        for each in estimates
     ]
     return [figure, Table([Column("strategy", numeric=False), *map(Column, columns)], rows)]
 

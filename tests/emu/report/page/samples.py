@@ -159,8 +159,18 @@ def tap(**changes: Any) -> dict[str, Any]:
         "since_ns": None,
         "migration": False,
         "what_if": [
-            {"strategy": "qemu-2021", "apart_ns": 3 * MS, "together_ns": 3 * MS},
-            {"strategy": "split", "apart_ns": MS, "together_ns": 2 * MS},
+            {
+                "strategy": "qemu-2021",
+                "apart_ns": 3 * MS,
+                "processes_ns": 3 * MS,
+                "together_ns": 3 * MS,
+            },
+            {
+                "strategy": "split",
+                "apart_ns": MS,
+                "processes_ns": 3 * MS // 2,
+                "together_ns": 2 * MS,
+            },
         ],
         "rows": [{**row, "at_once": 1, "devices": spans_of}],
     }

@@ -23,7 +23,7 @@ def test_a_stop_has_its_rows_its_timeline_and_what_if() -> None:
     tables = [rows_of(block) for block in section.blocks if isinstance(block, Table)]
     assert tables == [
         [["get vring base", "3.00", "1.50", "12", "serial"]],
-        [["qemu-2021", "3.00", "3.00"], ["split", "1.00", "2.00"]],
+        [["qemu-2021", "3.00", "3.00", "3.00"], ["split", "1.00", "1.50", "2.00"]],
     ]
     assert what_if.spec["data"]["values"][1]["_text"] == "1 to 2 ms"
     assert made.outcome.tone == GOOD
