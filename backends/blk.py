@@ -108,7 +108,7 @@ def command(
 
 
 def main() -> None:
-    """Entry point of ``vhost-emu-blk`` and ``python -m backends.blk``."""
+    """``python -m backends.blk``, and ``vhost-emu-blk`` (`backends.cli`)."""
     run_command(command, NAME, CAPABILITIES)
 
 

@@ -125,7 +125,9 @@ class _Errors(io.FileIO):
 
 
 def _prepare() -> None:
-    """Standard streams that are all open, and whose errors are those of `run`."""
+    """Standard streams that are all open, and whose errors are those of `run`; for the process."""
+    if isinstance(getattr(getattr(sys.stdout, "buffer", None), "raw", None), _Output):
+        return
     closed = sys.stdout is None
     # In this order, as each takes the lowest descriptor: no socket gets one of these.
     for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):

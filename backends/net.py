@@ -192,7 +192,7 @@ def command(
 
 
 def main() -> None:
-    """Entry point of ``vhost-emu-net`` and ``python -m backends.net``."""
+    """``python -m backends.net``, and ``vhost-emu-net`` (`backends.cli`)."""
     run_command(command, NAME, CAPABILITIES)
 
 

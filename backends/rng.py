@@ -61,7 +61,7 @@ def command(source: str, num_queues: int, **options: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of ``vhost-emu-rng`` and ``python -m backends.rng``."""
+    """``python -m backends.rng``, and ``vhost-emu-rng`` (`backends.cli`)."""
     run_command(command, NAME, CAPABILITIES)
 
 

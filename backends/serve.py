@@ -129,7 +129,7 @@ def _device_class(plugin: str | None, device: str | None) -> type[VirtioDevice]:
 
 
 def main() -> None:
-    """Entry point of ``vhost-emu-serve`` and ``python -m backends.serve``."""
+    """``python -m backends.serve``, and ``vhost-emu-serve`` (`backends.cli`)."""
     run_command(command, NAME, None)
 
 

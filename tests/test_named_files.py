@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from contextlib import contextmanager
@@ -101,7 +102,9 @@ def test_a_closed_descriptor_for_readiness(arguments: list[str], tmp_path: Path)
     for number in (3, 6, 9) if arguments[-1].endswith("disk.img") else (5,):
         options = ["--socket-path", str(path), "--ready-fd", str(number)]
         line = fails([*arguments, *options], status=1)
-        assert f"--ready-fd {number}: Bad file descriptor" in line
+        # A library of the interpreter may have a file of its own at that number.
+        reason = "(Bad file descriptor|is not open for writing)"
+        assert re.search(f"--ready-fd {number}: {reason}", line)
     assert (tmp_path / "disk.img").read_bytes() == before
     assert not path.exists()
 

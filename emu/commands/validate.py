@@ -285,15 +285,17 @@ def output_file(option: str, path: Path | None) -> None:
     if path is None or is_stdout(path):
         return
     try:
-        there = path.exists()
+        mode = path.stat().st_mode  # `Path.exists` hides some errors, which ones depends on Python
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
     except OSError as error:
         raise PreflightError(f"{option} {path}: {error.strerror}") from None
-    if there and is_stream(path):
+    if mode and is_stream(path):
         return
-    if there and not path.is_file():
+    if mode and not stat.S_ISREG(mode):
         raise PreflightError(f"{option} {path} is neither a file nor a pipe")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise PreflightError(f"{option} {path}: there is no directory {folder}")
-    if not os.access(folder, os.W_OK) or (there and not os.access(path, os.W_OK)):
+    if not os.access(folder, os.W_OK) or (mode and not os.access(path, os.W_OK)):
         raise PreflightError(f"{option} {path}: may not be written")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import machine_plan, no_leftovers
 from tests.emu.test_cli import emu
-from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.timeouts import TIMEOUT
 from tests.waiting import running, wait_until
 from vhost_user.channel import connect
 from vhost_user.unix_socket import is_listening
@@ -211,7 +212,7 @@ def test_a_daemon_that_ends_during_the_run_fails_it() -> None:
             backends.start()
             backends.await_ready()
             pid = int(Path(directory.path / "A-blk.pid").read_text())
-            subprocess.run(["kill", "-KILL", str(pid)], check=True, timeout=PROGRAM_TIMEOUT)
+            os.kill(pid, signal.SIGKILL)
             with pytest.raises(ProgramError, match=r"back-end blk of side A .* ended"):
                 watcher.pause(TIMEOUT)
         finally:
