@@ -104,7 +104,7 @@ def test_its_spans_add_up_to_the_table(traced: tuple[dict[str, Any], dict[str, A
 
 
 def test_the_moments_bound_the_downtime(traced: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """And QEMU's checkpoints are in their order."""
+    """And QEMU's checkpoints are in their order on each side."""
     document, results = traced
     events = document["traceEvents"]
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
@@ -114,12 +114,13 @@ def test_the_moments_bound_the_downtime(traced: tuple[dict[str, Any], dict[str, 
     )
     downtime = (running - at["pause_start_ns"]) / 1000
     assert downtime == pytest.approx(results["runs"][0]["downtime_ms"], abs=0.001)
-    order = (
-        *("src-downtime-start", "src-vm-stopped", "src-iterable-saved", "src-non-iterable-saved"),
-        *("dst-precopy-loadvm-completed", "dst-precopy-bh-vm-started"),
-    )
-    moments = [at[name] for name in order]
-    assert moments == sorted(moments)
+    # The destination may have loaded the state before the source knows that it has sent it.
+    for order in (
+        ("src-downtime-start", "src-vm-stopped", "src-iterable-saved", "src-non-iterable-saved"),
+        ("src-iterable-saved", "dst-precopy-loadvm-completed", "dst-precopy-bh-vm-started"),
+    ):
+        moments = [at[name] for name in order]
+        assert moments == sorted(moments)
 
 
 def test_each_message_leads_to_the_back_end_and_its_reply_back(
