@@ -165,7 +165,7 @@ class _Migrate(click.Command):
 def migrate(**options: Any) -> None:
     """Validate the options, migrate, and print the report."""
     from emu.orchestrator.images_lock import Role
-    from emu.orchestrator.migrate_local import MigrationSeries
+    from emu.orchestrator.migrate_local import migrate_all
     from emu.orchestrator.migrate_out import OutgoingMigration
     from emu.orchestrator.supervisor import Supervisor
 
@@ -198,13 +198,17 @@ def migrate(**options: Any) -> None:
     )
     check_machine("--to", plan.machine, endpoint)
     show = progress.make(quiet=machine.quiet)
-    sides, role = (2, Role.ALONE) if endpoint is None else (1, Role.SOURCE)
-    with show, Supervisor(plan.machine, show, sides=sides, role=role) as supervisor:
-        if endpoint is None:
-            report = MigrationSeries(plan, supervisor).run()
-        else:
-            report = OutgoingMigration(plan, supervisor, endpoint).run()
-    _deliver(report, machine, own, conditions, values_of(ReportFiles, options))
+    files = values_of(ReportFiles, options)
+    if endpoint is not None:
+        with show, Supervisor(plan.machine, show, sides=1, role=Role.SOURCE) as supervisor:
+            finished = OutgoingMigration(plan, supervisor, endpoint).run()
+        _deliver(finished, machine, own, conditions, files)
+        return
+    report, error = migrate_all(plan, show)
+    if report is None:
+        assert error is not None  # noqa: S101  see `migrate_all`
+        raise error
+    _deliver(report, machine, own, conditions, files, error)
 
 
 def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over: list[str]) -> None:
@@ -224,7 +228,13 @@ def _deliver(
     own: MigrateOptions,
     conditions: Sequence[Gate],
     files: ReportFiles,
+    error: Exception | None = None,
 ) -> None:
+    """Print the report and write all files; an error has ended the run early.
+
+    Raises:
+        EmuError: a run failed, or a condition does not hold.
+    """
     from emu.report.tables import show
 
     path = machine.json_file
@@ -234,6 +244,8 @@ def _deliver(
     deliver(path, whole)
     deliver_migrations(own.openmetrics, [whole])
     files.deliver("migration_page", whole)
+    if error is not None:
+        raise error
     if not report.ok:
         raise EmuError(report.failure(shown=not machine.quiet))
     check(conditions, [("", whole)])

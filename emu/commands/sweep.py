@@ -31,6 +31,8 @@ from emu.report import progress
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from emu.report.results import MigrationReport
+
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
@@ -104,6 +106,7 @@ Examples:
 @color_option
 def sweep(**options: Any) -> None:
     """Validate the options, migrate every VM, and print the report."""
+    from emu.orchestrator.migrate_local import migrate_all
     from emu.report import sweep as sweeping
     from vhost_user.console import console_for
 
@@ -125,7 +128,15 @@ def sweep(**options: Any) -> None:
         strict_downtime=migration.strict_downtime,
     )
     plans = [_sized(plan, number, own.rings) for number in numbers]
-    reports = [_migrate(each, quiet=machine.quiet) for each in plans]
+    reports: list[MigrationReport] = []
+    error = None
+    for each in plans:
+        report, error = migrate_all(each, progress.make(quiet=machine.quiet))
+        reports += [] if report is None else [report]
+        if error is not None:
+            break
+    if not reports and error is not None:
+        raise error
     path = machine.json_file
     if not machine.quiet:
         console = console_for(report_stream(path))
@@ -133,10 +144,17 @@ def sweep(**options: Any) -> None:
         plain = not console.is_terminal
         console.print(sweeping.heading(plan, reports[0].accel), soft_wrap=plain)
         console.print(sweeping.table(points, plain=plain))
-    whole = {**sweeping.document(plan, reports), "command": command_line()}
+        for report in reports:
+            if report.ended_early:
+                console.print(report.ended_early)
+    planned = sum(len(each.sequence) for each in plans)
+    not_run = planned - sum(len(report.runs) for report in reports)
+    whole = {**sweeping.document(plan, reports, not_run=not_run), "command": command_line()}
     deliver(path, whole)
     deliver_migrations(own.openmetrics, whole["migrations"])
     values_of(ReportFiles, options).deliver("sweep_page", whole)
+    if error is not None:
+        raise error
     for report in reports:
         if not report.ok:
             raise EmuError(report.failure())
@@ -159,12 +177,3 @@ def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
         raise OptionError(str(error)) from None
     host_limits.check(spec)
     return dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, spec=spec))
-
-
-def _migrate(plan: MigrationPlan, *, quiet: bool) -> Any:
-    from emu.orchestrator.migrate_local import MigrationSeries
-    from emu.orchestrator.supervisor import Supervisor
-
-    show = progress.make(quiet=quiet)
-    with show, Supervisor(plan.machine, show) as supervisor:
-        return MigrationSeries(plan, supervisor).run()

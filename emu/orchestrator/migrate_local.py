@@ -13,6 +13,7 @@ from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.disk_digests import STEP_SECONDS, DiskReader, host_digest
 from emu.orchestrator.migration_outcome import MigrationOutcome, Role, completed, reason
 from emu.orchestrator.network.echo import EchoClient, ProbeClient
+from emu.orchestrator.supervisor import Supervisor
 from emu.orchestrator.vm_host import SLOW
 from emu.report.results import (
     COMPLETED,
@@ -27,12 +28,13 @@ from emu.report.results import (
 from emu.report.timeline import timeline_rows
 from emu.strategies import registry
 from emu.strategies.timeline import Span
+from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
     from emu.orchestrator.network.namespaces import NamespaceNetwork
-    from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
+    from emu.report.progress import Progress
 
 #: Nanoseconds before and after the blackout in which the network's gap may begin and end.
 MARGIN_NS = 50_000_000
@@ -41,8 +43,31 @@ ECHO_TIMEOUT = 2.0
 ECHO_POLL = 0.01
 
 
+def migrate_all(
+    plan: MigrationPlan, progress: Progress
+) -> tuple[MigrationReport | None, EmuError | VhostUserError | None]:
+    """Run a plan on programs of its own, which end with it.
+
+    Returns:
+        The report, None if no migration was finished; and the error that ended the run before all
+        migrations were, if there was one.
+    """
+    series = None
+    try:
+        with progress, Supervisor(plan.machine, progress) as supervisor:
+            series = MigrationSeries(plan, supervisor)
+            return series.run(), None
+    except (EmuError, VhostUserError) as error:
+        report = None if series is None else series.report
+        return report if report is not None and report.runs else None, error
+
+
 class MigrationSeries:
-    """Runs a `MigrationPlan` on a supervisor's two sides."""
+    """Runs a `MigrationPlan` on a supervisor's two sides.
+
+    Attributes:
+        report: the migrations that are finished; None until the VM has booted.
+    """
 
     def __init__(self, plan: MigrationPlan, supervisor: Supervisor) -> None:
         self._plan = plan
@@ -53,6 +78,7 @@ class MigrationSeries:
         self._accounting = RequestAccounting(supervisor.sides)
         self._streams = 0
         self._echo: EchoClient | None = None
+        self.report: MigrationReport | None = None
 
     def run(self) -> MigrationReport:
         """Start all programs, run all migrations, and return the report.
@@ -87,8 +113,12 @@ class MigrationSeries:
     def _run(self, begin: float, network: NamespaceNetwork | None) -> MigrationReport:
         machine = self._plan.machine
         self._supervisor.start_programs()
-        report = MigrationReport(
-            machine, self._boot(), via=self._plan.via, strict_downtime=self._plan.strict_downtime
+        self.report = report = MigrationReport(
+            machine,
+            self._boot(),
+            via=self._plan.via,
+            strict_downtime=self._plan.strict_downtime,
+            not_run=len(self._plan.sequence),
         )
         if machine.disk is not None:
             report.disk_sha256 = host_digest(machine.disk, self._watcher, self._progress)
@@ -112,7 +142,7 @@ class MigrationSeries:
         finally:
             if self._echo is not None:
                 self._echo.stop()
-        report.seconds = time.monotonic() - begin
+            report.seconds = time.monotonic() - begin
         return report
 
     def _boot(self) -> str:
@@ -145,6 +175,7 @@ class MigrationSeries:
             following = sequence[number][0] if number < len(sequence) else None
             result = self._migrate(strategy, repeat, following)
             report.runs.append(result)
+            report.not_run -= 1
             self._progress.done(f"{strategy}, {route}: {_summary(result)}")
 
     def _migrate(self, strategy: str, repeat: int, following: str | None) -> MigrationResult:

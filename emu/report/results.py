@@ -309,6 +309,7 @@ class MigrationReport:
         via: transport of the migration stream.
         network: between the VM and the client outside: ``loopback`` or ``netns``.
         strict_downtime: a run whose downtime figures contradict each other fails.
+        not_run: migrations that were not finished, because the command ended before.
     """
 
     machine: MachinePlan
@@ -319,11 +320,12 @@ class MigrationReport:
     via: str = "unix"
     network: str = "loopback"
     strict_downtime: bool = False
+    not_run: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether every run is `ok`, and the guest read the same disk as the host."""
-        return bool(self.runs) and all(map(self._run_ok, self.runs))
+        """Whether all have run, every run is `ok`, and the guest read the same disk as the host."""
+        return bool(self.runs) and not self.not_run and all(map(self._run_ok, self.runs))
 
     def _run_ok(self, run: MigrationResult) -> bool:
         agrees = not (self.strict_downtime and run.disagreement)
@@ -351,7 +353,14 @@ class MigrationReport:
                 return f"{where}: {run.disagreement}"
             if not self.disk_matches(run):
                 return f"{where}: the guest read another disk, sha256 {run.disk_sha256}"
-        return "nothing was migrated"
+        return self.ended_early or "nothing was migrated"
+
+    @property
+    def ended_early(self) -> str:
+        """How many migrations were not finished, as text; empty if all were."""
+        if not self.not_run:
+            return ""
+        return f"{self.not_run} of {self.not_run + len(self.runs)} migrations were not finished"
 
     @property
     def strategies(self) -> list[str]:
@@ -390,6 +399,7 @@ class MigrationReport:
             "via": self.via,
             "network": self.network,
             "runs": runs,
+            **({"not_run": self.not_run} if self.not_run else {}),
         }
 
 

@@ -137,13 +137,22 @@ def heading(plan: MigrationPlan, accel: str) -> str:
     return line.partition("; ")[2]
 
 
-def document(plan: MigrationPlan, reports: Iterable[MigrationReport]) -> JsonObject:
-    """The JSON document: the points, and the migrations that they summarise."""
+def document(
+    plan: MigrationPlan, reports: Iterable[MigrationReport], *, not_run: int = 0
+) -> JsonObject:
+    """The JSON document: the points, and the migrations that they summarise.
+
+    Args:
+        plan: of each VM, but for its devices.
+        reports: of the VMs that have migrated.
+        not_run: number of migrations of all VMs that were not finished.
+    """
     kept = list(reports)
     head = document_head(plan.machine, kept[0].accel if kept else plan.machine.accel)
     del head["vm"]
     return {
         **head,
+        **({"not_run": not_run} if not_run else {}),
         "points": [point._asdict() for report in kept for point in points_of(report)],
         "migrations": [report.to_json(timelines=False) for report in kept],
     }

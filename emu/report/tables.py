@@ -155,6 +155,8 @@ def _not_converged(runs: Iterable[MigrationResult]) -> Iterable[str]:
 
 
 def _lines(report: MigrationReport) -> Iterable[str]:
+    if report.ended_early:
+        yield report.ended_early
     for run in report.runs:
         which = f"{run.strategy}, run {run.repeat}"
         if run.error is not None:

@@ -79,8 +79,9 @@ _RUN = Members(
     },
     {"error": str, "missed": str, "timeline": Each(_TIMELINE), "downtime_error_ms": _MS},
 )
-_COMMAND: Mapping[str, Shape] = {"command": str}
-MIGRATIONS = Members({**HEAD, "vm": VM, "via": str, "network": str, "runs": Each(_RUN)}, _COMMAND)
+#: Members of the documents of some commands, and of those of a command that ended early.
+_SOME: Mapping[str, Shape] = {"command": str, "not_run": int}
+MIGRATIONS = Members({**HEAD, "vm": VM, "via": str, "network": str, "runs": Each(_RUN)}, _SOME)
 _POINT = Members(
     {
         "devices": int,
@@ -91,7 +92,7 @@ _POINT = Members(
         "start_ms": _MS,
     }
 )
-SWEEP = Members({**HEAD, "points": Each(_POINT), "migrations": Each(MIGRATIONS)}, _COMMAND)
+SWEEP = Members({**HEAD, "points": Each(_POINT), "migrations": Each(MIGRATIONS)}, _SOME)
 
 
 def devices_text(vm: JsonObject) -> str:

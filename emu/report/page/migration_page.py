@@ -42,13 +42,20 @@ def page(document: JsonObject) -> Page:
     return _Migrations(check(document, MIGRATIONS)).page()
 
 
-def outcome_of(runs: Sequence[JsonObject]) -> Cell:
-    """The first run that was rolled back, or the line on integrity of all runs."""
+def outcome_of(runs: Sequence[JsonObject], document: JsonObject) -> Cell:
+    """The first run that was rolled back, or the line on integrity of all runs.
+
+    Args:
+        runs: of all VMs.
+        document: has ``not_run`` if the command ended early.
+    """
     for run in runs:
         reason = run.get("missed") or run.get("error")
         if reason or run["outcome"] != COMPLETED:
             which = f"{run['strategy']}, run {run['repeat']}"
             return Cell(f"{which}: {run['outcome']}: {reason or 'unknown reason'}", BAD)
+    if not_run := document.get("not_run"):
+        return Cell(f"{not_run} migrations were not finished; {_integrity(runs).text}", BAD)
     return _integrity(runs)
 
 
@@ -122,7 +129,7 @@ class _Migrations:
             title="Live migration: the downtime of vhost-user devices",
             sentence=self._sentence(),
             tiles=self._tiles(),
-            outcome=outcome_of(self._runs),
+            outcome=outcome_of(self._runs, self._document),
             sections=[section for section in sections if section.blocks],
             facts=self._facts(),
             command=self._document.get("command", ""),
@@ -340,7 +347,10 @@ class _Migrations:
         parts += [(f"What ran when: {figure.title}", figure.spec) for figure in shown]
         legend = {name: colour for figure in shown for name, colour in figure.legend.items()}
         return charts.stacked(
-            self._sentence(), outcome_of(self._runs).text, parts, {**PART_COLOURS, **legend}
+            self._sentence(),
+            outcome_of(self._runs, self._document).text,
+            parts,
+            {**PART_COLOURS, **legend},
         )
 
 

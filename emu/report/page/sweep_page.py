@@ -66,7 +66,7 @@ def page(document: JsonObject) -> Page:
         ),
         Section("The figures", "Growth is relative to the smallest VM.", [_table(points, own)]),
     ]
-    outcome = outcome_of(runs)
+    outcome = outcome_of(runs, known)
     return Page(
         title="How the downtime grows with the number of devices",
         sentence=sentence,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,10 +15,13 @@ from click.testing import CliRunner
 from emu.commands.migrate import migrate
 from emu.errors import OptionError
 from emu.strategies import registry
-from tests.emu.test_cli import SHAPE, SMALL, emu
+from tests.emu.test_cli import EMU, SHAPE, SMALL, emu
+from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+VM = ("--vcpus", "2", "--memory", "256M", "--load", "light", "--accel", "soft")
 
 
 def test_a_migration_writes_a_document_and_prints_a_table(tmp_path: Path) -> None:
@@ -33,6 +38,46 @@ def test_a_migration_writes_a_document_and_prints_a_table(tmp_path: Path) -> Non
         assert run["network_gap_ms"] > 0
         assert run["integrity"]["requests"] > 0
         assert {row["class"] for row in run["phases"]} == {"vm", "net", "blk"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(("migrate", *SMALL, "-s", "split"), id="migrate"),
+        pytest.param(
+            ("sweep", "--devices", "2", "--rings", "2", *VM, "-s", "split"),
+            id="sweep",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_ctrl_c_keeps_the_migrations_that_are_finished(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The report and all files have them, and the number of those that are missing."""
+    path, metrics = tmp_path / "out.json", tmp_path / "metrics.txt"
+    argv = (*EMU, *command, "--repeat", "1000", "--json", str(path), "--openmetrics", str(metrics))
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if ": downtime " in line:
+                break
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=PROGRAM_TIMEOUT)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "emu: ended by SIGINT"
+    whole = json.loads(path.read_text())
+    (document,) = whole.get("migrations", [whole])
+    finished = len(document["runs"])
+    assert finished > 0
+    assert whole["not_run"] == document["not_run"] == 1000 - finished
+    assert {run["outcome"] for run in document["runs"]} == {"completed"}
+    assert f"{1000 - finished} of 1000 migrations were not finished" in printed
+    assert metrics.read_text().endswith("# EOF\n")
 
 
 @pytest.mark.slow

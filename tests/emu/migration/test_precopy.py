@@ -276,11 +276,12 @@ def test_the_last_decision_is_made_when_the_destination_is_prepared(rig: Rig) ->
     precopy = rig.precopy(Parameters(downtime_limit=4))
     precopy.run(prepare)
     assert rig.forecast.payloads == [b"costs"]
-    first, meanwhile, last = rig.remaining
+    # On a busy machine there are more rounds before the destination is prepared, or afterwards.
+    first, *others, last = rig.remaining
     assert first < MIB
-    assert meanwhile >= much
+    assert max(others) >= much
     assert last < MIB
-    assert precopy.progress.rounds == 3
+    assert precopy.progress.rounds == len(rig.remaining)
     assert precopy.progress.to_json()["reason"] == "converged"
 
 

@@ -92,7 +92,7 @@ def test_a_guest_that_does_not_release_the_device(
     monkeypatch.setattr(hotplug, "UNPLUG_TIMEOUT", 0.2)
     release = hosts[0].hold("blk1")
     owned.callback(release.set)
-    wait_until(lambda: vm.guest.progress()[2].outstanding, "a request is in flight")
+    wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")
     plugs.device_del("blk1", arriving=False)
     name, data = events.get(timeout=TIMEOUT)
     assert name == "DEVICE_UNPLUG_GUEST_ERROR"
@@ -217,7 +217,7 @@ def test_a_device_is_unplugged_once(
     """QEMU refuses the second attempt as well, and names the device."""
     release = hosts[0].hold("blk1")
     owned.callback(release.set)
-    wait_until(lambda: vm.guest.progress()[2].outstanding, "a request is in flight")
+    wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")
     plugs.device_del("blk1", arriving=False)
     for name in ("blk1", "/machine/peripheral/blk1"):
         with pytest.raises(EmuError, match=f"{name} is already in the process of unplug"):
