@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Callback = Callable[[], None]
 #: Seconds that `Loop.stop` waits for the thread.
 JOIN_TIMEOUT = 5.0
+#: Seconds before a timer from which on the wait is to the microsecond.
+_COARSE = 0.002
 
 
 class Timer:
@@ -263,7 +265,9 @@ class Loop:
         remaining = (self._timers[0][0] - time.monotonic_ns()) / 1e9
         if remaining <= 0:
             return 0
-        # The timeout of epoll_wait is in milliseconds, that of select in microseconds.
+        if remaining >= _COARSE:
+            return remaining - _COARSE / 2  # epoll rounds up to milliseconds
+        # To the microsecond, at the cost of a system call in each turn.
         readable([self._data], remaining)
         return 0
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backends import loop as loop_module
 from backends.loop import Loop
 from tests.descriptors import HIGH, high_descriptors
 from tests.timeouts import TIMEOUT
@@ -135,6 +136,23 @@ def test_a_timer_of_a_loop_with_high_descriptors() -> None:
         called = threading.Event()
         on_loop(loop, lambda: loop.at(time.monotonic_ns() + 300_000, called.set))
         assert called.wait(TIMEOUT)
+
+
+def test_a_timer_that_is_far_away_costs_no_system_call(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is pending after each change of a descriptor (`backends.deferred_close`)."""
+    waits: list[float] = []
+
+    def wait(_descriptors: object, timeout: float) -> list[int]:
+        waits.append(timeout)
+        return []
+
+    monkeypatch.setattr(loop_module, "readable", wait)
+    on_loop(loop, lambda: loop.at(time.monotonic_ns() + 3600_000_000_000, lambda: None))
+    for _ in range(10):
+        on_loop(loop, lambda: None)
+    assert waits == []
 
 
 def test_again_and_finally(loop: Loop) -> None:
