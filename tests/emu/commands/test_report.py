@@ -37,7 +37,7 @@ def test_a_saved_result_becomes_a_page(
 
 
 def test_a_file_that_never_ends_is_not_read(tmp_path: Path) -> None:
-    """A FIFO that nobody writes to; as with all input files."""
+    """A FIFO without a writer; as with all input files."""
     os.mkfifo(tmp_path / "fifo")
     done = emu("report", str(tmp_path / "fifo"), "--png", str(tmp_path / "x.png"))
     assert done.returncode == 1

@@ -242,7 +242,7 @@ def test_the_deadline_ends_a_run_although_messages_never_pause(sides: Sides) -> 
 
 
 def test_an_event_of_a_closed_descriptor_is_not_that_of_a_new_one(sides: Sides) -> None:
-    """The new connection has the number of the old one, and nobody listens for it yet."""
+    """The new connection has the number of the old one, and no handler yet."""
     with Proxy([sides.pair], lambda _: None, print, TIMEOUT) as proxy, ExitStack() as stack:
         front = stack.enter_context(sides.dial())
         proxy.run((), after_one_look())
