@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Callback = Callable[[], None]
 #: Seconds that `Loop.stop` waits for the thread.
 JOIN_TIMEOUT = 5.0
-#: Seconds before a timer from which on the wait is to the microsecond.
+#: Seconds before a timer is due at which the wait becomes precise to the microsecond.
 _COARSE = 0.002
 
 
@@ -246,7 +246,7 @@ class Loop:
                 callback()
 
     def _ignore(self, fd: int) -> None:
-        """A kick without a handler would be ready in each turn."""
+        """Unregister a kick without a handler: level-triggered, it would wake every turn."""
         if fd != self._control.fileno():
             self.unwatch_kick(fd)
 

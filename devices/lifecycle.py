@@ -34,7 +34,7 @@ def stop(device: VhostDevice) -> Procedure:
     """Stop the rings, then deassign the guest and the host notifiers.
 
     GET_VRING_BASE stops a ring; its reply is the base to start it from again (vhost-user,
-    "Ring states"). The notifiers are deassigned last: a stopped ring sends no interrupts and a
+    "Ring states"). The notifiers are deassigned last: a stopped ring sends no calls and a
     paused vCPU no kicks, so a strategy may delay these steps until after the blackout.
     """
     running = [ring for ring in device.rings if ring.started]
@@ -93,7 +93,7 @@ def activate(device: VhostDevice, addresses: Sequence[RingAddresses | None]) -> 
     """The guest's driver has set up its rings: they start at index 0.
 
     Raises:
-        UsageError: they are started already; the driver has to reset the device first.
+        UsageError: the rings are already started; the driver has to reset the device first.
     """
     if any(ring.started for ring in device.rings):
         raise UsageError(
@@ -113,7 +113,7 @@ def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
         ring=ring.index,
         message="GET_VRING_BASE",
     )
-    # The position of the ring is unknown now.
+    # The ring's base is unknown now.
     device.connection.mark_broken(error.text)
     raise error
 
@@ -149,8 +149,9 @@ def start_ahead(device: VhostDevice) -> Procedure:
     """`start` at a migration's destination, as much of it as possible before the switchover.
 
     The messages before `AwaitSwitchover` do not depend on the contents of guest memory: memory
-    table, ring sizes, call and kick descriptors. A back-end may read the used index when it gets
-    the addresses (libvhost-user does), so addresses, bases and enables follow it.
+    table, ring sizes, call and kick descriptors, and addresses. A back-end may read the used index
+    when it receives the addresses (libvhost-user does), so they are sent again after it, with bases
+    and enables.
     """
     yield from enable_host_notify(device)
     yield from enable_guest_notify(device)
@@ -219,10 +220,10 @@ def _memory(device: VhostDevice) -> list[Request]:
 def _early_setup(device: VhostDevice, rings: list[Vring]) -> list[Request]:
     """NUM, CALL, ADDR and KICK of each ring: what can be sent before the switchover.
 
-    The base is not known yet. A ring without it is not served: it is not enabled before it has its
-    base, and without SET_VRING_ENABLE its kick is not signalled before. The addresses are sent
-    again after the switchover, for back-ends that read the used index then. They are sent here as
-    well because DPDK's vhost library translates them when it gets the KICK, and only then
+    The base is not known yet. The ring is not processed without it: SET_VRING_ENABLE follows the
+    base, and where there is no SET_VRING_ENABLE, the kick is not signalled before. The addresses
+    are sent again after the switchover, for back-ends that read the used index then. They are sent
+    here as well because DPDK's vhost library translates them when it gets the KICK, and only then
     (vhost_user_set_vring_kick in 22.11).
 
     A ring that was started before gets its KICK later: with a kick pending in the eventfd, the
@@ -249,10 +250,10 @@ def _kick(ring: Vring) -> Request:
 
 
 def _enable(device: VhostDevice, ring: Vring) -> list[Request]:
-    """SET_VRING_ENABLE; without bit 30 there is none, and all rings are enabled.
+    """SET_VRING_ENABLE; nothing without VHOST_USER_F_PROTOCOL_FEATURES: all rings are enabled.
 
     Raises:
-        BackendError: the ring is to be disabled, and there is none.
+        BackendError: the ring is to be disabled, and the feature was not negotiated.
     """
     if device.has_feature(VHOST_USER_F_PROTOCOL_FEATURES):
         state = VringState(ring.index, int(ring.enabled))

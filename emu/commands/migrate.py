@@ -63,9 +63,9 @@ HELP = """Migrate a VM live between two processes, and compare how its devices s
 
 The VM (by default that of the RFC of March 2021: 224 vCPUs, 180 GiB, 16 NICs with 32 rings,
 24 disks with 4 rings) is under load and migrates once for each strategy, back and forth. Each
-side has vhost-user back-end programs of its own. The report has the time of each phase by
-strategy, the downtime as measured by the VM processes, in the guest and from the network, and
-whether the guest's requests were lost, duplicated or corrupted.
+side has vhost-user back-end programs of its own (except with handover). The report has the time
+of each phase by strategy, the downtime as measured by the VM processes, in the guest and from the
+network, and whether the guest's requests were lost, duplicated or corrupted.
 
 \b
 Strategies:

@@ -46,11 +46,11 @@ ECHO_POLL = 0.01
 def migrate_all(
     plan: MigrationPlan, progress: Progress
 ) -> tuple[MigrationReport | None, EmuError | VhostUserError | None]:
-    """Run a plan on programs of its own, which end with it.
+    """Start the VM processes and back-ends of a plan, run its migrations, and end them.
 
     Returns:
-        The report, None if no migration was finished; and the error that ended the run before all
-        migrations were, if there was one.
+        The report (None if no migration was finished), and the error that ended the run early (None
+        if there was none).
     """
     series = None
     try:
@@ -216,7 +216,7 @@ class MigrationSeries:
         )
 
     def _failure_of(self, ended: dict[Role, JsonObject]) -> str | None:
-        """Why the VM runs on at the source; None if the migration has completed.
+        """Why the VM keeps running at the source; None if the migration has completed.
 
         Raises:
             MigrationError: the VM was lost in the switchover.
@@ -264,7 +264,7 @@ class MigrationSeries:
         )
 
     def _await_echo(self, until_ns: int) -> None:
-        """Return after ``until_ns``, when the VM has answered an echo request again.
+        """Return after ``until_ns``, once the VM answers echo requests, or after `ECHO_TIMEOUT`.
 
         A reply after the blackout ends the network's gap; without one the gap would end at the
         margin.

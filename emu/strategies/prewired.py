@@ -1,4 +1,4 @@
-"""As `split`, with the steps that do not depend on guest memory moved out of the blackout."""
+"""As `split`, with all steps that the contents of memory do not affect outside of the blackout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from emu.strategies.split import Split
 
 
 class Prewired(Split):
-    """Prepares the destination's devices before the blackout; within it, only rings stop and start.
+    """Prepares the destination's devices before the blackout; within it, rings only stop and start.
 
     Before the blackout, the destination assigns its notifiers, and sends the memory table and those
     messages of the rings that `devices.lifecycle.start_ahead` can send then. The source deassigns
@@ -15,8 +15,11 @@ class Prewired(Split):
     """
 
     NAME = "prewired"
-    HELP = "as split, and what does not depend on memory is done while the vCPUs run"
-    ASK = "as `split`; messages that do not depend on guest memory are sent before the blackout"
+    HELP = "as split, and what memory contents do not affect is done while the vCPUs run"
+    ASK = (
+        "as `split`; messages that do not depend on the contents of memory are sent before the "
+        "blackout"
+    )
     CHANGE = "before the blackout at the destination, after it at the source"
     ORIGIN = "this project"
     prepares_ahead = True

@@ -36,7 +36,7 @@ class Qemu2021(Strategy):
 
     NAME = "qemu-2021"
     HELP = 'one request at a time, one commit for each notifier ("Original" in the RFC)'
-    ASK = "one message, one reply, device after device"
+    ASK = "one message, one reply; each step for one device of a class after the other"
     CHANGE = "a commit for each notifier"
     ORIGIN = 'the RFC\'s "Original"'
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class UnplugError(EmuError):
-    """The guest has not released the device in time; the device works on."""
+    """The guest has not released the device in time; the device stays in use."""
 
 
 def unplug(vm: Vm, device: VhostDevice, timeout: float) -> None:
@@ -33,12 +33,13 @@ def unplug(vm: Vm, device: VhostDevice, timeout: float) -> None:
 
     Args:
         vm: the VM.
-        device: of `Vm.devices`.
+        device: one of `Vm.devices`.
         timeout: seconds for the requests in flight.
 
     Raises:
-        UnplugError: requests are still in flight then; the guest uses the device again.
-        DeadlineError: the device is being reconnected, which takes too long; the same.
+        UnplugError: requests are still in flight after ``timeout``; the guest uses the device
+            again.
+        DeadlineError: a reconnection of the device did not end in time; the same.
     """
     slot = vm.slot(device.name)
     if not vm.machine.paused and (left := vm.guest.release_device(slot, timeout)):
@@ -53,7 +54,7 @@ def unplug(vm: Vm, device: VhostDevice, timeout: float) -> None:
         try:
             vm.drive_one(device, lifecycle.reset(device))
         except VhostUserError:
-            # Its back-end has failed: what remains are the notifiers.
+            # The back-end has failed: only the notifiers remain to be deassigned.
             device.disconnect()
             vm.drive_one(device, lifecycle.reset(device))
         vm.unplug(device)
@@ -66,18 +67,18 @@ def plug(
 
     Args:
         vm: the VM, running or paused.
-        name: of the slot.
+        name: the slot's name.
         back_end: of the device's class; it is closed if this fails.
         path: socket of the back-end, to reconnect.
         features: that the guest's driver uses; 0 for all that the back-end offers.
-        arriving: the guest is still to arrive, with rings that it has set up.
+        arriving: the VM is incoming, and its rings arrive with the migration.
 
     Raises:
         EmuError: the back-end's disk is too small.
         VhostUserError: the back-end lacks rings or features that the guest uses, or fails.
         OSError: out of descriptors.
     """
-    # The guest's disk driver knows the blocks that it has written, and checks what it reads back.
+    # The guest's disk driver checks the blocks that it has written: only the same image has them.
     keep = vm.backends.get(name) == path
     try:
         device = vm.make_device(name)
