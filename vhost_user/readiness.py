@@ -63,6 +63,8 @@ def _wait(
     descriptors: Sequence[FileDescriptorLike], events: int, timeout: float | None
 ) -> list[FileDescriptorLike]:
     numbers = [one if isinstance(one, int) else one.fileno() for one in descriptors]
+    if min(numbers, default=0) < 0:  # of a closed socket: ppoll would ignore it, perhaps for ever
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     polled = (_PollFd * len(numbers))(*(_PollFd(number, events, 0) for number in numbers))
     deadline = None if timeout is None else time.monotonic_ns() + int(max(0.0, timeout) * 1e9)
     while True:

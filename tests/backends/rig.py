@@ -8,7 +8,6 @@ connection and driver queues.
 from __future__ import annotations
 
 import os
-import select
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -29,6 +28,7 @@ from vhost_user.payloads import (
     VringAddr,
     VringState,
 )
+from vhost_user.readiness import readable
 from vhost_user.virtqueue import DriverQueue, split_offsets
 
 if TYPE_CHECKING:
@@ -150,14 +150,14 @@ class RigRing:
             if self.driver.arm():
                 continue
             left = deadline - time.monotonic()
-            if left <= 0 or not readable(self.call_fd, left):
+            if left <= 0 or not readable([self.call_fd], left):
                 raise TimeoutError(f"ring {self.index}: no completion")
             os.eventfd_read(self.call_fd)
 
     def idle(self, seconds: float = 0.05) -> bool:
         """True when nothing comes back in that time."""
         self.driver.arm()
-        if readable(self.call_fd, seconds):
+        if readable([self.call_fd], seconds):
             os.eventfd_read(self.call_fd)
         return self.driver.pop() is None
 
@@ -245,7 +245,7 @@ class Rig:
         while not self.connection.flush():
             assert time.monotonic() < end
         while len(replies) < due:
-            assert readable(self.connection.fileno(), end - time.monotonic())
+            assert readable([self.connection.fileno()], end - time.monotonic())
             replies += self.connection.receive()
         return replies
 
@@ -316,13 +316,6 @@ class Rig:
         self.high.close()
         for log in self._logs:
             log.close()
-
-
-def readable(fd: int, seconds: float) -> bool:
-    """Whether the descriptor becomes readable in that time."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(max(seconds, 0) * 1000))
 
 
 def no_fd(number: F, ring: int) -> Request:

@@ -23,9 +23,9 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.rng_device import RandomSource, RngDevice
 from backends.server import DeviceServer, listen
-from tests.backends.rig import Rig, RigRing, readable
 from tests.timeouts import TIMEOUT
 from vhost_user.frontend import FrontendConnection
+from vhost_user.readiness import readable
 from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_T_IN
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from backends.control import ControlOptions
     from backends.virtio_device import VirtioDevice
+    from tests.backends.rig import Rig, RigRing
 
 SECTORS = 2048
 #: Header of a frame to transmit: as long as virtio_net_hdr with num_buffers.
@@ -310,7 +311,7 @@ def program(
     )
     os.close(ready_fd)
     try:
-        assert readable(ready, TIMEOUT)
+        assert readable([ready], TIMEOUT)
         assert os.read(ready, 1), process.communicate(timeout=TIMEOUT)[1].decode()
         yield process
         if process.poll() is None:

@@ -15,7 +15,7 @@ import pytest
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from tests.backends.rig import ALL_PROTOCOL_FEATURES, Rig, readable
+from tests.backends.rig import ALL_PROTOCOL_FEATURES, Rig
 from tests.timeouts import TIMEOUT
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import Refused
@@ -23,6 +23,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BackendRequest, Request
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, Config
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,11 +70,11 @@ class Disk:
 
 
 def silent(channel: socket.socket) -> bool:
-    return not readable(channel.fileno(), 0.05)
+    return not readable([channel.fileno()], 0.05)
 
 
 def received(channel: socket.socket) -> bytes:
-    assert readable(channel.fileno(), TIMEOUT), "nothing was sent"
+    assert readable([channel.fileno()], TIMEOUT), "nothing was sent"
     return channel.recv(1000)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.backends.programs import BLK, fails, rig_at
-from tests.backends.rig import readable
 from tests.backends.served import Blk, program
 from tests.timeouts import TIMEOUT
 from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.messages import BackendRequest, Request
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import VringState
+from vhost_user.readiness import readable
 from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_T_GET_ID
 
 
@@ -136,7 +136,7 @@ def test_sighup_reads_the_sizes_of_the_images(tmp_path: Path) -> None:
             kind.work(rig, 1)
             os.truncate(image, 2 * image.stat().st_size)
             process.send_signal(signal.SIGHUP)
-            assert readable(ours.fileno(), TIMEOUT)
+            assert readable([ours.fileno()], TIMEOUT)
             expected = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
             assert ours.recv(100) == expected
         kind.work(rig, 2)

@@ -16,7 +16,7 @@ from backends import blk_device, limits
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from tests.backends.rig import LOG_ALL, QEMU_ORDER, RING_SIZE, Rig, readable
+from tests.backends.rig import LOG_ALL, QEMU_ORDER, RING_SIZE, Rig
 from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import Refused
@@ -24,6 +24,7 @@ from vhost_user.inflight import InflightRegion
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import Config, Inflight, LogArea, VringState
+from vhost_user.readiness import readable
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SEGMENT,
@@ -279,9 +280,9 @@ def test_more_requests_than_one_poll_serves(disk: Disk) -> None:
 def test_requests_without_header_or_status_break_the_ring(disk: Disk) -> None:
     gpa, _ = disk.rig.alloc(64)
     disk.rig.rings[0].add([(gpa, 8)], [(gpa, 1)])
-    assert readable(disk.rig.rings[0].err_fd, TIMEOUT)
+    assert readable([disk.rig.rings[0].err_fd], TIMEOUT)
     disk.rig.rings[1].add([(gpa, 16)], [])
-    assert readable(disk.rig.rings[1].err_fd, TIMEOUT)
+    assert readable([disk.rig.rings[1].err_fd], TIMEOUT)
 
 
 # Configuration space
@@ -346,7 +347,7 @@ def test_memory_is_removed_with_requests_in_flight(make: Callable[..., Disk], po
     assert in_use(disk, 0)
     held.set()
     assert rig.rings[0].wait().written == 1
-    assert readable(rig.rings[0].err_fd, TIMEOUT), "the ring signals that it is not served"
+    assert readable([rig.rings[0].err_fd], TIMEOUT), "the ring signals that it is not served"
     assert not in_use(disk, 0)
     assert bytes(answer) == bytes(21)
     rig.add_mem_reg(rig.low)
@@ -366,7 +367,7 @@ def test_memory_is_back_before_requests_in_flight_are_done(
     held.set()
     assert rig.rings[0].wait().written == 1
     assert disk.request(VIRTIO_BLK_T_IN, 3, room=512)[0] == VIRTIO_BLK_S_OK
-    assert not readable(rig.rings[0].err_fd, 0)
+    assert not readable([rig.rings[0].err_fd], 0)
 
 
 def test_front_end_vanishes_with_requests_in_flight(
@@ -399,8 +400,8 @@ def test_completion_that_cannot_be_logged_breaks_the_ring(
     flush(disk, 0)
     rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
     held.set()
-    assert readable(rig.rings[0].err_fd, TIMEOUT)
-    assert readable(rig.connection.fileno(), TIMEOUT), "it is not in flight any more"
+    assert readable([rig.rings[0].err_fd], TIMEOUT)
+    assert readable([rig.connection.fileno()], TIMEOUT), "it is not in flight any more"
     assert rig.connection.receive()[0].payload == VringState(0, 1)
     assert rig.rings[0].driver.pop() is None
     log.close()
@@ -413,7 +414,7 @@ def test_two_sides_never_have_started_rings(
     source.rig.start()
     assert source.request(VIRTIO_BLK_T_IN, 1, room=512)[0] == VIRTIO_BLK_S_OK
     rig = destination.rig.start()
-    assert readable(rig.rings[0].err_fd, TIMEOUT)
+    assert readable([rig.rings[0].err_fd], TIMEOUT)
     assert "in use by another back-end" in caplog.text
     for ring in source.rig.rings:
         ring.stop()
@@ -433,10 +434,10 @@ def test_image_in_use_is_tried_again_without_another_kick(
     data_gpa, data = rig.alloc(513)
     rig.rings[0].add([(gpa, 16)], [(data_gpa, 513)])
     for ring in rig.rings:
-        assert readable(ring.err_fd, TIMEOUT)
+        assert readable([ring.err_fd], TIMEOUT)
         os.eventfd_read(ring.err_fd)
     assert rig.rings[0].idle(0.1), "ten times as long as it takes to try again"
-    assert not readable(rig.rings[0].err_fd, 0)
+    assert not readable([rig.rings[0].err_fd], 0)
     assert caplog.text.count("is not started") == 1
     for ring in source.rig.rings:
         ring.stop()
@@ -453,7 +454,7 @@ def test_ring_that_was_stopped_is_not_tried_again(
     rig = destination.rig.start()
     for ring in rig.rings:
         # All of them first: a ring that is refused after another was stopped is reported again.
-        assert readable(ring.err_fd, TIMEOUT)
+        assert readable([ring.err_fd], TIMEOUT)
     for ring in rig.rings:
         assert ring.stop() == 0
     for ring in source.rig.rings:
@@ -543,7 +544,7 @@ def test_requests_of_the_inflight_region_are_served_in_several_turns(
         patch.setattr(disk.device, "process", counted)
         rig.rings[0].set_up(QEMU_ORDER)
         rig.rings[0].kick()
-        assert readable(rig.connection.fileno(), TIMEOUT)
+        assert readable([rig.connection.fileno()], TIMEOUT)
     assert rig.connection.receive()[0].payload == VringState(0, RING_SIZE // 2)
     assert turns[:2] == [RING_SIZE // 2, RING_SIZE // 2 - limits.BUDGET]
     done = [rig.rings[0].wait().head for _ in heads]

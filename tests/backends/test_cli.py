@@ -3,26 +3,21 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.timeouts import PROGRAM_TIMEOUT
+from tests.backends.test_console_script import in_a_shell
+
+if TYPE_CHECKING:
+    import subprocess
 
 PROGRAMS = ("blk", "net", "rng", "serve")
 
 
 def _run(text: str, redirection: str) -> subprocess.CompletedProcess[str]:
-    command = shlex.join([sys.executable, "-c", text, "--version"])
-    return subprocess.run(
-        ["sh", "-c", f"{command} {redirection}"],
-        capture_output=True,
-        text=True,
-        timeout=PROGRAM_TIMEOUT,
-        check=False,
-    )
+    return in_a_shell([sys.executable, "-c", text, "--version"], redirection)
 
 
 def test_the_programs_are_not_imported_with_the_entry_points() -> None:

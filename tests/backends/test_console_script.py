@@ -8,11 +8,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROJECT = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]
@@ -51,7 +55,8 @@ def _printing(script: str, printed: str, folder: Path) -> tuple[str, ...]:
     return words
 
 
-def _in_a_shell(words: tuple[str, ...], redirections: str) -> subprocess.CompletedProcess[str]:
+def in_a_shell(words: Sequence[str], redirections: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with redirections of its streams."""
     return subprocess.run(
         ["sh", "-c", f"{shlex.join(words)} {redirections}"],
         capture_output=True,
@@ -77,7 +82,7 @@ def test_what_cannot_be_printed_is_one_line_and_a_failure(
 ) -> None:
     """The line names standard output, and not only the reason."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    done = _in_a_shell(_words(script, "--version"), redirection)
+    done = in_a_shell(_words(script, "--version"), redirection)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{script}: {BROKEN[redirection]}\n"
 
@@ -86,7 +91,7 @@ def test_what_cannot_be_printed_is_one_line_and_a_failure(
 @pytest.mark.parametrize("printed", [name for name in PRINTED if name != "version"])
 def test_that_holds_for_all_that_is_printed(script: str, printed: str, tmp_path: Path) -> None:
     """Each is printed by other code."""
-    done = _in_a_shell(_printing(script, printed, tmp_path), ">/dev/full")
+    done = in_a_shell(_printing(script, printed, tmp_path), ">/dev/full")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{script}: {BROKEN['>/dev/full']}\n"
 
@@ -113,7 +118,7 @@ def test_a_reader_that_goes_is_no_error_message(script: str) -> None:
 @pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full", "<&- 2>&-"])
 def test_other_streams_change_nothing(script: str, redirections: str) -> None:
     """What is asked for is printed."""
-    done = _in_a_shell(_words(script, "--version"), redirections)
+    done = in_a_shell(_words(script, "--version"), redirections)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{script}, version ")
 
@@ -124,7 +129,7 @@ def test_a_usage_error_has_its_status_whatever_the_streams_are(
     script: str, redirections: str
 ) -> None:
     """One line where stderr can be written."""
-    done = _in_a_shell(_words(script, "--nonsense"), redirections)
+    done = in_a_shell(_words(script, "--nonsense"), redirections)
     assert (done.returncode, done.stdout) == (2, "")
     lines = [] if "2>" in redirections else [f"{script}: No such option '--nonsense'."]
     assert done.stderr.splitlines() == lines

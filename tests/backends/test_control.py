@@ -12,7 +12,6 @@ from backends.control import ControlOptions
 from backends.limits import REPLIES
 from backends.pacing import InjectedLatency
 from backends.virtio_device import VirtioDevice
-from tests.backends.rig import readable
 from tests.timeouts import TIMEOUT
 from vhost_user.backend import BackendConnection
 from vhost_user.errors import Disconnected, FrontendError, Refused
@@ -20,6 +19,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import U64, VringState
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ def test_an_error_without_an_acknowledgement_closes_the_connection(
 ) -> None:
     rig.connection.submit([Request(F.SET_VRING_NUM, VringState(0, 3))])
     rig.connection.flush()
-    assert readable(rig.connection.fileno(), TIMEOUT)
+    assert readable([rig.connection.fileno()], TIMEOUT)
     with pytest.raises(Disconnected):
         rig.connection.receive()
     assert "connection closed" in caplog.text
@@ -112,9 +112,9 @@ def test_latency_is_injected_before_the_reply(loop: Loop, attach: Callable[..., 
     rig.connection.submit(requests)
     assert began.wait(TIMEOUT)
     assert [reply.id for reply in rig.connection.receive()] == [F.GET_QUEUE_NUM]
-    assert not readable(rig.connection.fileno(), 0)
+    assert not readable([rig.connection.fileno()], 0)
     go_on.set()
-    assert readable(rig.connection.fileno(), TIMEOUT)
+    assert readable([rig.connection.fileno()], TIMEOUT)
     assert [reply.id for reply in rig.connection.receive()] == [F.GET_VRING_BASE]
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from backends import deferred_close
 from backends.deferred_close import DeferredClose
-from tests.backends.rig import readable
 from tests.timeouts import TIMEOUT
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     import pytest
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def closed(reader: int) -> bool:
     """Whether the other end of a pipe has been closed, or is closed soon."""
-    return readable(reader, TIMEOUT) and os.read(reader, 1) == b""
+    return bool(readable([reader], TIMEOUT)) and os.read(reader, 1) == b""
 
 
 def test_closes_after_the_delay_and_not_before(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_closes_after_the_delay_and_not_before(loop: Loop, monkeypatch: pytest.M
     closer = DeferredClose(loop)
     monkeypatch.setattr(deferred_close, "DELAY_NS", 3_600_000_000_000)
     loop.post(lambda: closer.add_fds([first[1]]))
-    assert not readable(first[0], 0.05)
+    assert not readable([first[0]], 0.05)
     loop.post(closer.run)
     assert closed(first[0])
     monkeypatch.setattr(deferred_close, "DELAY_NS", 1_000_000)

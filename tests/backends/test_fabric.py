@@ -16,13 +16,14 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import DeviceServer, ServerError, listen
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac, nics
-from tests.backends.rig import LOG_ALL, Rig, readable
+from tests.backends.rig import LOG_ALL, Rig
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import U64, LogArea, VringState
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +120,8 @@ def test_receiver_that_cannot_log_breaks_its_own_ring_only(
     first = frame(BROADCAST, mac(1), b"all")
     a.send(first)
     assert c.receive() == first
-    assert readable(b.rig.rings[0].err_fd, TIMEOUT)
-    assert not any(readable(ring.err_fd, 0) for ring in a.rig.rings)
+    assert readable([b.rig.rings[0].err_fd], TIMEOUT)
+    assert not any(readable([ring.err_fd], 0) for ring in a.rig.rings)
     assert b.rig.get_base(2) == 0
     a.send(first)
     assert c.receive() == first

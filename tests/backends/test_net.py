@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.backends.programs import NET, fails, rig_at
-from tests.backends.rig import readable
 from tests.backends.served import FRAME, NET_HEADER, program
 from tests.timeouts import TIMEOUT
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def test_an_uplink_is_one_more_port(tmp_path: Path) -> None:
             started(rig)
             frame = b"\xff" * 6 + FRAME[6:] + bytes(46)
             transmit(rig, frame)
-            assert readable(outside.fileno(), TIMEOUT)
+            assert readable([outside.fileno()], TIMEOUT)
             assert outside.recv(2048) == frame
             answer = FRAME[6:12] + FRAME[:6] + FRAME[12:] + bytes(46)
             outside.sendto(answer, uplink)

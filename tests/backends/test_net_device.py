@@ -16,7 +16,6 @@ from backends.fabric import Fabric
 from backends.net_device import NetDevice
 from backends.stop_policy import StopKind, StopPolicy
 from tests.backends.nic import RX_HEADER, Attach, Nic, frame, mac, nics
-from tests.backends.rig import readable
 from tests.timeouts import TIMEOUT
 from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.errors import Refused
@@ -24,6 +23,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BackendRequest, Request
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, Config, VringState
+from vhost_user.readiness import readable
 from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS
 
 if TYPE_CHECKING:
@@ -143,11 +143,11 @@ def test_receive_ring_takes_no_frames_while_its_stop_waits(
     nic.send(frame(mac(1), mac(2), b"before"))
     assert b"before" in nic.receive()
     nic.rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
-    assert not readable(nic.rig.connection.fileno(), 0.02)
+    assert not readable([nic.rig.connection.fileno()], 0.02)
     nic.send(frame(mac(1), mac(2), b"meanwhile"))
     assert nic.silent()
     assert nic.count(stats.PACKETS_DROPPED) == 1
-    assert readable(nic.rig.connection.fileno(), TIMEOUT)
+    assert readable([nic.rig.connection.fileno()], TIMEOUT)
     assert nic.rig.connection.receive()[0].payload == VringState(0, 1)
 
 
@@ -217,7 +217,7 @@ def test_link_that_goes_down_is_reported(loop: Loop, attach: Attach) -> None:
         nic.rig.ack(F.SET_BACKEND_REQ_FD, None, (theirs.fileno(),))
         for _ in range(2):
             loop.post(nic.device.set_link_down)
-        assert readable(ours.fileno(), TIMEOUT)
+        assert readable([ours.fileno()], TIMEOUT)
         expected = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
         assert ours.recv(100) == expected
         assert config(nic, 8)[6:] == b"\0\0"

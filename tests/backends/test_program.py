@@ -17,13 +17,14 @@ import pytest
 
 from backends.stats import StatsReader
 from tests.backends.programs import BLK, NET, SERVE, fails, rig_at
-from tests.backends.rig import Rig, readable
+from tests.backends.rig import Rig
 from tests.backends.served import Blk, Net, pair, program
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import VringState
+from vhost_user.readiness import readable
 
 #: The programs, by their installed names.
 PROGRAMS = {"vhost-emu-blk": BLK, "vhost-emu-net": NET, "vhost-emu-serve": SERVE}
@@ -207,8 +208,8 @@ def test_a_stop_that_waits_delays_other_devices_where_control_is_shared(
         connection = first.connection
         # The reply to the first request is sent when the stop that comes with it has begun.
         connection.submit([Request(F.GET_FEATURES), Request(F.GET_VRING_BASE, VringState(0, 0))])
-        assert readable(connection.fileno(), TIMEOUT)
+        assert readable([connection.fileno()], TIMEOUT)
         connection.receive()
         second.call(Request(F.GET_FEATURES))
-        stopped = readable(connection.fileno(), 0)
+        stopped = bool(readable([connection.fileno()], 0))
         assert stopped == (control == "shared"), "the second device was answered before the stop"

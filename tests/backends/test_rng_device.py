@@ -15,9 +15,10 @@ from backends.loop import Loop
 from backends.rng_device import RandomSource, RngDevice, SourceError
 from backends.server import DeviceServer, listen
 from tests.backends.contract.given import NATIVE
-from tests.backends.rig import Rig, readable
+from tests.backends.rig import Rig
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from vhost_user.frontend import FrontendConnection
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ def test_a_request_that_is_not_for_the_device_to_write_ends_its_ring(
     other, _ = rig.alloc(64)
     rig.rings[0].add([(gpa, 64)], [(other, 64)] if readable_part else [])
     rig.rings[0].kick()
-    assert readable(rig.rings[0].err_fd, TIMEOUT)
+    assert readable([rig.rings[0].err_fd], TIMEOUT)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "directory", "fifo"])

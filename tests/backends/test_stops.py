@@ -12,13 +12,13 @@ import pytest
 from backends.control import ControlOptions
 from backends.stop_policy import StopPolicy
 from backends.virtio_device import VirtioDevice
-from tests.backends.rig import readable
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import Disconnected, Refused
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import U64, VringState
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,14 +85,14 @@ class Stopped:
         """The payloads of the next replies."""
         found: list[object] = []
         while len(found) < count:
-            assert readable(self.rig.connection.fileno(), TIMEOUT)
+            assert readable([self.rig.connection.fileno()], TIMEOUT)
             found += [reply.payload for reply in self.rig.connection.receive()]
         return found
 
     @property
     def answered(self) -> bool:
         """Whether anything has come: a reply, or the end of the connection."""
-        return readable(self.rig.connection.fileno(), 0)
+        return bool(readable([self.rig.connection.fileno()], 0))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_the_limit_ends_a_stop_that_takes_too_long(
     given = make(StopPolicy(drain_limit=20 * MS))
     given.begin(0)
     given.stop(0)
-    assert readable(given.rig.connection.fileno(), TIMEOUT)
+    assert readable([given.rig.connection.fileno()], TIMEOUT)
     with pytest.raises(Disconnected):
         given.rig.connection.receive()
     assert "requests in flight did not end in time" in caplog.text

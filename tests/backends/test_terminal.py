@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.backends.rig import Rig, readable
+from tests.backends.rig import Rig
 from tests.backends.served import KINDS, Kind
 from tests.timeouts import TIMEOUT
 from vhost_user.frontend import FrontendConnection
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ class Started(NamedTuple):
 
     def ended(self) -> bool:
         """Each of its processes has ended: they hold one end of a pipe."""
-        return readable(self.alive, TIMEOUT)
+        return bool(readable([self.alive], TIMEOUT))
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def started(kind: Kind, folder: Path, before: Sequence[str] = ()) -> Iterator[St
     for fd in (secondary, ready_fd, held):
         os.close(fd)
     try:
-        assert readable(ready, TIMEOUT)
+        assert readable([ready], TIMEOUT)
         assert os.read(ready, 1)
         yield Started(process, primary, path, alive)
     finally:

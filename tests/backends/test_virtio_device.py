@@ -10,15 +10,16 @@ import pytest
 from backends import stats
 from backends.limits import BUDGET
 from backends.virtio_device import VirtioDevice
-from tests.backends.rig import Rig, readable
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import FrontendError
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.loop import Loop
     from backends.ring import Ring
+    from tests.backends.rig import Rig
     from vhost_user.virtqueue import Chain
 
 WORD = b"served"
@@ -76,7 +77,7 @@ def test_requests_before_one_that_breaks_the_ring_are_completed(rig: Rig) -> Non
     ring.driver.publish()
     ring.kick()
     assert ring.wait().written == len(WORD)
-    assert readable(ring.err_fd, TIMEOUT)
+    assert readable([ring.err_fd], TIMEOUT)
     assert rig.rings[1].stop() == 0, "the other ring is not concerned"
 
 

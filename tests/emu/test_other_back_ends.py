@@ -219,34 +219,30 @@ def test_a_daemon_that_ends_during_the_run_fails_it() -> None:
             backends.stop()
 
 
-def test_a_daemon_that_fails_at_its_start_is_one_error() -> None:
-    """Before it has written its process id."""
-    text = f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{sockets}} {{pid_file}}"
+def fails_to_start(text: str, error: str) -> None:
+    """Start the back-ends by a command; it is one error, and no process is left."""
     plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", text)})
     with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
         backends = BackendProcesses("A", plan, directory, watcher)
         try:
             backends.start()
-            with pytest.raises(ProgramError, match="ended with status 1: no disk here"):
+            with pytest.raises(ProgramError, match=error):
                 backends.await_ready(10 * TIMEOUT)
         finally:
             backends.stop()
+
+
+def test_a_daemon_that_fails_at_its_start_is_one_error() -> None:
+    """Before it has written its process id."""
+    text = f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{sockets}} {{pid_file}}"
+    fails_to_start(text, "ended with status 1: no disk here")
 
 
 @pytest.mark.parametrize("content", ["\\xff", "9" * 30, "many", "0"])
 def test_a_process_id_file_with_something_else_is_one_error(content: str) -> None:
     """Whatever the program has written."""
     code = f"open('{{pid_file}}', 'wb').write(b'{content}')"
-    text = f"{PYTHON} -c {shlex.quote(code)} {{sockets}}"
-    plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", text)})
-    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
-        backends = BackendProcesses("A", plan, directory, watcher)
-        try:
-            backends.start()
-            with pytest.raises(ProgramError, match="its process id file: "):
-                backends.await_ready(10 * TIMEOUT)
-        finally:
-            backends.stop()
+    fails_to_start(f"{PYTHON} -c {shlex.quote(code)} {{sockets}}", "its process id file: ")
 
 
 def test_programs_in_the_background_end_if_another_one_fails() -> None:

@@ -90,6 +90,10 @@ def test_a_signal_does_not_end_the_wait() -> None:
 def test_a_closed_descriptor_is_refused() -> None:
     number = os.dup(0)
     os.close(number)
-    with pytest.raises(OSError, match="Bad file descriptor") as refused:
-        readable([number], 0)
-    assert refused.value.errno == errno.EBADF
+    closed, other = socket.socketpair()
+    closed.close()
+    with other:
+        for one in (number, closed):
+            with pytest.raises(OSError, match="Bad file descriptor") as refused:
+                readable([one], 0)
+            assert refused.value.errno == errno.EBADF

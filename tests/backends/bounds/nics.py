@@ -13,7 +13,7 @@ from backends.tap import open_tap
 from tests.backends.bounds.lab import interrupts, tries
 from tests.backends.namespace import Namespace, packet_socket
 from tests.backends.nic import BROADCAST, HEADER, OUTSIDE, RX_HEADER, frame, mac
-from tests.backends.rig import ALL_FEATURES, LOG_ALL, QEMU_ORDER, readable
+from tests.backends.rig import ALL_FEATURES, LOG_ALL, QEMU_ORDER
 from tests.backends.served import Net
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
@@ -21,6 +21,7 @@ from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import VringState
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +122,7 @@ def checks(lab: Lab, most: int) -> None:
     frames = [frame(BROADCAST, mac(9), str(n).encode()) for n in range(2 * most)]
     # The rings are served in the order of their kicks, so none may be left of the set-up.
     for ring in rings:
-        wait_until(lambda fd=ring.kick_fd: not readable(fd, 0), "the kick is taken")  # type: ignore[misc]
+        wait_until(lambda fd=ring.kick_fd: not readable([fd], 0), "the kick is taken")  # type: ignore[misc]
     sender.call(GET_FEATURES)
     with nets.stopped():
         for ring, each in zip(rings, frames, strict=True):
@@ -154,9 +155,9 @@ def inbox(lab: Lab, most: int) -> None:
     )
     send(sender, ring, [frame(BROADCAST, mac(1))] * (most + 1000))
     dropped = stats.per_device()[1]["packets_dropped"]
-    assert not readable(other.connection.fileno(), 0), "the receiver sleeps no more"
+    assert not readable([other.connection.fileno()], 0), "the receiver sleeps no more"
     assert dropped == 1000
-    assert readable(other.connection.fileno(), TIMEOUT)
+    assert readable([other.connection.fileno()], TIMEOUT)
 
 
 @tries("frames from outside in one turn")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.backends.bounds.lab import signals, tries
-from tests.backends.rig import ALL_FEATURES, LOG_ALL, readable
+from tests.backends.rig import ALL_FEATURES, LOG_ALL
 from tests.backends.served import Blk, Rng
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import VringState
+from vhost_user.readiness import readable
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     VIRTIO_BLK_S_OK,
@@ -56,7 +57,7 @@ def fails(ring: RigRing) -> None:
     """Wait until the ring has failed."""
     if ring.driver.publish():
         ring.kick()
-    assert readable(ring.err_fd, TIMEOUT)
+    assert readable([ring.err_fd], TIMEOUT)
 
 
 @tries("descriptors of a ring, and of a chain in it")

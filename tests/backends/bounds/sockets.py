@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.backends.bounds.lab import GIB, tries
-from tests.backends.rig import RamRegion, readable
+from tests.backends.rig import RamRegion
 from tests.backends.served import Blk
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import wait_until
@@ -23,7 +23,7 @@ from vhost_user.errors import VhostUserError
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import U64, Config
-from vhost_user.readiness import writable
+from vhost_user.readiness import readable, writable
 
 if TYPE_CHECKING:
     from tests.backends.bounds.lab import Lab
@@ -42,9 +42,9 @@ def served(lab: Lab, most: int) -> None:
     late.sendall(encode(F.GET_FEATURES, VERSION, None))
     for _ in range(3):
         front_ends[0].call(Request(F.GET_FEATURES))
-    assert not readable(late.fileno(), 0)
+    assert not readable([late.fileno()], 0)
     front_ends[0].connection.close()
-    assert readable(late.fileno(), TIMEOUT)
+    assert readable([late.fileno()], TIMEOUT)
     assert len(late.recv(64)) == NUMBER
 
 

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends.rig import Rig, readable
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import Disconnected, Refused
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, VringState
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.backends.contract.given import MakeRig
+    from tests.backends.rig import Rig
     from tests.backends.served import Kind, Served
 
 
@@ -48,7 +49,7 @@ def test_broken_ring_is_signalled(kind: Kind, running: Rig) -> None:
     kind.work(running, 0)
     ring = running.rings[kind.ring]
     ring.add([(0xDEAD_0000, 16)], [(0xDEAD_0000, 1)])
-    assert readable(ring.err_fd, TIMEOUT)
+    assert readable([ring.err_fd], TIMEOUT)
     # The device still runs, and the ring can be stopped.
     assert ring.stop() == 1
 

@@ -13,13 +13,14 @@ import psutil
 from backends.control import ControlOptions
 from backends.limits import IO_THREADS
 from backends.pacing import InjectedLatency
-from tests.backends.rig import Rig, readable
+from tests.backends.rig import Rig
 from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds, wait_until
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import MemTable
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +47,9 @@ def test_front_end_disconnects_and_another_connects(
 def test_one_front_end_at_a_time(kind: Kind, running: Rig, device: Served) -> None:
     second = device.connect()
     second.submit([Request(F.GET_FEATURES)])
-    assert not readable(second.fileno(), 0.05)
+    assert not readable([second.fileno()], 0.05)
     running.connection.close()
-    assert readable(second.fileno(), TIMEOUT)
+    assert readable([second.fileno()], TIMEOUT)
     second.close()
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends.rig import PREWIRED_ORDER, QEMU_ORDER, Rig, no_fd, readable
+from tests.backends.rig import PREWIRED_ORDER, QEMU_ORDER, Rig, no_fd
 from tests.waiting import wait_until
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import VringState
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from tests.backends.contract.given import MakeRig
@@ -55,7 +56,7 @@ def test_a_kicked_ring_is_served_when_the_last_message_has_come(
     for ring in rig.rings:
         ring.kick()
     for ring in rig.rings:
-        wait_until(lambda fd=ring.kick_fd: not readable(fd, 0), "the kick is taken")  # type: ignore[misc]
+        wait_until(lambda fd=ring.kick_fd: not readable([fd], 0), "the kick is taken")  # type: ignore[misc]
     for ring in rig.rings:
         ring.set_up([last])
     kind.finish(rig, 3)

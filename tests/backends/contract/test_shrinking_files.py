@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.backends.contract.neighbours import neighbours
-from tests.backends.rig import LOG_ALL, Rig, readable
+from tests.backends.rig import LOG_ALL, Rig
 from tests.backends.served import KINDS, Kind
 from tests.slow import all_but
 from tests.timeouts import TIMEOUT
@@ -20,6 +20,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import Inflight, LogArea
+from vhost_user.readiness import readable
 from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_OUT
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def go_on(rig: Rig, kind: Kind) -> None:
 
 
 def await_end(rig: Rig) -> None:
-    assert readable(rig.connection.fileno(), TIMEOUT)
+    assert readable([rig.connection.fileno()], TIMEOUT)
     with pytest.raises(Disconnected):
         rig.connection.receive()
 

@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.backends.isolation import pair
-from tests.backends.rig import Rig, readable
 from tests.backends.served import Blk
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import Disconnected, ProtocolError
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import U64
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.backends.rig import Rig
 
 
 class Made(NamedTuple):
@@ -235,7 +237,7 @@ def test_a_call(program: pair.Pair, made: Made, request: pytest.FixtureRequest) 
         _set_up(rig, call=made.fd)
         program.kind.submit(rig, 0)
         if name in UNWRITABLE:
-            assert readable(rig.rings[Blk.ring].err_fd, TIMEOUT), "the ring fails"
+            assert readable([rig.rings[Blk.ring].err_fd], TIMEOUT), "the ring fails"
         else:
             program.neighbour.goes_on()
         rig.get_base(Blk.ring)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.backends.isolation import pair
-from tests.backends.rig import Rig, readable
 from tests.backends.served import KINDS, Blk
 from tests.backends.test_postcopy import Incoming, begin
 from tests.vhost_user.pages import await_fault, needs_userfaultfd, punch_holes
@@ -22,6 +21,7 @@ from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import VringState
+from vhost_user.readiness import readable
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SEGMENT,
@@ -35,6 +35,8 @@ from vhost_user.virtio.blk import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.backends.rig import Rig
 
 #: Where a request of each kind calls the file system.
 CALLS = {
@@ -83,7 +85,7 @@ def test_a_disk_that_hangs(name: str, tmp_path: Path) -> None:
         assert rig.get_base(other) == 0
         rig.connection.submit([Request(F.GET_VRING_BASE, VringState(Blk.ring, 0))])
         given.neighbour.goes_on()
-        assert not readable(rig.connection.fileno(), 0)
+        assert not readable([rig.connection.fileno()], 0)
         assert status[0] == 0xFF
         orders(release=True)
         assert rig.rings[Blk.ring].wait()
