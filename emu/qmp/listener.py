@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from emu.errors import PreflightError
 from emu.qmp.server import HANG_UP_TIMEOUT, MonitorServer
 from vhost_user import unix_socket
+from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
     import socket
@@ -110,8 +111,6 @@ class MonitorListener:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
-        closing = select.poll()
-        closing.register(self._wake_fd, select.POLLIN)
         while True:
             poll.poll()
             with self._lock:
@@ -119,7 +118,7 @@ class MonitorListener:
                     return
                 accepted = self._accept()
             if not accepted:
-                closing.poll(ACCEPT_RETRY * 1000)
+                readable([self._wake_fd], ACCEPT_RETRY)
 
     def _accept(self) -> bool:
         """Serve the next client; False if it has to wait in the backlog: out of descriptors."""
