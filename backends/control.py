@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("backends")
 
 _F = FrontendRequest
-#: The acknowledgement of a request that is refused; any code but 0 is one.
+#: The acknowledgement of a request that is refused; every value other than 0 reports an error.
 REFUSED = 1
 
 
@@ -115,9 +115,9 @@ class Control:
         self._watched = False
         # Some replies have not been sent: nothing is read until they are.
         self._writing = False
-        # The inbox is served on in the next turn of the loop.
+        # The loop will call `_continue`, for the rest of the inbox, in its next turn.
         self._continuing = False
-        # What the socket is watched for; without any event, epoll still reports that it is closed.
+        # The epoll events that the socket is watched for; epoll reports EPOLLHUP even with 0.
         self._events = select.EPOLLIN
         self._watch()
 
@@ -206,8 +206,9 @@ class Control:
     def _serve_inbox(self) -> None:
         """Handle the inbox, as far as pending stops allow; then send replies and poll rings.
 
-        The rest is left to the next turn of the loop where that takes longer than `MESSAGES_NS`,
-        and until the front-end has read where `REPLIES` replies cannot be sent.
+        After `MESSAGES_NS` the rest is left to the next turn of the loop. Replies are also sent
+        after every `REPLIES` messages. If the socket does not take them all, the rest of the inbox
+        waits until the front-end has read some.
         """
         inbox, end = self._inbox, time.monotonic_ns() + MESSAGES_NS
         served = 0
@@ -221,8 +222,8 @@ class Control:
         if self._disconnecting:
             self._drop_requests()
             return
-        # The front-end may have read since the last reply that could not be sent: then no event of
-        # the socket comes that the rest of the inbox could wait for.
+        # With all replies sent, EPOLLOUT is not awaited: no event of the socket would lead to the
+        # rest of the inbox being handled.
         if self._flush() and self._next_may_be_served():
             self._continue_later()
         if not self._disconnecting:
@@ -284,7 +285,7 @@ class Control:
         if had_replies:
             self._loop.pacer.replied()
         if done and self._handlers.sending:
-            self._handlers.close_sent()
+            self._handlers.close_reply_fds()
         if done is self._writing:
             self._writing = not done
             self._watch_for()
@@ -305,7 +306,7 @@ class Control:
         """Close the connection: an exception was raised while the device was served.
 
         Raises:
-            Exception: a step of that has raised it; the others have been done.
+            Exception: a step of `_disconnect` has raised it; the others have been done.
         """
         if self._disconnecting:
             log.error("%s: %s", self._device.name, describe(error))
@@ -321,6 +322,7 @@ class Control:
         # The device may be reset only when no request is in flight: see `ring_idle`.
         self._disconnecting = True
         # Each step is done, whatever another one raises: the next front-end needs all of them.
+        # `ExitStack` calls the last one first.
         with ExitStack() as steps:
             steps.callback(self._disconnect_when_idle)
             steps.callback(self._connection.close)
@@ -335,7 +337,7 @@ class Control:
         if self._device.busy or self._ended:
             return
         self._ended = True
-        with ExitStack() as steps:
+        with ExitStack() as steps:  # the last one is called first
             steps.callback(self._on_disconnect)
             steps.callback(self._loop.give_control, self)
             steps.callback(self._loop.finally_, self._device.close_now)
@@ -346,4 +348,4 @@ class Control:
         for request in self._inbox:
             self._device.close_later(request.fds)
         self._inbox.clear()
-        self._handlers.close_sent()
+        self._handlers.close_reply_fds()

@@ -191,10 +191,10 @@ class BackendDevice:
         Raises:
             Exception: a step has raised it; the others have been done.
         """
-        with ExitStack() as steps:
+        with ExitStack() as steps:  # the last one is called first
             steps.callback(self.virtio.disconnected)
             for ring in self.rings:
-                steps.callback(ring.forget_memory)
+                steps.callback(ring.release_memory)
             steps.callback(self.guest.forget)
             for ring in self.rings:
                 steps.callback(ring.reset)

@@ -109,8 +109,8 @@ class Handlers:
         for ring in rings:
             ring.poll()
 
-    def close_sent(self) -> None:
-        """All replies have been sent: close the descriptors that went with them."""
+    def close_reply_fds(self) -> None:
+        """Close the descriptors of queued replies, which have all been sent, or never will be."""
         self._device.close_later(self.sending)
         self.sending.clear()
 

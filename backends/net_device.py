@@ -208,7 +208,7 @@ class NetDevice(VirtioDevice):
         if queue.publish():
             ring.interrupt()
         if left <= 0 or queue.arm():
-            ring.look_again()
+            ring.schedule()
 
     # To the guest
 

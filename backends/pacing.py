@@ -78,7 +78,13 @@ class Pacer:
         self._arrived = arrival
 
     def inject(self, arrival: int, latency: int) -> None:
-        """Return ``latency`` ns after a unit of work whose request came at ``arrival`` began."""
+        """Wait until ``latency`` ns after the start of a unit of work.
+
+        Args:
+            arrival: when the unit's request arrived, from which its start is computed; monotonic
+                nanoseconds.
+            latency: nanoseconds.
+        """
         if arrival - self._finished <= LONGEST_GAP_NS:
             begin = self._due
         else:

@@ -1,7 +1,8 @@
 """One vring of a back-end device: its set-up, when it is served, and its completions.
 
-Everything runs in the thread of the device's loop, messages and kicks alike, so a ring can be
-stopped between two requests without a lock.
+The thread of the device's loop handles messages and kicks, and is the only one that changes a ring;
+other threads post callbacks to the loop. So a ring can be stopped between two requests without a
+lock.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class RingDevice(Part, Protocol):
         """Serve requests; True when there may be more."""
 
     def discard(self, ring: Ring, /) -> None:
-        """Called when the ring is kicked while it is disabled."""
+        """Called when a started ring is kicked while it is disabled.
+
+        It must not serve requests then. If it has more to discard, it calls `Ring.schedule`.
+        """
 
     def stopping(self, ring: Ring, /) -> None:
         """Called when the ring stops."""
@@ -63,7 +67,8 @@ class RingContext(NamedTuple):
         guest: guest memory.
         active_rings: counts the active rings; acquires and releases the device's resource.
         page_waits: the threads that wait for pages of guest memory.
-        closer: closes descriptors and releases queues after a delay, not in a blackout.
+        closer: closes descriptors and releases queues after a delay, so that a blackout does not
+            include that work.
         observer: receives the rings' events.
     """
 
@@ -88,21 +93,24 @@ class Ring:
     Attributes:
         index: its number in the device.
         name: the device and the number, for errors.
-        parent: the device, which fails where the ring cannot.
+        parent: the device, which fails if `fail` raises an exception.
         memory: its size and addresses.
-        base: the available index to continue from; outdated while the ring is active, when it is
-            the queue's `DeviceQueue.last_avail`.
+        base: the available index to continue from when the ring becomes active. While it is
+            active, `DeviceQueue.last_avail` of the queue is the current one.
         started: a kick arrived since the last stop, or the ring is polled.
         enabled: by SET_VRING_ENABLE, or by SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES.
-        queue: the device's side of the ring while it is active: started, enabled, configured.
+        queue: the device's side of the ring while it is active, otherwise None. A ring becomes
+            active when it is first served after its start, or its requests are first discarded;
+            it stays active while it is disabled.
         in_flight: requests popped and not completed yet.
         stopping: it takes no more requests; GET_VRING_BASE waits for those in flight.
         broken: the ring has failed: the driver broke its rules, a descriptor cannot be used, or
             serving it has raised an exception. It is not served until it is set up again.
-        unmapped: its memory was removed with requests in flight: it takes no more requests,
-            and becomes inactive when they have completed.
+        unmapped: its memory was removed, or is missing in a postcopy, with requests in flight: it
+            takes no more requests, and becomes inactive when they have completed.
         log_mark: marks guest memory (address, length) as written to; None while nothing is logged.
-        contained: a ``with`` block in which an exception fails the ring, and goes no further.
+        contained: a context manager: an exception in the ``with`` block fails the ring, and is not
+            propagated.
         check_memory: raises `LostMemoryError` when what was read may not be what the guest wrote;
             see `GuestMemory.check`.
     """
@@ -183,7 +191,7 @@ class Ring:
 
     @property
     def active(self) -> bool:
-        """Whether it has a queue: it is started, enabled and configured."""
+        """Whether it has a queue; see `queue`."""
         return self.queue is not None
 
     # Set-up by the front-end
@@ -216,15 +224,15 @@ class Ring:
     def set_kick(self, fd: int) -> None:
         """SET_VRING_KICK; with -1 the ring is polled instead.
 
-        A kick counts also if it is pending on the descriptor that is replaced.
+        A kick that is pending on the replaced descriptor is not lost.
 
         Raises:
             FrontendError: epoll does not accept the descriptor.
         """
-        with suppress(OSError):  # of a descriptor that is dropped
+        with suppress(OSError):  # the old descriptor is dropped in any case
             if self._kick_fd >= 0 and eventfd.take(self._kick_fd):
                 self._count_kick()
-                self.look_again()
+                self.schedule()
         self._drop_kick()
         self._polled = fd < 0
         if fd < 0:
@@ -235,7 +243,8 @@ class Ring:
             self._loop.watch_kick(fd, self._kicked)
         except OSError as error:
             self._closer.add_fds([fd])
-            raise FrontendError(f"cannot wait for this kick: {error}", ring=self.index) from error
+            text = f"epoll does not accept the kick descriptor: {error.strerror}"
+            raise FrontendError(text, ring=self.index) from error
         self._kick_fd = fd
 
     def set_call(self, fd: int) -> None:
@@ -276,7 +285,7 @@ class Ring:
             else:
                 self._deactivate()
 
-    def forget_memory(self) -> None:
+    def release_memory(self) -> None:
         """Release the mappings of guest memory and of the log."""
         self.memory.unmap()
         self.log_mark = None
@@ -311,9 +320,9 @@ class Ring:
     def _begin_resubmission(self) -> None:
         """Serve the requests of the inflight region, some in each turn of the loop.
 
-        The driver made them available before the base, so a stop between two of them would lose the
-        rest: its reply has the base only. Together they count as a request in flight, for which a
-        stop waits.
+        Their available indices are before the base. The reply to a stop consists of the base only,
+        so a stop between two of these requests would lose the rest. Therefore all of them together
+        count as one request in flight, and a stop waits for it.
         """
         if not self._resubmitting:
             self._resubmitting = True
@@ -328,7 +337,7 @@ class Ring:
                 if queue.to_resubmit:
                     self._completions.again(self._resubmit)
                     return
-            self.look_again()
+            self.schedule()
         self._resubmitting = False
         self._end_async()
 
@@ -381,7 +390,7 @@ class Ring:
             self._observer.ring_failed(self.index, error)
             self.signal_error()
         else:
-            # An event that fails each time is delivered no more.
+            # It failed again, without a set-up in between. Serving the kick may fail each time.
             self._drop_kick()
 
     def wait_for(self, missing: PagesMissing) -> None:
@@ -391,23 +400,23 @@ class Ring:
             self._awaiting = True
 
     def _await(self, missing: PagesMissing) -> None:
-        """In a thread of the pool."""
+        """In a thread of the pool: wait for the pages, then have the ring polled."""
         missing.wait()
-        self._loop.post(self._pages_came)
+        self._loop.post(self._pages_arrived)
 
     def _await_failed(self, _error: Exception) -> None:
-        """In a thread of the pool: the poll finds out what to wait for."""
-        self._loop.post(self._pages_came)
+        """In a thread of the pool: have the ring polled, which waits again if pages are missing."""
+        self._loop.post(self._pages_arrived)
 
-    def _pages_came(self) -> None:
+    def _pages_arrived(self) -> None:
         self._awaiting = False
-        self._look()
+        self._serve_or_discard()
 
-    def look_again(self) -> None:
-        """In the next turn of the loop, serve the ring, or discard what it has while disabled."""
-        self._loop.again(self._look)
+    def schedule(self) -> None:
+        """In the next turn of the loop, serve the ring, or discard its requests if disabled."""
+        self._loop.again(self._serve_or_discard)
 
-    def _look(self) -> None:
+    def _serve_or_discard(self) -> None:
         if self.enabled:
             self.poll()
         elif self.started:
@@ -493,11 +502,11 @@ class Ring:
             if not eventfd.take(self._kick_fd):
                 return  # the front-end has read the eventfd itself
         except OSError as error:
-            # It would be ready in each turn of the loop.
+            # The loop would find the descriptor ready in each turn.
             self._drop_kick()
-            raise FrontendError(f"the kick cannot be read: {error.strerror}") from error
+            raise FrontendError(f"the kick descriptor cannot be read: {error.strerror}") from error
         self._count_kick()
-        self._look()
+        self._serve_or_discard()
 
     def _count_kick(self) -> None:
         self._counters[stats.KICKS] += 1
@@ -579,7 +588,7 @@ class Ring:
             self.signal_error()
 
     def _signal_call(self) -> None:
-        """Signal the call descriptor; the ring fails with one that cannot be signalled."""
+        """Signal the call descriptor; if that is not possible, drop it, and the ring fails."""
         try:
             _signal(self._call_fd)
         except OSError as error:
@@ -599,7 +608,7 @@ class Ring:
 
 
 class _Completion:
-    """The part that a posted completion is: where it raises, the request is aborted."""
+    """The `Part` of posted completions: if one raises an exception, its request is aborted."""
 
     def __init__(self, ring: Ring) -> None:
         self.name = ring.name
