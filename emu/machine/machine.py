@@ -50,7 +50,7 @@ class Pacer(Protocol):
     """Injects the latency of a cost model."""
 
     def inject(self, arrival: int, latency: int, /) -> None:
-        """Return ``latency`` ns after a unit of work began at ``arrival`` (monotonic ns)."""
+        """Wait until ``latency`` ns after a unit of work began at ``arrival`` (monotonic ns)."""
 
 
 class Machine:
@@ -132,7 +132,7 @@ class Machine:
 
     @property
     def commits(self) -> int:
-        """Outermost commits of the address space."""
+        """Number of outermost commits of the address space."""
         return self.address_space.commits
 
     @property
@@ -157,7 +157,7 @@ class Machine:
         self._handlers[device_index] = handler
 
     def remove_device_handler(self, device_index: int) -> None:
-        """The slot is empty: writes to its notify addresses have no effect."""
+        """Remove an unplugged device's handler; writes to its notify addresses then do nothing."""
         with self.big_lock:
             self._handlers.pop(device_index, None)
 

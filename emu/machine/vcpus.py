@@ -79,8 +79,8 @@ class VcpuSet:
     def start(self, program: GuestProgram | None) -> None:
         """Start the threads. No guest code runs before `resume`.
 
-        If no state is loaded before `resume`, that powers the machine on: each vCPU runs its
-        program's `tick` once.
+        The first `resume` powers the machine on if no state was loaded before it: each vCPU then
+        runs its program's `tick` once.
 
         Args:
             program: the guest code that emulated vCPUs run.
@@ -145,6 +145,7 @@ class VcpuSet:
         """Open the gate, wake the vCPUs that are not halted, and wait until each of them has run.
 
         Raises:
+            EmuError: the vCPUs' threads have not been started, or were stopped.
             DeadlineError: one of them has not run; the gate stays open.
         """
         if not self.gate.paused:
@@ -161,18 +162,19 @@ class VcpuSet:
         self.gate.wait_ran(timeout)
 
     def save(self) -> list[VcpuState]:
-        """The state of each vCPU. They are paused.
+        """The state of each vCPU.
 
         Raises:
-            EmuError: they are not paused.
+            EmuError: the vCPUs are not paused.
         """
         self._require_paused("saved")
         return [vcpu.save() for vcpu in self._vcpus]
 
     def load(self, states: Sequence[VcpuState]) -> None:
-        """Set the state of each vCPU. They are paused; those that are not halted run at resume.
+        """Set the state of each vCPU; those that are not halted run at `resume`.
 
         Raises:
+            EmuError: the vCPUs are not paused.
             VcpuStateError: there are more or fewer states than vCPUs.
         """
         self._require_paused("loaded")
@@ -204,8 +206,8 @@ class VcpuSet:
         """End the threads. Idempotent.
 
         Raises:
-            DeadlineError: names the threads that do not end; no descriptor is closed, as they may
-                use it.
+            DeadlineError: names the threads that do not end. The caller must then close no
+                descriptor that they may use.
         """
         gate = self.gate
         gate.stopping = True

@@ -51,7 +51,7 @@ class Source(MigrationSide):
     """One outgoing migration.
 
     Args:
-        vm: the VM; it runs on here if the migration fails. One that is stopped stays so.
+        vm: the VM; it runs on here if the migration fails. A VM that is stopped stays stopped.
         strategy: stops its devices.
         parameters: limits and timeouts.
         observe: called with the name and the data of each event.
@@ -63,8 +63,8 @@ class Source(MigrationSide):
         strategy: schedules the steps that stop its devices.
         destination_report: the completion report of the destination, with ``downtime_ns`` and
             ``downtime_error_ns``; empty if HELLO did not ask for completion reports.
-        requests_in_flight: requests that were in flight when the vCPUs had been paused, without
-            packets.
+        requests_in_flight: requests to disks and entropy devices that were in flight when the
+            vCPUs had been paused.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Source(MigrationSide):
         self.strategy = strategy
         self._observe = observe
         self._stage = Stage(vm.machine, self.timeline, parameters.timeout)
-        # Neither side resumes it.
+        # The VM was stopped before the migration: neither side resumes it.
         self._stopped = vm.machine.paused
 
     @property
@@ -133,7 +133,7 @@ class Source(MigrationSide):
             answer["cpu-throttle-percentage"] = progress.decision.estimate.throttle
         marks = self.timeline.marks
         if status == "completed" and "running_ns" in marks:
-            # Slightly longer than the downtime: RUNNING arrives when the VM runs already.
+            # Slightly longer than the downtime: RUNNING arrives after the VM has resumed.
             answer["downtime"] = (marks["running_ns"] - marks["pause_start_ns"]) // _MS
         return answer
 
@@ -239,7 +239,8 @@ class Source(MigrationSide):
 
         received = completion.exchange_at_source(stream, start, self._round_trips, report)
         # The destination shifted the guest's clock by the offset that was measured before the
-        # blackout. The offset measured afterwards is more exact: the gap contains the difference.
+        # blackout, so the error of that offset is part of the gap that it measured. The offset
+        # measured afterwards is more exact; with it, the error is removed from the gap.
         correction_ns = self._clock_offset_ns - int(received["offset_ns"])
         gap_ns = int(received["guest_gap_ns"]) + correction_ns
         self.destination_report = {**received, "guest_gap_ns": gap_ns}
@@ -408,8 +409,8 @@ class Source(MigrationSide):
         """The payload of the next section.
 
         Raises:
-            MigrationError: it is FAILED (`Operation.DESTINATION`), or another one
-                (`Operation.STREAM`).
+            MigrationError: it is FAILED (`Operation.DESTINATION`), or another section than
+                ``wanted`` (`Operation.STREAM`).
         """
         kind, _, payload = stream.receive()
         if kind is Kind.FAILED:
@@ -429,7 +430,7 @@ class Source(MigrationSide):
         if not self._stopped:
             self.vm.recover_devices()
             self.vm.resume_vcpus()
-        # Also of the devices whose rings were not stopped, and go on logging.
+        # All devices still log here, including those that were started again.
         self._stop_logging()
 
     def _stop_logging(self) -> None:

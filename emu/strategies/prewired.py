@@ -1,4 +1,4 @@
-"""As `split`, with all steps that the contents of memory do not affect outside of the blackout."""
+"""As `split`; steps that do not depend on the contents of memory run outside of the blackout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Prewired(Split):
     """
 
     NAME = "prewired"
-    HELP = "as split, and what memory contents do not affect is done while the vCPUs run"
+    HELP = "as split; steps that do not depend on memory contents run outside of the blackout"
     ASK = (
         "as `split`; messages that do not depend on the contents of memory are sent before the "
         "blackout"

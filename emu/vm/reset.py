@@ -17,7 +17,7 @@ def reset_devices(vm: Vm) -> None:
     up as well, so that it can be started when it has reconnected.
 
     Requests of a back-end that may complete them after it has stopped a ring are awaited first
-    (`VhostDevice.drains`): it would complete them in the rings of after the reset.
+    (`VhostDevice.drains`): otherwise it might complete them in the rings as set up again.
     """
     try:
         if vm.drains:

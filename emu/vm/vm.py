@@ -45,7 +45,7 @@ REPLY_TIMEOUT = 2.0
 HEARTBEAT_TIMEOUT = 0.2
 #: Nanoseconds: after a heartbeat that is older than this a later one may have followed.
 HEARTBEAT_FRESH_NS = 300_000
-#: Seconds between two looks at the used indices of rings whose requests are awaited.
+#: Seconds between two reads of the used indices of rings whose requests are awaited.
 DRAIN_INTERVAL = 0.0001
 #: Attempts to observe a fresh heartbeat.
 HEARTBEAT_TRIES = 5
@@ -254,9 +254,9 @@ class Vm:
     def drain_requests(self, timeout: float) -> None:
         """Wait until all requests of the devices that need it are completed (`VhostDevice.drains`).
 
-        The vCPUs are paused, so the guest submits none. Nor does it kick a ring that has requests
-        which the back-end has not been notified of, as a driver that plugs its queue leaves them;
-        so the rings are kicked here.
+        The vCPUs are paused, so the guest submits none, and sends no kick. A driver that submits
+        requests in batches may have made some available and not sent the kick yet, so the rings are
+        kicked here.
 
         Args:
             timeout: seconds.
@@ -300,10 +300,10 @@ class Vm:
         disconnected, or whose connection is broken, is lost: it is reconnected when a back-end
         listens. Its requests stay in its rings.
 
-        So is a device that was stopped with requests in flight and has no inflight region (QEMU
-        7.2's storage daemon answers GET_VRING_BASE at once). The back-end still uses the memory of
-        these requests, and SET_MEM_TABLE would take it away; when the connection is closed it has
-        to finish them.
+        A device that was stopped with requests in flight and has no inflight region is lost, too
+        (QEMU 7.2's storage daemon answers GET_VRING_BASE at once). The back-end still uses the
+        memory of these requests, which SET_MEM_TABLE would unmap. When the connection is closed,
+        the back-end has to complete them.
         """
         kept: list[VhostDevice] = []
         for device in self.devices:
