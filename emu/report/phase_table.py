@@ -83,7 +83,7 @@ class PhaseTable:
         """One table; with ``sums``, also the sum of the spans beside each wall time."""
         title = "in the blackout" if self._in_blackout else "outside of the blackout"
         table = new_table(f"{title}, ms{runs_note(self._report)}", plain=plain)
-        for name in ("side", "class", "step"):
+        for name in ("side", "class", "phase"):
             table.add_column(name)
         rfc = self._rfc_column()
         if rfc:

@@ -111,7 +111,7 @@ def timeline(
                     "opacity": {"condition": {"test": "datum.faint", "value": 0.5}, "value": 1},
                     "tooltip": [
                         {"field": "row", "title": "what", "type": "nominal"},
-                        {"field": "step", "title": "step", "type": "nominal"},
+                        {"field": "step", "title": "phase", "type": "nominal"},
                         *(_tooltip(name) for name in details),
                     ],
                 },

@@ -237,7 +237,7 @@ class _Migrations:
             total += [Cell(milliseconds(part.downtime)) for part in self._parts]
             rows.append(total)
         titles = [*(("RFC, serial", "RFC, pool") if rfc else ()), *names]
-        columns = [*(Column(name, numeric=False) for name in ("side", "class", "step"))]
+        columns = [*(Column(name, numeric=False) for name in ("side", "class", "phase"))]
         columns += [Column(name) for name in titles]
         notes = [_RFC_NOTE] if rfc else []
         if any(shared for own in cells.values() for _, shared in own.values()):
@@ -245,13 +245,13 @@ class _Migrations:
         if in_blackout:
             heading = "The RFC's table, and ours"
             text = (
-                "Wall times in ms, from the first start of a step to its last end. Steps may "
-                "overlap, so their sum may be more than the downtime. A step without a figure did "
+                "Wall times in ms, from the first start of a phase to its last end. Phases may "
+                "overlap, so their sum may be more than the downtime. A phase without a figure did "
                 "not run in the blackout."
             )
         else:
             heading = "What ran outside of the blackout"
-            text = "Wall times in ms of the steps that a strategy takes while the VM runs."
+            text = "Wall times in ms of the phases that a strategy has while the VM runs."
         table = Table(columns, rows, total=in_blackout, notes=notes)
         return Section(heading, text, [table] if names and ordered else [])
 
