@@ -56,7 +56,7 @@ class PagesMissing(Exception):
     def wait(self) -> None:
         """Return when the pages are present, however long that takes.
 
-        It does not hold the interpreter's lock meanwhile, so other threads continue, and can call
+        It does not hold the GIL meanwhile, so other threads continue, and can call
         `Userfault.give_up`.
         """
         view = self._view

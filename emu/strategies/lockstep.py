@@ -1,4 +1,7 @@
-"""Lock-step: each message is sent after the reply to the one before, as front-ends do today."""
+"""Lock-step: no message is sent before the reply to the one before, as front-ends do today.
+
+A message that has no reply is not waited for.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The RFC's pool with processes instead of threads: no worker waits for the interpreter's lock."""
+"""The RFC's pool with processes instead of threads: each has a GIL of its own."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Processes(Strategy):
         "device at a time, in lock-step"
     )
     CHANGE = "as `threads`"
-    ORIGIN = "the RFC's proposal, without the interpreter's lock"
+    ORIGIN = "the RFC's proposal; each worker has a GIL (Python's interpreter lock) of its own"
 
     def __init__(self, workers: int = 2) -> None:
         self._size = workers

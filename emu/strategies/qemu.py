@@ -36,7 +36,7 @@ class Qemu2021(Strategy):
 
     NAME = "qemu-2021"
     HELP = 'one request at a time, one commit for each notifier ("Original" in the RFC)'
-    ASK = "one message, one reply; each step for one device of a class after the other"
+    ASK = "in lock-step, one device after the other"
     CHANGE = "a commit for each notifier"
     ORIGIN = 'the RFC\'s "Original"'
 
@@ -99,11 +99,11 @@ class QemuNow(Qemu2021):
     NAME = "qemu-now"
     HELP = "QEMU of 2026: one commit for each device, more acknowledgements for each ring"
     ASK = (
-        "the same, with a disk's rings disabled before they are stopped, and SET_VRING_ENABLE, "
-        "KICK and CALL acknowledged (`d7dc0682f5`, `1ba9a52203`)"
+        "as `qemu-2021`, with a disk's rings disabled before they are stopped, and "
+        "SET_VRING_ENABLE, KICK and CALL acknowledged (`d7dc0682f5`, `1ba9a52203`)"
     )
     CHANGE = "a commit for each device (`d0267da614`, `0fdc6b8509`, `6166799f69`)"
-    ORIGIN = "QEMU 2026"
+    ORIGIN = "QEMU of 2026"
 
     def commits(self, devices: int, rings: int) -> int:  # noqa: ARG002  see `Strategy.commits`
         """See `Strategy.commits`: a commit for each device."""
