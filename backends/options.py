@@ -127,7 +127,9 @@ backend_options = option_group(
         type=click.Choice([kind.value for kind in StopKind]),
         default=StopKind.IMMEDIATE.value,
         show_default=True,
-        help="What a device does before it answers GET_VRING_BASE.",
+        help="What a device completes before it answers GET_VRING_BASE: the requests that it has "
+        "begun (immediate; tick checks each millisecond, as SPDK does), or all available ones "
+        "(drain).",
     ),
     _time_option("--stop-time", "A device takes at least that long to stop."),
     _time_option("--cost-get-vring-base", "GET_VRING_BASE takes that long, for each ring."),

@@ -86,8 +86,8 @@ Examples:
   emu migrate --report result.html --png result.png
 
 With --to the VM migrates once, to an `emu run --incoming` in another terminal or on another
-machine (docs/how-to/between-machines.md). The destination checks the guest's request log when it
-ends.
+machine (docs/how-to/between-machines.md). The destination checks the guest's request log at the
+end of its own run.
 
 \b
   emu migrate --to tcp:127.0.0.1:4444 --images /tmp/images --vm small.toml

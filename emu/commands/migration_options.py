@@ -49,7 +49,8 @@ _OPTIONS = (
     click.option(
         "--check-locks",
         is_flag=True,
-        help="Check the order in which locks are taken; an error names both places in the code.",
+        help="Fail if locks are taken in two orders that could deadlock; the error names both "
+        "places in the code.",
     ),
     click.option(
         "--deadline",

@@ -86,7 +86,9 @@ _OPTIONS = (
         type=click.Choice(STOP_POLICIES),
         default="immediate",
         show_default=True,
-        help="What a back-end does before it answers GET_VRING_BASE.",
+        help="What a back-end completes before it answers GET_VRING_BASE: the requests that it has "
+        "begun (immediate; tick checks each millisecond, as SPDK does), or all available ones "
+        "(drain).",
     ),
     click.option(
         "--stop-time",
