@@ -65,7 +65,8 @@ class RingContext(NamedTuple):
         counters: the device's counters.
         device: serves the requests.
         guest: guest memory.
-        active_rings: counts the active rings; acquires and releases the device's resource.
+        active_rings: counts the active rings; acquires the device's resource
+            (`backends.active_rings`) for the first one, and releases it after the last one.
         page_waits: the threads that wait for pages of guest memory.
         closer: closes descriptors and releases queues after a delay, so that a blackout does not
             include that work.

@@ -189,7 +189,10 @@ class Source(MigrationSide):
         """Exchange HELLO and WELCOME; measure the clock offset of a destination on another host.
 
         Raises:
-            MigrationError: the destination refuses the VM; the text is its reason.
+            MigrationError: the destination refuses the VM, and the text is its reason; or the
+                handshake failed.
+            CancelledError: the migration was cancelled.
+            VhostUserError, OSError: the handshake failed.
         """
         try:
             self._check_cancelled()
