@@ -89,8 +89,9 @@ class RingMemory:
         # A log that does not even cover the memory is left over: see `BackendDevice.check_log`.
         if guest.log is not None and (reach := log_reach(guest.log)) >= guest.table.end:
             self.check_used_log(reach, addr)
-        self.addr = addr
-        self._views = None
+        if addr != self.addr:
+            self.addr = addr
+            self._views = None
 
     def check_used_log(self, reach: int, addr: VringAddr | None = None) -> None:
         """Check that a log that ends at ``reach`` covers the used ring, where it is to be logged.

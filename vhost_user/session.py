@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 #: The acknowledgement of success.
 SUCCESS = U64(0)
+_NAME_A_RING = (VringState, VringAddr)
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 
 
@@ -56,7 +57,7 @@ def _tables(dialect: Dialect) -> _Tables:
 
 def ring_of(payload: Payload | None, fd_rule: FdRule) -> int | None:
     """The index of the ring that a message's payload names, or None."""
-    if isinstance(payload, VringState | VringAddr):
+    if isinstance(payload, _NAME_A_RING):
         return payload.ring
     if fd_rule is FdRule.UNLESS_NO_FD and isinstance(payload, U64):
         return payload.value & VRING_INDEX_MASK
