@@ -189,7 +189,7 @@ def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
 def shard(cases: Sequence[Case], number: int, count: int) -> list[Case]:
     """One part of the cases: each case is in one part, and always in the same one.
 
-    The parts of an area, and those of all areas together, differ by one case at most.
+    The numbers of cases in the parts differ by one at most, in each area and in total.
 
     Args:
         cases: to be divided.

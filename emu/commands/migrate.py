@@ -71,8 +71,8 @@ network, and whether the guest's requests were lost, duplicated or corrupted.
 Strategies:
 {strategies}
 
-The status is 0 only when every migration completed with nothing lost, duplicated or corrupted, and
-no condition of --fail-if holds.
+The status is 0 only when every migration completed, no request was lost, nothing was duplicated or
+corrupted, and no condition of --fail-if holds.
 
 \b
 Examples:

@@ -49,8 +49,8 @@ class RunOptions:
 HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.
 
 At the end the command prints the totals, and compares the guest's request log with the back-ends'
-counters and the disks' contents. The status is 0 only when nothing was lost, duplicated or
-corrupted.
+counters and the disks' contents. The status is 0 only when no request was lost, and nothing
+was duplicated or corrupted.
 
 \b
 Examples:

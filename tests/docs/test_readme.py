@@ -81,7 +81,7 @@ USES = {
         "head -c 16M /dev/urandom > disk.img"
     ),
     "see a guest that writes faster than memory is sent": Use(),
-    "reproduce the RFC's double disable and its deadlock": Use(status=1),
+    "reproduce the RFC's double disable or its deadlock": Use(status=1),
     "run the vCPUs, ioeventfds and irqfds in KVM": Use(needs="/dev/kvm"),
     "measure the downtime from outside, through bridges": Use(),
     "migrate to another terminal or machine, with TLS": Use("mkdir images", background="b.sock"),
