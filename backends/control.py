@@ -47,7 +47,7 @@ class ControlOptions(NamedTuple):
         policy: what GET_VRING_BASE waits for.
         latency: the latency that is injected into messages.
         shared: the loop serves other devices as well, and a stop that waits keeps their control
-            sockets waiting, as it does in DPDK, SPDK, VPP and passt.
+            sockets waiting, as it does in DPDK, SPDK and VPP.
     """
 
     policy: StopPolicy = StopPolicy()
@@ -83,7 +83,7 @@ class Control:
             num_queues=len(device.rings),
         )
         self._fd = self._connection.fileno()
-        # Requests that wait until a stop has been replied to.
+        # Requests that were received and not handled yet: see `_serve_inbox`.
         self._inbox: deque[Request] = deque()
         # When the messages that are handled now arrived; monotonic nanoseconds.
         self._arrival = 0

@@ -105,8 +105,9 @@ class Ring:
             it stays active while it is disabled.
         in_flight: requests popped and not completed yet.
         stopping: it takes no more requests; GET_VRING_BASE waits for those in flight.
-        broken: the ring has failed: the driver broke its rules, a descriptor cannot be used, or
-            serving it has raised an exception. It is not served until it is set up again.
+        broken: the ring has failed: the driver broke its rules, the kick or call descriptor cannot
+            be used, or serving it has raised an exception. It is not served until it is set up
+            again.
         unmapped: its memory was removed, or is missing in a postcopy, with requests in flight: it
             takes no more requests, and becomes inactive when they have completed.
         log_mark: marks guest memory (address, length) as written to; None while nothing is logged.
@@ -177,7 +178,7 @@ class Ring:
         self._reset_state()
 
     def _reset_state(self) -> None:
-        """Make the ring stopped, disabled and not configured; its descriptors stay as they are."""
+        """Make the ring stopped, disabled and not configured; its file descriptors are kept."""
         self.memory.forget()
         self.base = 0
         self.queue: DeviceQueue | None = None
@@ -205,8 +206,8 @@ class Ring:
         """SET_VRING_ADDR.
 
         Raises:
-            FrontendError: the addresses are not in guest memory, or the log does not cover the
-                used ring.
+            FrontendError: an address is not aligned, or is not in guest memory; or the log does not
+                cover the used ring.
         """
         self.memory.set_addr(addr)
         self.broken = False
@@ -216,7 +217,11 @@ class Ring:
             self.memory.map_early()
 
     def set_base(self, base: int) -> None:
-        """SET_VRING_BASE: continue from an available index."""
+        """SET_VRING_BASE: continue from an available index.
+
+        Raises:
+            FrontendError: the ring is active, and its addresses are not in guest memory any more.
+        """
         self.base = base
         self.broken = False
         if self.queue is not None:
@@ -376,7 +381,8 @@ class Ring:
     def fail(self, error: Exception) -> None:
         """Do not serve the ring until it is set up again, and signal its error descriptor.
 
-        Pages that are missing in a postcopy are no failure: the ring is polled when they are there.
+        Pages that are missing in a postcopy are no failure: the ring is tried again when they have
+        arrived.
         """
         if isinstance(error, PagesMissing):
             self.wait_for(error)
@@ -395,18 +401,18 @@ class Ring:
             self._drop_kick()
 
     def wait_for(self, missing: PagesMissing) -> None:
-        """Poll the ring again when these pages are present; another thread waits for them."""
+        """Try the ring again when these pages have arrived; another thread waits for them."""
         if not self._awaiting:
             self._page_waits.submit(partial(self._await, missing), self._await_failed)
             self._awaiting = True
 
     def _await(self, missing: PagesMissing) -> None:
-        """In a thread of the pool: wait for the pages, then have the ring polled."""
+        """In a thread of the pool: wait for the pages, then have the ring tried again."""
         missing.wait()
         self._loop.post(self._pages_arrived)
 
     def _await_failed(self, _error: Exception) -> None:
-        """In a thread of the pool: have the ring polled, which waits again if pages are missing."""
+        """In a thread of the pool: try the ring, which waits again if pages are missing."""
         self._loop.post(self._pages_arrived)
 
     def _pages_arrived(self) -> None:
@@ -432,7 +438,11 @@ class Ring:
             log.warning("%s: its error descriptor is dropped: %s", self.name, error.strerror)
 
     def activate(self) -> DeviceQueue | None:
-        """Make a started ring active; None if that is not possible, or not yet."""
+        """Make a started ring active; None if that is not possible, or not yet.
+
+        Raises:
+            PagesMissing: pages of the ring have not arrived.
+        """
         if not self.memory.configured or self.in_flight:
             return None
         if not self._active_rings.enter(self):
@@ -466,7 +476,10 @@ class Ring:
         self.stopping = True
 
     def stop(self) -> int:
-        """Stop; returns the base. No request may be in flight. Descriptors are closed later."""
+        """Stop; returns the base. No request may be in flight.
+
+        The kick and call descriptors are closed later.
+        """
         self._halt()
         self.stopping = False
         if self.queue is not None:
@@ -546,7 +559,8 @@ class Ring:
         """Make the queue, from the ring's base on.
 
         Raises:
-            FrontendError: the ring has no addresses, or they are not in guest memory.
+            FrontendError: the ring cannot be used with its size, addresses and inflight region.
+            PagesMissing: pages of the ring have not arrived.
         """
         self.queue = self.memory.queue(self.base, self.queue)
         self.unmapped = False
@@ -559,7 +573,7 @@ class Ring:
             base: the available index to continue from; by default the queue's.
 
         Raises:
-            FrontendError: the addresses are not in guest memory.
+            FrontendError: an address is not aligned, or is not in guest memory.
         """
         queue = self.queue
         if queue is not None:
@@ -580,7 +594,7 @@ class Ring:
     def _report_not_served(self, error: FrontendError) -> None:
         """Log why the ring cannot be served, once for each change of guest memory.
 
-        The ring stays started, and is tried again when it is polled.
+        The ring stays started, and the next `poll` tries it again.
         """
         generation = self._guest.generation
         if self._reported_generation != generation:

@@ -79,7 +79,8 @@ class Machine:
         records: the last `apply` calls, up to `MAX_RECORDS` of them.
 
     Raises:
-        EmuError: the accelerator does not support so large a machine.
+        EmuError: the accelerator is unknown, does not work on this host, or does not support so
+            large a machine; or ``memory_fds`` are not the memory of this machine.
         OSError: out of descriptors or memory; all resources are released.
     """
 
@@ -313,6 +314,7 @@ class Machine:
         """Load the state that `save_vcpus` returned on a machine with as many vCPUs.
 
         Raises:
+            EmuError: the vCPUs are not paused.
             VcpuStateError: the data is invalid.
         """
         self.vcpus.load(vcpu_state.unpack(data, len(self.vcpus)))

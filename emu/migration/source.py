@@ -51,7 +51,8 @@ class Source(MigrationSide):
     """One outgoing migration.
 
     Args:
-        vm: the VM; it runs on here if the migration fails. A VM that is stopped stays stopped.
+        vm: the VM; it keeps running here if the migration fails. A VM that is stopped stays
+            stopped.
         strategy: stops its devices.
         parameters: limits and timeouts.
         observe: called with the name and the data of each event.
@@ -63,8 +64,8 @@ class Source(MigrationSide):
         strategy: schedules the steps that stop its devices.
         destination_report: the completion report of the destination, with ``downtime_ns`` and
             ``downtime_error_ns``; empty if HELLO did not ask for completion reports.
-        requests_in_flight: requests to disks and entropy devices that were in flight when the
-            vCPUs had been paused.
+        requests_in_flight: requests to disks and entropy devices that were in flight after the
+            vCPUs had been paused and the devices that need it had been drained.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class Source(MigrationSide):
             hello: the content of HELLO (`handshake.hello`).
 
         Raises:
-            EmuError, VhostUserError, OSError: the migration failed, and the VM runs on here.
+            EmuError, VhostUserError, OSError: the migration failed, and the VM keeps running here.
         """
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(self._close_stream)
@@ -204,7 +205,8 @@ class Source(MigrationSide):
         except FAILURES as error:
             reason = self._root_cause(error, stream)
             if hello.get("report") and getattr(reason, "operation", None) is Operation.STREAM:
-                # A destination that requires TLS sends no FAILED on a stream without TLS.
+                # With reports, the destination is another run, which may require TLS: it then sends
+                # no FAILED on a stream without TLS.
                 hint = (
                     "" if stream.encrypted else ": does the destination require TLS (--tls-cert)?"
                 )
@@ -255,7 +257,7 @@ class Source(MigrationSide):
                 self._stream = None
 
     def _resume_reconnect(self) -> None:
-        """Resume reconnecting if the VM runs on here, and record the devices without a back-end."""
+        """If the VM stays here, resume reconnecting, and record the devices without a back-end."""
         reconnect = self.vm.reconnect
         if not self._migrated:
             reconnect.resume()

@@ -10,8 +10,8 @@ class Prewired(Split):
 
     Before the blackout, the destination assigns its notifiers, and sends the memory table and those
     messages of the rings that `devices.lifecycle.start_ahead` can send then. The source deassigns
-    its notifiers after the blackout. Until then they have no effect: a paused vCPU sends no kick,
-    and the back-end of a stopped ring sends no call.
+    its notifiers after the blackout. During the blackout they have no effect: a paused vCPU sends
+    no kick, and the back-end of a stopped ring sends no call.
     """
 
     NAME = "prewired"
