@@ -9,7 +9,7 @@ FUZZER := $(VENV)/.installed-fuzzer
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
 
 # Processes that run tests. Many tests wait, so more of them than processors are right.
-WORKERS ?= $(shell expr 2 \* $$(nproc))
+WORKERS ?= $(shell expr 3 \* $$(nproc))
 PIP      = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS)
 

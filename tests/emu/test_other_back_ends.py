@@ -56,7 +56,7 @@ def daemon(command: str) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(EACH, marks=pytest.mark.slow), ALL, daemon(EACH)],
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in (EACH, ALL)), daemon(EACH)],
     ids=["each", "all", "daemon"],
 )
 def test_a_vm_migrates_between_programs_of_the_users_commands(command: str, tmp_path: Path) -> None:
@@ -126,8 +126,14 @@ def test_a_run_has_the_guests_counters_only(tmp_path: Path) -> None:
             f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{socket}}",
             "ended with status 1: no disk here",
         ),
-        (f"{TOO_FEW} --socket-path {{socket}} --blk-file {{image}}", "has too few rings: 1"),
-        (f"{PYTHON} -m backends.rng --socket-path {{socket}}", "blk0"),
+        pytest.param(
+            f"{TOO_FEW} --socket-path {{socket}} --blk-file {{image}}",
+            "has too few rings: 1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            f"{PYTHON} -m backends.rng --socket-path {{socket}}", "blk0", marks=pytest.mark.slow
+        ),
     ],
     ids=["missing", "fails", "too few rings", "another device"],
 )

@@ -19,6 +19,7 @@ from tests.hostile.commands import files
 from tests.hostile.commands.command import MODULES
 from tests.hostile.programs import all_cells
 from tests.hostile.runner import Runner
+from tests.slow import all_but
 from vhost_user.messages import FRONTEND_MESSAGES
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def _fixed(program: str) -> list[Cell]:
     ]
 
 
-@pytest.mark.parametrize("program", [*KINDS, "attach", "incoming", "command"])
+@pytest.mark.parametrize(
+    "program", all_but(("blk", "attach", "incoming"), (*KINDS, "attach", "incoming", "command"))
+)
 def test_the_fixed_part_is_ok(program: str, runner: Runner) -> None:
     cells = _fixed(program)
     verdicts = runner.run(cells)

@@ -224,7 +224,11 @@ def test_a_front_end_that_reconnects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("does", "text"),
     [
-        (CONNECT + WAIT, "is not a vhost-user front-end: it sends nothing"),
+        pytest.param(
+            CONNECT + WAIT,
+            "is not a vhost-user front-end: it sends nothing",
+            marks=pytest.mark.slow,
+        ),
         (CONNECT, "is not a vhost-user front-end: < end of the connection"),
         (
             CONNECT + "sock.send(b'GET / HTTP/1.0\\r\\n\\r\\n')\n" + WAIT,
@@ -235,10 +239,15 @@ def test_a_front_end_that_reconnects(tmp_path: Path) -> None:
             CONNECT + "while True: sock.sendall(bytes([1,0,0,0,1,0,0,0])+bytes(4))\n",
             "stops after GET_FEATURES",
         ),
-        (CONNECT + GET_FEATURES + WAIT, "stops after GET_FEATURES (message 1, at start)"),
-        (
+        pytest.param(
+            CONNECT + GET_FEATURES + WAIT,
+            "stops after GET_FEATURES (message 1, at start)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + CONNECT + GET_FEATURES + WAIT,
             "stops after GET_FEATURES",
+            marks=pytest.mark.slow,
         ),
         (CONNECT + "import os\nos.kill(os.getpid(), signal.SIGKILL)\n", "end of the connection"),
     ],

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     ("document", "title"),
     [
         (migrations(), "Live migration"),
-        (sweep_document(), "How the downtime grows"),
-        (conformance(), "Conformance of a vhost-user back-end"),
+        pytest.param(sweep_document(), "How the downtime grows", marks=pytest.mark.slow),
+        pytest.param(conformance(), "Conformance of a vhost-user back-end", marks=pytest.mark.slow),
     ],
     ids=["migrate", "sweep", "conform"],
 )

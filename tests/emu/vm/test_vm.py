@@ -80,6 +80,7 @@ def test_a_handover_state_matches_until_the_guest_changes_a_device(vm: Vm, index
     assert not vm.still_matches(state)
 
 
+@pytest.mark.slow
 def test_a_vm_whose_back_end_is_missing_is_not_built(
     hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:

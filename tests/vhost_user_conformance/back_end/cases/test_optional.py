@@ -209,11 +209,11 @@ def test_a_device_whose_state_can_be_moved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mistake", "case"),
     [
-        ("descriptor with an error", 1523),
+        pytest.param("descriptor with an error", 1523, marks=pytest.mark.slow),
         ("bit 8 clear", 1501),
-        ("no end", 1503),
+        pytest.param("no end", 1503, marks=pytest.mark.slow),
         ("loads a part", 1511),
-        ("loads nothing", 1505),
+        pytest.param("loads nothing", 1505, marks=pytest.mark.slow),
         ("base forgotten", 1281),
         ("user addresses only", 2452),
     ],

@@ -95,6 +95,7 @@ def test_a_program_that_does_not_know_the_option(bench: Bench) -> None:
         bench.judge(2506, "true {socket}")
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails, and so does one that ends by another signal; one that ends normally passes."""
     monkeypatch.setattr("vhost_user_conformance.back_end.cases.program.SOON", 0.5)
