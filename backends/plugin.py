@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +50,8 @@ def from_entry_point(name: str) -> type[VirtioDevice]:
     Raises:
         PluginError: there is no such entry point, or it is not a device class.
     """
+    from importlib.metadata import entry_points
+
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
         raise PluginError(

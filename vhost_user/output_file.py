@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -38,7 +37,7 @@ def replaced(path: Path, *, mode: int = MODE) -> Iterator[int]:
         OSError: it cannot be created, or the name is not that of a regular file or a link.
     """
     permissions = _permissions(path)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{os.urandom(8).hex()}.part")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(part, flags, mode)

@@ -6,7 +6,7 @@ The source changes no state before it, so a refusal does not affect the VM.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from emu.config.migration_parameters import MAX_STREAMS
@@ -97,7 +97,7 @@ def hello(
         "strategy": strategy,
         "options": options._asdict(),
         "streams": streams,
-        "session": secrets.token_hex(16),
+        "session": os.urandom(16).hex(),
         "clock": clocks.identity(),
         "report": report,
     }

@@ -8,7 +8,7 @@ with the same digest.
 
 from __future__ import annotations
 
-import secrets
+import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ def marked(images: Path | None) -> Iterator[str | None]:
     if images is None:
         yield None
         return
-    mark = secrets.token_hex(16)
+    mark = os.urandom(16).hex()
     path = images / f"{MARK_PREFIX}{mark}"
     try:
         path.touch(exist_ok=False)

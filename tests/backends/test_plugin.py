@@ -78,7 +78,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
             ("other", "backends.loop:Loop"),
         )
     )
-    monkeypatch.setattr(plugin, "entry_points", points.select)
+    monkeypatch.setattr("importlib.metadata.entry_points", points.select)
 
 
 def test_links_in_a_loop(tmp_path: Path) -> None:

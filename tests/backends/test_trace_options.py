@@ -12,6 +12,7 @@ import pytest
 
 from tests.backends.programs import NET, fails, rig_at
 from tests.backends.served import program
+from tests.slow import all_but
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from vhost_user import trace_events, tracing
 from vhost_user.frontend import FrontendConnection
@@ -39,7 +40,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from backends import net
 net.main()
 """
-EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS)
+EVERY_COMMAND = pytest.mark.parametrize(
+    "command", all_but({"emu migrate", "vhost-emu-blk"}, COMMANDS)
+)
 
 
 def _run(

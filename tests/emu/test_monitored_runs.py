@@ -151,6 +151,7 @@ def test_a_vm_is_migrated_by_the_client_of_qemu(runs: tuple[Run, Run], tmp_path:
     assert document["integrity"]["lost"] == document["integrity"]["duplicated"] == 0
 
 
+@pytest.mark.slow
 def test_quit_before_a_vm_has_arrived(runs: tuple[Run, Run]) -> None:
     """The destination ends with an error: there is no VM."""
     source, destination = runs
@@ -167,6 +168,7 @@ def test_quit_before_a_vm_has_arrived(runs: tuple[Run, Run]) -> None:
     source.end()
 
 
+@pytest.mark.slow
 def test_quit_during_a_migration(runs: tuple[Run, Run], tmp_path: Path) -> None:
     """The migration is cancelled, and the source's run checks what its guest has done."""
     source, destination = runs
@@ -187,6 +189,7 @@ def test_quit_during_a_migration(runs: tuple[Run, Run], tmp_path: Path) -> None:
     assert destination.process.wait(TIMEOUT) == 1
 
 
+@pytest.mark.slow
 def test_a_vm_that_was_reset_and_has_another_disk_is_checked(
     runs: tuple[Run, Run], tmp_path: Path, owned: contextlib.ExitStack
 ) -> None:

@@ -40,7 +40,7 @@ COMMANDS = {
     "conform help": ("conform", "back-end", "--help"),
     "migrate help": ("migrate", "--help"),
 }
-EVERY_COMMAND = pytest.mark.parametrize("command", slow.all_but({"run", "conform"}, COMMANDS))
+EVERY_COMMAND = pytest.mark.parametrize("command", slow.all_but({"conform"}, COMMANDS))
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 

@@ -207,6 +207,7 @@ def test_without_the_extension_it_is_mapped_all_the_same(
     assert not lost(made)
 
 
+@pytest.mark.slow
 def test_a_child_process_maps_as_well(file: int) -> None:
     """Also if another thread was mapping at the moment of the fork."""
     ended = threading.Event()

@@ -204,6 +204,7 @@ def test_a_violated_rule(tmp_path: Path) -> None:
     assert "\ncases: 1 failed (1 must), " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_front_end_that_reconnects(tmp_path: Path) -> None:
     """--socket alone: the suite has not started it, and does not end it."""
     path = tmp_path / "s"

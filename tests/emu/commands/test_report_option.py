@@ -90,6 +90,7 @@ def test_the_command_line_can_be_pasted() -> None:
     assert command_line(plain) == "emu migrate --net 2x4 --report 'my page.html'"
 
 
+@pytest.mark.slow
 def test_a_migration_writes_both(tmp_path: Path) -> None:
     """The page has the command; the file is complete, and nothing else is left."""
     html, png = tmp_path / "page.html", tmp_path / "picture.png"

@@ -128,6 +128,7 @@ def test_the_trace_of_a_vm(rig: Rig) -> None:
     assert sum(replies) * 1000 == pytest.approx(sum(row["replies_ns"] for row in rows))
 
 
+@pytest.mark.slow
 def test_a_report_of_what_a_tap_saw(rig: Rig) -> None:
     """The page that --report writes at the end is the one of the log."""
     rig.back_end()

@@ -136,6 +136,7 @@ def test_each_message_leads_to_the_back_end_and_its_reply_back(
     assert len(replies) == 2 * rings, "at both ends"
 
 
+@pytest.mark.slow
 def test_counters(traced: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """Of commits, dirty pages and requests in flight."""
     document, results = traced

@@ -34,6 +34,7 @@ def interrupt(pids: list[int], supervisor: Supervisor) -> None:
         supervisor.watcher.pause(TIMEOUT)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_all_programs_and_a_second_run_starts_at_once() -> None:
     """No process and no file is left in between."""
     for _ in range(2):

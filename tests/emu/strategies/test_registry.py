@@ -65,6 +65,7 @@ def test_unsafe_is_the_first_attempt_of_threads(mode: str) -> None:
     assert type(registry.make("split", StrategyOptions(unsafe=mode))) is Split
 
 
+@pytest.mark.slow
 def test_the_documents_examples_migrate_a_vm(tmp_path: Path) -> None:
     """Both processes of the VM import them."""
     paths = []

@@ -181,6 +181,7 @@ def test_a_stopped_vm_unplugs_nothing(plugs: Hotplug, vm: Vm) -> None:
     vm.resume_vcpus()
 
 
+@pytest.mark.slow
 def test_a_back_end_that_fails_leaves_the_slot_empty(
     plugs: Hotplug, events: Events, hosts: tuple[Host, Host]
 ) -> None:

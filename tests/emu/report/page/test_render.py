@@ -22,6 +22,7 @@ from tests.emu.report.page.samples import (
     sweep_document,
     tap,
 )
+from tests.slow import all_but
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,7 +169,7 @@ def test_a_file_name_that_is_not_utf_8_is_shown() -> None:
     assert "emu ?" in Document(render.html(page)).text
 
 
-@pytest.mark.parametrize("kind", PAGES)
+@pytest.mark.parametrize("kind", all_but({"migrate"}, PAGES))
 def test_a_picture_needs_no_browser(kind: str) -> None:
     """It is a PNG of some size, and small enough to be sent."""
     picture = render.picture(PAGES[kind]())
