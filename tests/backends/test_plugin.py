@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backends import plugin
 from backends.plugin import GROUP, PluginError, check, from_entry_point, from_file
 from backends.virtio_device import VirtioDevice
 
