@@ -14,7 +14,7 @@ from devices.procedure import Ask, AwaitSwitchover, Change, Phase, Procedure
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.messages import FrontendRequest, Request
-from vhost_user.payloads import U64, Inflight, LogArea, VringAddr, VringState
+from vhost_user.payloads import U64, VRING_F_LOG, Inflight, LogArea, VringAddr, VringState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vhost_user.messages import Reply
     from vhost_user.virtqueue import RingAddresses
 
-VHOST_VRING_F_LOG = 1
 #: The base of a split ring is an available index, which has 16 bits.
 MAX_BASE = 0xFFFF
 
@@ -300,7 +299,7 @@ def _addr(ring: Vring, *, logged: bool) -> Request:
     where = _addresses(ring)
     address = VringAddr(
         ring=ring.index,
-        flags=VHOST_VRING_F_LOG if logged else 0,
+        flags=VRING_F_LOG if logged else 0,
         desc=USER_ADDRESS_BASE + where.desc,
         used=USER_ADDRESS_BASE + where.used,
         avail=USER_ADDRESS_BASE + where.avail,
