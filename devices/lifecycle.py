@@ -1,8 +1,9 @@
 """The procedures of a vhost-user device: start, stop, and the dirty log.
 
-Each is a generator of steps (`devices.procedure`); a strategy answers them. All are idempotent: a
-stopped device is not stopped again, and a notifier that is assigned is not assigned again. A failed
-migration is rolled back by `start`, however far `stop` has come.
+Each is a generator of steps (`devices.procedure`); a strategy answers them. `start`, `stop` and the
+procedures of the notifiers are idempotent: a stopped device is not stopped again, and a notifier
+that is assigned is not assigned again. A failed migration is rolled back by `start`, however far
+`stop` has come.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def stop(device: VhostDevice) -> Procedure:
                 for ring in running
             ],
         )
+        # All have stopped, also if the base of one is rejected below.
         for ring in running:
             ring.mark_stopped(ring.base)
         for ring, reply in zip(running, replies or (), strict=True):
@@ -189,7 +191,11 @@ def _send_memory(device: VhostDevice, rings: list[Vring]) -> Procedure:
 
 
 def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
-    """In QEMU's order: the features, then the region; once for each back-end process."""
+    """In QEMU's order: the features, then the region.
+
+    The device keeps the region, also for another back-end process, until the driver resets the
+    device or sets up its rings again.
+    """
     size = max(_addresses(ring).size for ring in rings)
     return [
         Request(FrontendRequest.SET_FEATURES, U64(device.features)),
@@ -221,12 +227,12 @@ def _early_setup(device: VhostDevice, rings: list[Vring]) -> list[Request]:
 
     The base is not known yet. The ring is not processed without it: SET_VRING_ENABLE follows the
     base, and where there is no SET_VRING_ENABLE, the kick is not signalled before. The addresses
-    are sent again after the switchover, for back-ends that read the used index then. They are sent
-    here as well because DPDK's vhost library translates them when it gets the KICK, and only then
-    (vhost_user_set_vring_kick in 22.11).
+    are sent again after the switchover, for back-ends that read the used index when they receive
+    them. They are sent here as well because DPDK's vhost library translates the addresses of a
+    disabled ring for the first time when it gets the KICK (vhost_user_set_vring_kick in 22.11).
 
-    A ring that was started before gets its KICK later: with a kick pending in the eventfd, the
-    back-end, which has the addresses now, would start it from an old base.
+    A ring that was started before gets its ADDR and KICK later: with a kick pending in the eventfd,
+    a back-end that had both now would start it from an old base.
     """
     requests = []
     for ring in rings:
@@ -317,7 +323,7 @@ def _addresses(ring: Vring) -> RingAddresses:
 def set_logging(device: VhostDevice, log: DirtyLog | None) -> Procedure:
     """Enable the dirty log, or disable it when ``log`` is None.
 
-    The order is that of QEMU's vhost_dev_set_log: log base, then LOG_ALL, then the flag of
+    The order is that of QEMU's vhost_migration_log: log base, then LOG_ALL, then the flag of
     every ring (vhost-user, "Migration").
 
     Raises:
