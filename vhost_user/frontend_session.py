@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vhost_user.message_spec import MessageSpec
     from vhost_user.payloads import U64
 
-_U32 = struct.Struct("<I")
+_U32 = struct.Struct("=I")
 
 
 class Message(NamedTuple):
