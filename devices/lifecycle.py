@@ -151,8 +151,8 @@ def start_ahead(device: VhostDevice) -> Procedure:
 
     The messages before `AwaitSwitchover` do not depend on the contents of guest memory: memory
     table, ring sizes, call and kick descriptors, and addresses. A back-end may read the used index
-    when it receives the addresses (libvhost-user does), so they are sent again after it, with bases
-    and enables.
+    when it receives the addresses (libvhost-user does), so they are sent again after the
+    switchover, with the bases and SET_VRING_ENABLE.
     """
     yield from enable_host_notify(device)
     yield from enable_guest_notify(device)

@@ -64,7 +64,7 @@ class BackendConnection(Connection):
         features: feature bits that the device offers.
         protocol_features: protocol features that it offers.
         num_queues: rings that it has.
-        dialect: how it numbers features and messages that are not settled.
+        dialect: the numbers of features and messages where implementations differ.
 
     Attributes:
         name: name of the device.

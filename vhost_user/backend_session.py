@@ -30,7 +30,7 @@ class BackendSession(Session):
         features: feature bits that the device offers.
         protocol_features: protocol features that it offers.
         num_queues: rings that it has.
-        dialect: how it numbers features and messages that are not settled.
+        dialect: the numbers of features and messages where implementations differ.
 
     Raises:
         UsageError: a protocol feature is offered without one that it needs.

@@ -42,7 +42,7 @@ class FrontendConnection(Connection):
     Args:
         sock: a connected unix stream socket; owned by the connection from now on.
         name: name of the device, for errors and tables.
-        dialect: how it numbers features and messages that are not settled.
+        dialect: the numbers of features and messages where implementations differ.
 
     Attributes:
         name: name of the device.

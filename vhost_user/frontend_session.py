@@ -42,12 +42,12 @@ class Message(NamedTuple):
     answered: bool
 
     def with_num(self, num: int) -> Message:
-        """The same message with another number in its vring state, which is the payload's end.
+        """The same message with another ``num`` in its vring state: the message's last four bytes.
 
-        A base that is known late costs a copy, and not all the checks again.
+        So a base that is known only after `prepare` costs a copy, and not all the checks again.
 
         Raises:
-            struct.error: the number has more than 32 bits.
+            struct.error: ``num`` has more than 32 bits.
         """
         request, data, allowed, answered = self
         number, payload, fds, need_reply = request
@@ -62,7 +62,7 @@ class FrontendSession(Session):
     Args:
         name: name of the device, for errors.
         rings: how many rings it may have.
-        dialect: how it numbers features and messages that are not settled.
+        dialect: the numbers of features and messages where implementations differ.
         refusals_raise: a non-zero acknowledgement is raised as `Refused`; else it is returned.
     """
 

@@ -143,7 +143,7 @@ class Session:
 
     Attributes:
         name: name of the device.
-        dialect: numbers the features and messages that the specification does not number yet.
+        dialect: the numbers of features and messages where implementations differ.
         offered_features: feature bits that the back-end offers, or None while they are not known.
         features: feature bits that SET_FEATURES acknowledged, or None before it.
         offered_protocol_features: protocol features that the back-end offers.

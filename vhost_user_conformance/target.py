@@ -47,7 +47,7 @@ class Target(NamedTuple):
         command: starts it; ``{socket}`` in it is the socket's path, ``{qmp}`` that of a front-end's
             monitor.
         device: class of the device, or "": then no case has it serve requests.
-        dialect: the implementation whose numbers it uses, where they are not settled.
+        dialect: the implementation whose numbers it uses, where implementations differ.
         patience: seconds for each answer.
         scratch: the contents of the disk that a back-end serves may be overwritten. Without it,
             cases that have a disk serve requests run only if the disk is all zeroes.

@@ -62,9 +62,9 @@ _OPTIONS = (
     click.option(
         "--strict-downtime",
         is_flag=True,
-        help="Fail when the gap in the guest's heartbeat exceeds the accounted downtime, the age "
-        "of the last beat and the error of the clocks (docs/explanation/migration.md); by default "
-        "it is only reported.",
+        help="Fail when the gap in the guest's heartbeat exceeds the sum of the accounted "
+        "downtime, the age of the last beat and the error of the clocks "
+        "(docs/explanation/migration.md); by default it is only reported.",
     ),
     click.option(
         "--downtime-limit",

@@ -205,8 +205,8 @@ class Source(MigrationSide):
         except FAILURES as error:
             reason = self._root_cause(error, stream)
             if hello.get("report") and getattr(reason, "operation", None) is Operation.STREAM:
-                # With reports, the destination is another run, which may require TLS: it then sends
-                # no FAILED on a stream without TLS.
+                # With reports, the destination is an `emu run --incoming` of its own, which may
+                # require TLS: it then sends no FAILED on a stream without TLS.
                 hint = (
                     "" if stream.encrypted else ": does the destination require TLS (--tls-cert)?"
                 )

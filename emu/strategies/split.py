@@ -21,8 +21,8 @@ class Split(Strategy):
     """All messages of all devices in flight at once: one thread, one selector, one commit.
 
     Args:
-        lenient: a device that fails does not stop the others; its error is in `failures`, and
-            `drive` does not raise it.
+        lenient: when a device fails, the tasks of the others are still driven to their end; its
+            error is in `failures`, and `drive` does not raise it.
 
     Attributes:
         failures: errors of the last drive by device name, when lenient.
