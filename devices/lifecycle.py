@@ -204,7 +204,11 @@ def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
 
 
 def _inflight_of(device: VhostDevice, reply: Reply | None) -> InflightFile | None:
-    """The region of a reply, or None if the back-end has none after all (a size of 0)."""
+    """The region of a reply.
+
+    None if the reply has no descriptor: the back-end has no region after all (the mmap size in the
+    reply is then 0).
+    """
     if reply is None or not isinstance(reply.payload, Inflight):
         raise BackendError("sent no inflight region", device=device.name, message="GET_INFLIGHT_FD")
     if not reply.fds:
