@@ -84,6 +84,7 @@ ACROSS = {
     "tests/emu/test_exhibits.py": "--unsafe",
     "tests/emu/test_ext4.py": "an image that another program made",
     "tests/emu/test_garbage.py": "a back-end that sends random bytes",
+    "tests/emu/test_large_vms.py": "VMs with thousands of rings or hundreds of devices",
     "tests/emu/test_leaks.py": "twenty migrations leave nothing",
     "tests/emu/test_other_back_ends.py": "commands and sockets of other back-ends",
     "tests/emu/test_output_files.py": "files that commands write",
