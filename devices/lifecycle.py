@@ -47,7 +47,7 @@ def stop(device: VhostDevice) -> Procedure:
                 for ring in running
             ],
         )
-        # All have stopped, also if the base of one is rejected below.
+        # All have stopped, even if the base of one is rejected below.
         for ring in running:
             ring.mark_stopped(ring.base)
         for ring, reply in zip(running, replies or (), strict=True):

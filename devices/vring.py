@@ -21,7 +21,7 @@ class Vring:
         kick_fd, call_fd: the two eventfds.
         addresses: where it is; None until the driver has set it up.
         base: the next available index to process (vring base); valid while the ring is stopped.
-        started: the back-end processes it.
+        started: it has been started at the back-end, and not stopped since.
         ran: it has been started before, so a kick may be pending in its eventfd.
         served: it has been started since the driver set it up.
         enabled: the driver has enabled it: a started ring that is disabled is not processed.
@@ -40,7 +40,7 @@ class Vring:
     enabled: bool = True
 
     def mark_started(self) -> None:
-        """The back-end has it, from now on."""
+        """The back-end has started it."""
         self.started = self.ran = self.served = True
 
     def mark_stopped(self, base: int) -> None:
@@ -55,10 +55,10 @@ class Vring:
         self.served = False
 
     def take_eventfds(self, kick_fd: int, call_fd: int) -> None:
-        """Replace both eventfds by copies of these; the numbers of the descriptors stay.
+        """Replace both eventfds by duplicates of these; the descriptors keep their numbers.
 
         Raises:
-            OSError: out of descriptors.
+            OSError: one of the descriptors is not open.
         """
         os.dup2(kick_fd, self.kick_fd, inheritable=False)
         os.dup2(call_fd, self.call_fd, inheritable=False)
