@@ -266,8 +266,8 @@ def _forward(proxy: Proxy, outputs: Outputs, watcher: SignalWatcher, seconds: fl
     end = None if seconds is None else time.monotonic() + seconds
 
     def next_look() -> float | None:
-        looks = [moment for moment in (end, outputs.next_look) if moment is not None]
-        return min(looks, default=None)
+        looks = (end, outputs.next_look, watcher.next_look)
+        return min((moment for moment in looks if moment is not None), default=None)
 
     try:
         while end is None or time.monotonic() < end:

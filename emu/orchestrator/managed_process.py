@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 PYTHON = (sys.executable, "-P")
 #: Seconds for a program to end after SIGTERM.
 TIMEOUT = 3.0
+#: Bytes on disk of a program's output; `ManagedProcess.trim_log` frees all but the last lines then.
+MAX_LOG = 1 << 20
 _TAIL = 4096
-_LIBC = ctypes.CDLL(None)
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
 
 
 def end_with_parent() -> None:
@@ -36,7 +41,8 @@ class ManagedProcess:
     """A program that has been started.
 
     It has a process group of its own, so that Ctrl-C on the terminal interrupts the run alone,
-    which then ends its programs in order. Its stdout and stderr are redirected to a file.
+    which then ends its programs in order. Its stdout and stderr are redirected to a file, of which
+    a `SignalWatcher` keeps the last lines.
 
     Args:
         title: its name in errors, such as ``back-end blk of side A``.
@@ -64,7 +70,9 @@ class ManagedProcess:
         self.title = title
         self.whole_group = whole_group
         self._log = log
-        with log.open("wb") as stderr:
+        log.write_bytes(b"")
+        # Appending: writes do not depend on the file's size, which `trim_log` may change.
+        with log.open("ab") as stderr:
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE if open_stdin else subprocess.DEVNULL,
@@ -123,6 +131,13 @@ class ManagedProcess:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
+    def trim_log(self) -> None:
+        """Free the disk space of its output, except for the last lines, once it has `MAX_LOG`."""
+        with suppress(OSError), self._log.open("r+b") as log:
+            status = os.fstat(log.fileno())
+            if status.st_blocks * 512 > MAX_LOG:
+                _free(log.fileno(), status.st_size - _TAIL)
+
     def send(self, signum: int) -> None:
         """Send a signal to the program; no effect if it has ended, or runs as another user."""
         with suppress(ProcessLookupError, PermissionError):
@@ -142,6 +157,17 @@ class ManagedProcess:
             if self._process.stdin is not None:
                 self._process.stdin.close()
             os.close(self.pidfd)
+
+
+def _free(fd: int, size: int) -> None:
+    """Free the disk space of the first bytes of a file that other processes append to."""
+    length = ctypes.c_int64(size)
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    # A hole, as nothing that is written at the same time is lost.
+    if _LIBC.fallocate64(fd, mode, ctypes.c_int64(0), length):
+        if ctypes.get_errno() != errno.EOPNOTSUPP:
+            return  # the next call tries again
+        os.ftruncate(fd, 0)
 
 
 class Daemon(ManagedProcess):

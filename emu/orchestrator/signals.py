@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from emu.orchestrator.managed_process import ManagedProcess
 
 
+#: Seconds between two looks at the size of the programs' logs.
+LOG_INTERVAL = 5.0
+
+
 class SignalWatcher:
     """Makes a run's waits raise errors for signals and for the end of programs.
 
     The signal handler only records a signal; the current or next `wait` raises it. So a run is
-    never interrupted while it starts or ends a program. Use it as a context manager, in the main
+    never interrupted while it starts or ends a program. Waits also bound the programs' logs
+    (`ManagedProcess.trim_log`). Use it as a context manager, in the main
     thread; in another thread it watches programs only.
     """
 
@@ -35,6 +40,7 @@ class SignalWatcher:
         self._signum: int | None = None
         self._programs: dict[int, ManagedProcess] = {}
         self._previous: dict[int, object] = {}
+        self._trimmed = time.monotonic()
 
     def __enter__(self) -> Self:
         self._awake, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -67,6 +73,11 @@ class SignalWatcher:
         """Descriptors of which one is readable when `check` may raise, for another loop."""
         return (self._awake, *self._programs)
 
+    @property
+    def next_look(self) -> float | None:
+        """When `check` is to be called at the latest, on the clock of `time.monotonic`, if ever."""
+        return self._trimmed + LOG_INTERVAL if self._programs else None
+
     def check(self) -> None:
         """Raise an error if there is a reason for one.
 
@@ -90,13 +101,16 @@ class SignalWatcher:
             poll.register(fd, select.POLLIN)
         deadline = time.monotonic() + max(0.0, timeout)
         while True:
-            left = max(0.0, deadline - time.monotonic())
+            self._trim_logs()
+            end = min(deadline, self.next_look or deadline)
+            left = max(0.0, end - time.monotonic())
             ready = [fd for fd, _events in poll.poll(left * 1000)]
             if self._awake in ready:
                 os.read(self._awake, 4096)  # Python runs the signal's handler here at the latest
                 self._raise_signal()
-            if ready != [self._awake]:
-                break  # otherwise it was a signal that another handler handles
+            # Not for a signal that another handler handles, or a look at the logs.
+            if set(ready) - {self._awake} or (not ready and time.monotonic() >= deadline):
+                break
         for fd in ready:
             if fd in self._programs:
                 raise ProgramError(self._programs[fd].exit_description())
@@ -111,6 +125,13 @@ class SignalWatcher:
     def rearm(self) -> None:
         """Forget the signal that was raised, so that the next one is raised again."""
         self._signum = None
+
+    def _trim_logs(self) -> None:
+        due = self.next_look
+        if due is not None and time.monotonic() >= due:
+            for program in self._programs.values():
+                program.trim_log()
+            self._trimmed = time.monotonic()
 
     def _raise_signal(self) -> None:
         if self._signum is not None:

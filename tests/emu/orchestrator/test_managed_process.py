@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import signal
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from emu.orchestrator import managed_process
 from emu.orchestrator.managed_process import Daemon, ManagedProcess, await_end, end
 from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds, running, wait_until
@@ -202,3 +206,47 @@ def test_the_processes_of_a_whole_group_end_together(tmp_path: Path, deaf: bool)
     child = psutil.Process(pid)
     end([program], timeout=0.5 if deaf else TIMEOUT)
     wait_until(lambda: not running([child]), "the child has ended")
+
+
+LOUD = (
+    "import sys; from time import sleep\n"
+    "for number in range(4): print('x' * 999_999, flush=True)\n"
+    "print('the last line', flush=True)\n"
+    "sys.stdin.read(); print('after', flush=True); sleep(1000)"
+)
+
+
+@pytest.mark.parametrize("holes", [True, False])
+def test_the_log_of_a_program_is_bounded(
+    holes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last lines stay, also of what the program prints later."""
+
+    def without(*_arguments: object) -> int:
+        ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
+
+    log = tmp_path / "log"
+    argv = [sys.executable, "-c", LOUD]
+    program = ManagedProcess("a program", argv, log=log, open_stdin=True)
+    wait_until(lambda: program.last_line() == "the last line", "it prints")
+    if not holes:
+        monkeypatch.setattr(managed_process, "_LIBC", SimpleNamespace(fallocate64=without))
+    before = log.stat().st_blocks
+    program.trim_log()
+    assert log.stat().st_blocks * 512 <= 4 * 4096 < before * 512
+    assert program.last_line() == ("the last line" if holes else "")
+    assert program._process.stdin is not None
+    program._process.stdin.close()
+    wait_until(lambda: program.last_line() == "after", "it prints again")
+    assert log.stat().st_blocks * 512 <= 4 * 4096
+    end([program])
+
+
+def test_a_small_log_stays_as_it_is(tmp_path: Path) -> None:
+    program = start(PATIENT, tmp_path / "log")
+    program.trim_log()
+    assert (tmp_path / "log").read_text() == "here\n"
+    (tmp_path / "log").unlink()
+    program.trim_log()
+    end([program])

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import ProgramError, SignalError
+from emu.orchestrator import signals
 from emu.orchestrator.managed_process import ManagedProcess, end
 from emu.orchestrator.signals import SignalWatcher
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,3 +114,20 @@ def test_a_program_that_ends_is_reported_with_its_last_line(tmp_path: Path) -> N
             watcher.forget(program)
             end([program])
         watcher.check()
+
+
+def test_a_wait_bounds_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one in which nothing happens, and without an end of its own."""
+    monkeypatch.setattr(signals, "LOG_INTERVAL", 0.05)
+    log = tmp_path / "log"
+    code = "import time; print('x' * 2_000_000, flush=True); time.sleep(1000)"
+    with SignalWatcher() as watcher:
+        assert watcher.next_look is None
+        program = ManagedProcess("back-end blk", [sys.executable, "-c", code], log=log)
+        watcher.watch(program)
+        try:
+            wait_until(lambda: log.stat().st_size == 2_000_001, "it prints")
+            assert watcher.wait((), 0.2) == []
+            assert log.stat().st_blocks * 512 <= 4 * 4096
+        finally:
+            end([program])
