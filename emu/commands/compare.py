@@ -12,6 +12,7 @@ from emu.commands.color_option import color_option
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.errors import EmuError, OptionError, PreflightError
 from vhost_user import input_file
+from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
     from emu.report.comparison import Document
@@ -33,7 +34,8 @@ Examples:
   emu compare before.json after.json --fail-on-regression 10
 
 The exit status is 0 also if the documents differ, 1 if --fail-on-regression finds a regression or a
-document cannot be read, and 2 if the documents cannot be compared.
+strategy with too few runs, or if a document cannot be read, and 2 if the documents cannot be
+compared.
 """
 
 
@@ -46,7 +48,8 @@ document cannot be read, and 2 if the documents cannot be compared.
     type=click.FloatRange(0, 1e6),
     metavar="PERCENT",
     help="Exit with status 1 if a figure is larger by more than this and the difference is real, "
-    "if more migrations failed, or if a case fails that did not.",
+    "if more migrations failed, if a case fails that did not, or if a strategy has too few runs to "
+    "tell.",
 )
 @json_option("the differences")
 @color_option
@@ -72,11 +75,15 @@ def compare(
     deliver(json_file, result.to_json())
     if fail_on_regression is None:
         return
+    unjudged = result.unjudged
+    for each in unjudged:
+        click.echo(f"not judged: {one_line(each.text, 400)}", err=True)
     if worse := result.regressions(fail_on_regression):
         raise EmuError(f"--fail-on-regression: {'; '.join(worse)}")
-    if result.figures and all(row.p is None for row in result.figures):
+    if whole := sum(each.whole for each in unjudged):
         raise EmuError(
-            "--fail-on-regression: too few runs to tell: use --repeat 4 or more for both documents"
+            "--fail-on-regression: strategies that could not be judged: "
+            f"{whole} of {len(result.compared)}"
         )
 
 

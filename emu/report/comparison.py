@@ -191,6 +191,34 @@ class Change(NamedTuple):
         return value | ({"rule": self.text} if self.text else {})
 
 
+class Compared(NamedTuple):
+    """A strategy that both documents have, with one VM.
+
+    Attributes:
+        devices, rings: of the VM, in total.
+        strategy: its name.
+        before, after: how many migrations completed.
+    """
+
+    devices: int
+    rings: int
+    strategy: str
+    before: int
+    after: int
+
+
+class Unjudged(NamedTuple):
+    """A strategy with figures that have too few runs for the test.
+
+    Attributes:
+        text: one line on it.
+        whole: no figure of the strategy has enough.
+    """
+
+    text: str
+    whole: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What differs between two documents of one kind.
@@ -201,6 +229,7 @@ class Result:
         figures: of migrations and sweeps.
         failures: the migrations that failed, and of how many, in each document.
         missing: strategies, with their VM, that only one of the documents has.
+        compared: strategies, with their VM, that both have.
         cases: of conformance, those whose verdicts differ.
         verdicts: the number of each verdict, in each document.
     """
@@ -210,6 +239,7 @@ class Result:
     figures: list[Comparison] = field(default_factory=list)
     failures: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     missing: list[str] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
     cases: list[Change] = field(default_factory=list)
     verdicts: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
 
@@ -217,6 +247,26 @@ class Result:
     def new_failures(self) -> list[Change]:
         """The cases that fail in the second document only."""
         return [case for case in self.cases if case.after == "FAIL"]
+
+    @property
+    def unjudged(self) -> list[Unjudged]:
+        """The strategies with figures of which the test cannot tell whether they have changed."""
+        found = []
+        for each in self.compared:
+            rows = [row for row in self.figures if row[:3] == each[:3]]
+            without = [row.figure for row in rows if row.p is None]
+            whole = len(without) == len(rows)
+            if whole or without:
+                which = "" if whole else f"{', '.join(without)}: "
+                runs = f"{counted(each.before, 'completed migration')} before, {each.after} after"
+                found.append(
+                    Unjudged(
+                        f"{each.strategy} ({each.devices} devices): {which}too few runs to tell: "
+                        f"{runs}; use --repeat 4 or more for both documents",
+                        whole,
+                    )
+                )
+        return found
 
     def regressions(self, percent: float) -> list[str]:
         """What has become worse, one text for each.
@@ -295,6 +345,11 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
             for devices, rings, strategy in {**old, **new}
             if ((devices, rings, strategy) in old) != ((devices, rings, strategy) in new)
         ],
+        [
+            Compared(*key, *(len(_completed(runs[key])) for runs in (old, new)))
+            for key in old
+            if key in new
+        ],
     )
 
 
@@ -315,11 +370,15 @@ def _runs(document: Document) -> dict[tuple[int, int, str], list[JsonObject]]:
     return found
 
 
+def _completed(runs: Iterable[JsonObject]) -> list[JsonObject]:
+    return [run for run in runs if run["outcome"] == COMPLETED]
+
+
 def _figures(
     before: Iterable[JsonObject], after: Iterable[JsonObject], *, phases: bool
 ) -> Iterator[tuple[str, list[float], list[float]]]:
     """The names of the figures that were measured, and their values in both documents."""
-    old, new = ([run for run in runs if run["outcome"] == COMPLETED] for runs in (before, after))
+    old, new = (_completed(runs) for runs in (before, after))
     for name in FIGURES:
         one, other = (
             [run[name] for run in runs if run.get(name) is not None] for runs in (old, new)

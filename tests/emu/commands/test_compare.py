@@ -47,10 +47,41 @@ def test_a_difference_is_no_failure_and_a_regression_is(compared: Any) -> None:
 
 
 def test_too_few_runs_pass_no_gate(compared: Any) -> None:
-    documents = migration({"split": FAST[:1]}), migration({"split": FAST[:1]})
+    """Not even if there are enough of another strategy; each has a line."""
+    few = {"split": FAST[:1], "threads": FAST[:2]}
+    documents = migration({"prewired": FAST} | few), migration({"prewired": FAST} | few)
     done = compared(*documents, "--fail-on-regression", "5")
     assert done.returncode == 1
-    assert done.stderr.startswith("emu: --fail-on-regression: too few runs to tell")
+    why = "; use --repeat 4 or more for both documents"
+    assert done.stderr.splitlines() == [
+        "not judged: split (2 devices): too few runs to tell: 1 completed migration before, "
+        f"1 after{why}",
+        "not judged: threads (2 devices): too few runs to tell: 2 completed migrations before, "
+        f"2 after{why}",
+        "emu: --fail-on-regression: strategies that could not be judged: 2 of 3",
+    ]
+
+
+def test_a_regression_is_the_reason_also_if_others_are_not_judged(compared: Any) -> None:
+    done = compared(
+        migration({"prewired": FAST, "split": FAST[:1]}),
+        migration({"prewired": SLOW, "split": FAST[:1]}),
+        "--fail-on-regression",
+        "5",
+    )
+    assert done.returncode == 1
+    first, last = done.stderr.splitlines()
+    assert first.startswith("not judged: split (2 devices)")
+    assert last.startswith("emu: --fail-on-regression: prewired downtime_ms +87.0%")
+
+
+def test_figures_that_are_not_judged_leave_the_others(compared: Any) -> None:
+    documents = migration({"split": FAST}), migration({"split": FAST})
+    for run in documents[1]["runs"][1:]:
+        run["stop_ms"] = None
+    done = compared(*documents, "--fail-on-regression", "5")
+    assert done.returncode == 0
+    assert done.stderr.startswith("not judged: split (2 devices): stop_ms: too few runs to tell")
 
 
 def test_a_new_failure_of_a_case_is_a_regression(compared: Any) -> None:

@@ -47,6 +47,15 @@ def test_three_repetitions_show_nothing() -> None:
     found = result(migration({"split": FAST[:3]}), migration({"split": SLOW[:3]}))
     assert {row.verdict for row in found.figures} == {"too few runs"}
     assert found.regressions(0) == []
+    assert [each.whole for each in found.unjudged] == [True]
+
+
+def test_a_strategy_that_never_completed_is_not_judged() -> None:
+    """Although it has no figures at all."""
+    documents = (migration({"split": FAST, "threads": (None,) * 5}) for _ in range(2))
+    (each,) = result(*documents).unjudged
+    assert each.whole
+    assert each.text.startswith("threads (2 devices): too few runs to tell: 0 completed migrations")
 
 
 def test_phases_are_compared_if_asked_for() -> None:
