@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
 from emu.guest.request_log import RequestLog
-from emu.report.results import Integrity, integrity_between
+from emu.report.results import Integrity, Proof, integrity_between
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,13 +50,17 @@ class RequestAccounting:
         after, _gap = side.request_log()
         served = self._served() - self._served_before
         seen = after.completed - self._before.completed
-        corrupted = side.verify()
-        integrity = integrity_between(self._before, after, corrupted)
+        verified = side.verify()
+        counted = self._elsewhere is not None and side.counters_match
+        integrity = dataclasses.replace(
+            integrity_between(self._before, after, verified.corrupted),
+            proofs=_proofs(images=verified.all_images, counters=counted),
+        )
         if integrity.errors and (shortage := side.shortage()):
             raise EmuError(f"{integrity.errors} requests failed: {shortage}")
         self._before, _gap = side.request_log()
         self._served_before = self._served()
-        if self._elsewhere is None or not side.counters_match:
+        if not counted:
             return dataclasses.replace(integrity, lost=integrity.lost + after.outstanding)
         return dataclasses.replace(
             integrity,
@@ -66,3 +70,8 @@ class RequestAccounting:
 
     def _served(self) -> int:
         return (self._elsewhere or 0) + sum(side.backends.served() for side in self._sides)
+
+
+def _proofs(*, images: bool, counters: bool) -> frozenset[Proof]:
+    left_out = {Proof.IMAGES: not images, Proof.COUNTERS: not counters}
+    return frozenset(proof for proof in Proof if not left_out.get(proof))

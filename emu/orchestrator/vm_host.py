@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.config.device_kinds import KINDS
 from emu.config.vm_file import spec_to_json
@@ -33,6 +33,18 @@ VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")
 #: Timeouts in seconds: of a short command, and of one that builds, boots or reads back a whole VM.
 QUICK = 20.0
 SLOW = 120.0
+
+
+class Verified(NamedTuple):
+    """The check of the blocks that the guest has written.
+
+    Attributes:
+        corrupted: the number of blocks, read back and in the images, that are not as it wrote.
+        all_images: the images of all scratch disks were read.
+    """
+
+    corrupted: int
+    all_images: bool = True
 
 
 class VmHost:
@@ -227,10 +239,12 @@ class VmHost:
         """Stop the load and wait until no request is outstanding."""
         self.execute("x-quiesce", {"timeout": QUICK}, timeout=QUICK + 5)
 
-    def verify(self) -> int:
-        """The number of blocks, read back and in the images, that are not as the guest wrote."""
-        arguments = {"timeout": SLOW, "images": self._images()}
-        return int(self.execute("x-verify", arguments, timeout=SLOW + 5)["corrupted"])
+    def verify(self) -> Verified:
+        """Let the guest read all blocks back, and read them from the images."""
+        images = self._images()
+        arguments = {"timeout": SLOW, "images": images}
+        answer = self.execute("x-verify", arguments, timeout=SLOW + 5)
+        return Verified(int(answer["corrupted"]), all_images=answer["images"] == len(images))
 
     def shortage(self) -> str:
         """An error text if no space is left for the images or logs, else an empty string."""

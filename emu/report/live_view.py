@@ -113,8 +113,8 @@ def show_report(report: LoadReport, stream: TextIO) -> None:
         lines.append("the VM was migrated to another run, which checks its requests")
     else:
         lines.append(integrity_line(report.integrity))
-    if report.machine.other_back_ends:
-        lines.append(proof_line(report.machine))
+        if proof := proof_line(report.machine, report.integrity):
+            lines.append(proof)
     console = console_for(stream)
     for line in lines:
         console.print(line, soft_wrap=not console.is_terminal)

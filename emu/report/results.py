@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -134,11 +135,23 @@ class Precopy:
     note: str | None = None
 
 
+class Proof(StrEnum):
+    """What the guest's request log was compared with, as the report says it."""
+
+    BLOCKS = "all blocks read back by the guest"
+    IMAGES = "the disk images"
+    COUNTERS = "the back-ends' counters"
+
+
 @dataclass(frozen=True, slots=True)
 class Integrity:
     """Outcome of the guest's requests and packets between two points at which none is in flight.
 
-    ``errors`` and ``packets`` are not part of the JSON; the error of a run has failed requests.
+    ``errors``, ``packets`` and ``proofs`` are not part of the JSON; the error of a run has failed
+    requests.
+
+    Attributes:
+        proofs: what was compared, if the VM has it.
     """
 
     requests: int = 0
@@ -150,6 +163,7 @@ class Integrity:
     packets: int = 0
     packets_reordered: int = 0
     errors: int = 0
+    proofs: frozenset[Proof] = frozenset(Proof)
 
     @property
     def clean(self) -> bool:
@@ -165,14 +179,15 @@ class Integrity:
         return ", ".join(found)
 
     def __add__(self, other: Integrity) -> Integrity:
-        """The sum of two intervals."""
+        """The sum of two intervals, with what was compared in both."""
         mine, yours = asdict(self), asdict(other)
-        return Integrity(**{name: mine[name] + yours[name] for name in mine})
+        proofs = mine.pop("proofs") & yours.pop("proofs")
+        return Integrity(**{name: mine[name] + yours[name] for name in mine}, proofs=proofs)
 
     def to_json(self) -> JsonObject:
         """The member ``integrity``."""
         value = asdict(self)
-        for extra in ("packets", "errors"):
+        for extra in ("packets", "errors", "proofs"):
             del value[extra]
         return value
 

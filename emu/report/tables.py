@@ -19,7 +19,7 @@ from emu.report.cells import (
     size,
 )
 from emu.report.phase_table import PhaseTable
-from emu.report.results import MigrationReport, median
+from emu.report.results import MigrationReport, Proof, median
 from vhost_user.console import console_for
 
 if TYPE_CHECKING:
@@ -50,17 +50,33 @@ def vm_line(plan: MachinePlan, accel: str) -> str:
     )
 
 
-def proof_line(plan: MachinePlan) -> str:
-    """One line on what the counters of `integrity_line` are compared with."""
-    disks = [group for group in plan.spec.groups if KINDS[group.device_class].has_image]
-    images = [group for group in disks if group.device_class not in plan.listening]
-    parts = [
-        "the guest's request log",
-        *(["all blocks read back by the guest"] if disks else []),
-        *(["the disk images"] if images else []),
-        *(["the back-ends' counters"] if plan.counted else []),
+def proof_line(plan: MachinePlan, integrity: Integrity) -> str:
+    """One line on what the guest's request log was compared with.
+
+    It is empty if that is everything, and all back-ends are this project's.
+    """
+    possible = _possible_proofs(plan)
+    compared = [proof for proof in possible if proof in integrity.proofs]
+    if compared == possible and not plan.other_back_ends:
+        return ""
+    return "proof: " + ", ".join(["the guest's request log", *compared])
+
+
+def _possible_proofs(plan: MachinePlan) -> list[Proof]:
+    classes = {group.device_class for group in plan.spec.groups}
+    disks = [device for device in plan.spec.devices if KINDS[device.device_class].has_image]
+    images = [
+        device
+        for device in disks
+        if device.device_class not in plan.listening and not (plan.disk and device.number == 0)
     ]
-    return f"proof: {', '.join(parts)}"
+    requests = {name for name in classes if "requests" in KINDS[name].counters}
+    possible = {
+        Proof.BLOCKS: bool(disks),
+        Proof.IMAGES: bool(images),
+        Proof.COUNTERS: bool(requests) and plan.counted,
+    }
+    return [proof for proof, has in possible.items() if has]
 
 
 def integrity_line(integrity: Integrity, when: str = "") -> str:
@@ -184,8 +200,8 @@ def _lines(report: MigrationReport) -> Iterable[str]:
         yield "integrity: the destination checks the guest's request log when its run ends"
     else:
         yield integrity_line(report.integrity, "while the VM was down")
-        if report.machine.other_back_ends:
-            yield proof_line(report.machine)
+        if proof := proof_line(report.machine, report.integrity):
+            yield proof
 
 
 def render(report: MigrationReport, *, plain: bool, width: int | None) -> RenderableType:

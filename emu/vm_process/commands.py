@@ -194,8 +194,8 @@ class VmControl(Protocol):
                 which has another back-end than at the start is not read.
 
         Returns:
-            ``{"checked": blocks, "corrupted": blocks}``; a block that is wrong in the image and
-            reads back wrong counts twice.
+            ``{"checked": blocks, "corrupted": blocks, "images": number}``; a block that is wrong in
+            the image and reads back wrong counts twice. The last one is how many images were read.
         """
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:

@@ -608,6 +608,7 @@ class Control(VmControl):
         return {
             "checked": found.checked,
             "corrupted": found.corrupted + sum(len(image.corrupted) for image in stored),
+            "images": len(stored),
         }
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:

@@ -257,7 +257,7 @@ class FakeVm(VmControl):
         """All is well when the images are there."""
         if not all(os.path.getsize(path) for path in images.values()):  # noqa: PTH202
             raise EmuError("an image is empty")
-        return {"checked": 4, "corrupted": 0}
+        return {"checked": 4, "corrupted": 0, "images": len(images)}
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
         """Reads as fast as it is let."""

@@ -29,11 +29,12 @@ class Run:
     def __init__(self, folder: Path, name: str, *options: str) -> None:
         self.qmp = folder / f"{name}.qmp"
         self._json = folder / f"{name}.json"
+        self.printed = ""
         (folder / "images").mkdir(exist_ok=True)
         argv = [*SHAPE, "--images", str(folder / "images"), "--qmp", f"unix:{self.qmp}"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "emu.cli", "run", *argv, "--json", str(self._json), *options],
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -52,7 +53,7 @@ class Run:
 
     def end(self) -> dict[str, Any]:
         """Wait for its end, which is a success; returns its JSON."""
-        _, errors = self.process.communicate(timeout=PROGRAM_TIMEOUT)
+        self.printed, errors = self.process.communicate(timeout=PROGRAM_TIMEOUT)
         assert self.process.returncode == 0, errors
         document: dict[str, Any] = json.loads(self._json.read_text())
         return document
@@ -220,3 +221,6 @@ def test_a_vm_that_was_reset_and_has_another_disk_is_checked(
     integrity = source.end()["integrity"]
     assert integrity["requests"] > 0
     assert integrity["lost"] == integrity["duplicated"] == integrity["corrupted"] == 0
+    # Neither the counters, which were of before the reset, nor the image of another disk.
+    proof = "proof: the guest's request log, all blocks read back by the guest\n"
+    assert proof in source.printed

@@ -266,7 +266,7 @@ class CellRun:
         after, _gap = side.request_log()
         served = sum(each.backends.served() for each in pair.sides)
         again = (served - pair.served) - (after.completed - pair.log.completed)
-        integrity = integrity_between(pair.log, after, side.verify())
+        integrity = integrity_between(pair.log, after, side.verify().corrupted)
         pair.log, _gap = side.request_log()
         pair.served = sum(each.backends.served() for each in pair.sides)
         if not integrity.clean or after.outstanding or again < 0:

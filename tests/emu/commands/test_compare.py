@@ -48,16 +48,15 @@ def test_a_difference_is_no_failure_and_a_regression_is(compared: Any) -> None:
 
 def test_too_few_runs_pass_no_gate(compared: Any) -> None:
     """Not even if there are enough of another strategy; each has a line."""
-    few = {"split": FAST[:1], "threads": FAST[:2]}
-    documents = migration({"prewired": FAST} | few), migration({"prewired": FAST} | few)
+    times = {"prewired": FAST, "split": FAST[:1], "threads": FAST[:2]}
+    documents = migration(times), migration(times)
     done = compared(*documents, "--fail-on-regression", "5")
     assert done.returncode == 1
-    why = "; use --repeat 4 or more for both documents"
+    few = "(2 devices): too few runs to tell"
+    why = "after; use --repeat 4 or more for both documents"
     assert done.stderr.splitlines() == [
-        "not judged: split (2 devices): too few runs to tell: 1 completed migration before, "
-        f"1 after{why}",
-        "not judged: threads (2 devices): too few runs to tell: 2 completed migrations before, "
-        f"2 after{why}",
+        f"not judged: split {few}: 1 completed migration before, 1 {why}",
+        f"not judged: threads {few}: 2 completed migrations before, 2 {why}",
         "emu: --fail-on-regression: strategies that could not be judged: 2 of 3",
     ]
 

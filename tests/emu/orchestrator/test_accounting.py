@@ -9,6 +9,8 @@ import pytest
 from emu.errors import EmuError
 from emu.guest.request_log import RequestLog
 from emu.orchestrator.accounting import RequestAccounting
+from emu.orchestrator.vm_host import Verified
+from emu.report.results import Integrity, Proof
 
 if TYPE_CHECKING:
     from emu.orchestrator.vm_host import VmHost
@@ -24,6 +26,7 @@ class Counted:
         self.logs: list[RequestLog] = []
         self.counters: list[int] = []
         self.wrong = 0
+        self.all_images = True
         self.lacking = ""
 
     def shortage(self) -> str:
@@ -41,9 +44,9 @@ class Counted:
         """The next counter."""
         return self.counters.pop(0)
 
-    def verify(self) -> int:
+    def verify(self) -> Verified:
         """The number of wrong blocks that the test has set."""
-        return self.wrong
+        return Verified(self.wrong, self.all_images)
 
 
 def totals(requests: int, completed: int) -> RequestLog:
@@ -101,6 +104,7 @@ def test_without_counters_the_guests_log_alone_counts() -> None:
     side.counters = [0, 0]
     integrity = RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
     assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, 1, 0)
+    assert integrity.proofs == {Proof.BLOCKS, Proof.IMAGES}
 
 
 def test_counters_of_other_requests_do_not_count() -> None:
@@ -109,5 +113,19 @@ def test_counters_of_other_requests_do_not_count() -> None:
     side.counters_match = False
     side.logs = [totals(10, 10), totals(10, 10)]
     side.counters = [3, 3]
+    integrity = RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
+    assert integrity.clean
+    assert integrity.proofs == {Proof.BLOCKS, Proof.IMAGES}
+
+
+def test_an_interval_has_what_was_compared_in_it() -> None:
+    """The sum of several has what was compared in all."""
+    side = Counted()
+    side.logs = [totals(10, 10), totals(10, 10), totals(10, 10), totals(10, 10)]
+    side.counters = [10, 10, 10, 10]
     accounting = RequestAccounting([cast("VmHost", side)])
-    assert accounting.compare(cast("VmHost", side)).clean
+    first = accounting.compare(cast("VmHost", side))
+    side.all_images = False
+    second = accounting.compare(cast("VmHost", side))
+    assert first.proofs == set(Proof)
+    assert second.proofs == (Integrity() + first + second).proofs == {Proof.BLOCKS, Proof.COUNTERS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,8 @@ def test_the_integrity_of_a_run_is_the_difference_of_two_request_logs() -> None:
 )
 def test_one_failure_of_any_counter_is_not_clean(wrong: str) -> None:
     """The text names the counter."""
-    integrity = Integrity(**{wrong: 1})
+    changes: dict[str, Any] = {wrong: 1}
+    integrity = Integrity(**changes)
     assert not integrity.clean
     assert integrity.failures() == f"{wrong.replace('_', ' ')} 1"
 

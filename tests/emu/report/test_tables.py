@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from devices.procedure import Phase
+from emu.config.backend_commands import BackEndCommand
 from emu.config.plan import DiskFile
 from emu.config.ring_use import first_units, these_rings
 from emu.config.vm_spec import DeviceGroup, VmSpec
@@ -20,6 +21,7 @@ from emu.report.results import (
     MigrationResult,
     PhaseRow,
     Precopy,
+    Proof,
 )
 from tests.emu.fake_runs import machine_plan
 from tests.emu.report.printed import BASE, FAST, cells, render, run
@@ -50,6 +52,24 @@ def test_the_integrity_line_marks_dropped_packets_as_allowed() -> None:
     text_of_all = "11088 sent, 256 dropped while the VM was down (as on a wire), 0 duplicated"
     assert text_of_all in render(report)
     assert "256 dropped (as on a wire), 0 duplicated" in text.integrity_line(integrity)
+
+
+def test_the_proof_names_what_was_compared() -> None:
+    """And only that which the VM has."""
+    log = "proof: the guest's request log"
+    blocks, images = "all blocks read back by the guest", "the disk images"
+    whole, none = Integrity(), Integrity(proofs=frozenset())
+    assert text.proof_line(machine_plan(), whole) == ""
+    assert text.proof_line(machine_plan(), none) == log
+    without = Integrity(proofs=frozenset({Proof.BLOCKS, Proof.IMAGES}))
+    assert text.proof_line(machine_plan(), without) == f"{log}, {blocks}, {images}"
+    command = {"net": BackEndCommand.parse("net", "x {socket}")}
+    counters = "the back-ends' counters"
+    other_nics = machine_plan(back_ends=command)
+    assert text.proof_line(other_nics, whole) == f"{log}, {blocks}, {images}, {counters}"
+    nics = VmSpec(1, 1 << 30, (DeviceGroup("net", 1, 2),))
+    assert text.proof_line(machine_plan(spec=nics, back_ends=command), whole) == log
+    assert text.proof_line(machine_plan(spec=nics), none) == ""
 
 
 def test_a_roll_back_is_reported_with_its_reason() -> None:
