@@ -10,16 +10,26 @@ import os
 import re
 import select
 import socket
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from emu.errors import MigrationError, Operation
 from emu.migration.stream import MigrationStream
 from emu.migration.tls import Credentials, secure
 from vhost_user import unix_socket
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: An address as `socket.getaddrinfo` has it.
+SocketAddress = tuple[Any, ...]
 #: Bytes of a path that a unix socket can have (sockaddr_un, less the terminating 0).
 MAX_PATH = 107
+#: Seconds within which a host's name has to be resolved, if there is no other limit.
+RESOLVE_TIMEOUT = 10.0
 #: Instead of an address: QMP's migrate-incoming has it.
 DEFER = "defer"
 _ADDRESS = re.compile(
@@ -58,20 +68,101 @@ def _invalid(uri: str, why: str) -> MigrationError:
     return MigrationError(Operation.CONNECT, f"{uri!r} is not an address: {why}")
 
 
-def is_local(uri: str) -> bool:
+def is_local(uri: str, timeout: float = RESOLVE_TIMEOUT) -> bool:
     """Whether an address is on this host: a unix socket, or loopback.
+
+    Args:
+        uri: the address.
+        timeout: seconds within which a host's name has to be resolved.
 
     Raises:
         MigrationError: the address is invalid, or the host name is unknown.
     """
     family, address = parse(uri)
-    if isinstance(address, str):
-        return True
+    return isinstance(address, str) or _is_loopback(_resolve(uri, family, address, timeout))
+
+
+def has_host_name(uri: str) -> bool:
+    """Whether a name has to be resolved, which takes time.
+
+    Raises:
+        MigrationError: the address is invalid.
+    """
+    family, address = parse(uri)
+    return not isinstance(address, str) and not _numeric(family, address)
+
+
+def _is_loopback(found: Iterable[SocketAddress]) -> bool:
+    return all(ipaddress.ip_address(address[0]).is_loopback for address in found)
+
+
+def _numeric(family: socket.AddressFamily, address: tuple[str, int]) -> list[SocketAddress]:
+    """The socket address of an IP address; none of a name."""
     try:
-        found = socket.getaddrinfo(*address, family=family, type=socket.SOCK_STREAM)
+        return _look_up(family, address, socket.AI_NUMERICHOST)
+    except OSError:
+        return []
+
+
+def _look_up(
+    family: socket.AddressFamily, address: tuple[str, int], flags: int = 0
+) -> list[SocketAddress]:
+    found = socket.getaddrinfo(*address, family=family, type=socket.SOCK_STREAM, flags=flags)
+    return [entry[4] for entry in found]
+
+
+def _resolve(
+    uri: str, family: socket.AddressFamily, address: tuple[str, int], timeout: float
+) -> list[SocketAddress]:
+    """The addresses of a host, at least one.
+
+    Raises:
+        MigrationError: its name is unknown, or was not resolved in time.
+    """
+    if found := _numeric(family, address):
+        return found
+    answers: SimpleQueue[list[SocketAddress] | OSError] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_look_up(family, address))
+        except OSError as error:
+            answers.put(error)
+
+    # getaddrinfo has no time limit. A thread that is late ends by itself, or with the process.
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    try:
+        answer = answers.get(timeout=timeout)
+    except Empty:
+        raise MigrationError(
+            Operation.CONNECT, f"{uri}: the host's name was not resolved within {timeout:g} s"
+        ) from None
+    if isinstance(answer, OSError):
+        raise MigrationError(Operation.CONNECT, f"{uri}: {answer.strerror}") from None
+    return answer
+
+
+def _connected(uri: str, timeout: float, *, loopback_only: bool = False) -> socket.socket:
+    """A socket that is connected to a destination.
+
+    Raises:
+        MigrationError: no destination listens, the address is invalid, or not loopback.
+    """
+    family, address = parse(uri)
+    target: str | SocketAddress = address
+    if not isinstance(address, str):
+        found = _resolve(uri, family, address, timeout)
+        if loopback_only and not _is_loopback(found):
+            raise MigrationError(Operation.CONNECT, f"{uri} is not loopback")
+        target = found[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(target)
     except OSError as error:
-        raise MigrationError(Operation.CONNECT, f"{uri}: {error.strerror}") from None
-    return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+        sock.close()
+        raise MigrationError(Operation.CONNECT, f"{uri}: {error.strerror or error}") from None
+    return sock
 
 
 def probe(uri: str, *, timeout: float) -> None:
@@ -80,45 +171,48 @@ def probe(uri: str, *, timeout: float) -> None:
     Raises:
         MigrationError: no destination listens, or the address is invalid.
     """
-    family, address = parse(uri)
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(timeout)
-        try:
-            sock.connect(address)
-        except OSError as error:
-            raise MigrationError(Operation.CONNECT, f"{uri}: {error.strerror or error}") from None
+    _connected(uri, timeout).close()
 
 
-def connect(uri: str, *, timeout: float, credentials: Credentials | None = None) -> MigrationStream:
+def connect(
+    uri: str,
+    *,
+    timeout: float,
+    credentials: Credentials | None = None,
+    loopback_only: bool = False,
+) -> MigrationStream:
     """Connect to a destination; with credentials, by TLS.
+
+    Args:
+        uri: its address.
+        timeout: seconds to resolve its name, to connect, and for each later system call.
+        credentials: for TLS; None for a plain stream.
+        loopback_only: no other host may be connected to.
 
     Raises:
         MigrationError: no destination listens, its certificate is not accepted, or the address is
-            invalid.
+            invalid, or not loopback.
     """
-    family, address = parse(uri)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.settimeout(timeout)
-    try:
-        sock.connect(address)
-    except OSError as error:
-        sock.close()
-        raise MigrationError(Operation.CONNECT, f"{uri}: {error.strerror or error}") from None
+    sock = _connected(uri, timeout, loopback_only=loopback_only)
     if credentials is not None:
+        _family, address = parse(uri)
         host = "" if isinstance(address, str) else address[0]
         sock = secure(sock, credentials, server=False, host=host, timeout=timeout)
     return MigrationStream(sock, timeout=timeout)
 
 
-def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:
+def _listen(
+    uri: str, family: socket.AddressFamily, address: str | tuple[str, int]
+) -> socket.socket:
     if isinstance(address, str):
         bound = unix_socket.bind(address)
         bound.listen()
         return bound
+    target = _resolve(uri, family, address, RESOLVE_TIMEOUT)[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
+        sock.bind(target)
         sock.listen()
     except OSError:
         sock.close()
@@ -145,7 +239,7 @@ class Listener:
         self._credentials = credentials
         self._accepted = False
         try:
-            self._sock = _listen(family, address)
+            self._sock = _listen(uri, family, address)
         except OSError as error:
             raise MigrationError(Operation.LISTEN, f"{uri}: {error.strerror or error}") from None
         self._wake, self._cancel = os.pipe()
@@ -232,6 +326,11 @@ class StreamSecurity:
 
     credentials: Credentials | None = None
     insecure: bool = False
+
+    @property
+    def may_leave_host(self) -> bool:
+        """Whether the stream may go to another host."""
+        return self.credentials is not None or self.insecure
 
     @property
     def tls(self) -> list[str] | None:

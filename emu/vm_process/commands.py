@@ -95,6 +95,7 @@ class VmControl(Protocol):
         options: JsonObject,
         tls: list[str] | None = None,
         between: JsonObject | None = None,
+        loopback_only: bool = False,  # noqa: FBT001, FBT002  an argument of QMP
     ) -> None:
         """Start a migration in a thread of its own, and return at once.
 
@@ -106,6 +107,7 @@ class VmControl(Protocol):
             between: for a destination of another run: ``{"disks": identifies the disk images
                 (`orchestrator.disk_identity`), "stats": [path of the counters of each program that
                 serves disks], or None}``. Both sides then exchange completion reports.
+            loopback_only: the migration fails if ``uri`` is an address of another host.
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:

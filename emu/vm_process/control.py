@@ -381,6 +381,7 @@ class Control(VmControl):
         options: JsonObject,
         tls: list[str] | None = None,
         between: JsonObject | None = None,
+        loopback_only: bool = False,  # noqa: FBT001, FBT002  an argument of QMP
     ) -> None:
         vm = self.vm
         parameters = self._parameters
@@ -394,7 +395,11 @@ class Control(VmControl):
             raise EmuError("the VM runs at the destination")
         job = Job(self._emit)
         open_stream = partial(
-            connect, uri, timeout=parameters.timeout, credentials=_credentials(tls)
+            connect,
+            uri,
+            timeout=parameters.timeout,
+            credentials=_credentials(tls),
+            loopback_only=loopback_only,
         )
         try:
             strategy_options = StrategyOptions(**options)

@@ -112,7 +112,8 @@ COMMANDS = (
         "starts a migration to `uri` (`unix:PATH`, `tcp:HOST:PORT`) or to the one element of "
         "`channels`, with the strategy `x-strategy` (default `prewired`) and its `x-options` "
         "(`threads`, `processes`, `unsafe`); events MIGRATION, MIGRATION_PASS. A VM that is "
-        "stopped stays so at the destination",
+        "stopped stays so at the destination. The migration fails if the name of a host is not "
+        "resolved within `x-deadline`",
     ),
     CommandRow(
         "migrate-incoming",

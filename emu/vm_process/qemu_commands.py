@@ -229,11 +229,19 @@ class QemuCommands:
         for name, value in (("blk", blk), ("inc", inc), ("resume", resume)):
             if value:
                 raise EmuError(f"Parameter '{name}' is not supported")
-        address = self._address(uri, channels)
+        address = _address(uri, channels)
+        # A name is resolved by the migration's thread: the monitor does not wait for it.
+        if not endpoint.has_host_name(address):
+            self._check_secure(address)
         identity = self._identity
         between = {"disks": identity.disks, "stats": identity.stats}
         self.control.migrate(
-            address, x_strategy, x_options or {}, tls=self._security.tls, between=between
+            address,
+            x_strategy,
+            x_options or {},
+            tls=self._security.tls,
+            between=between,
+            loopback_only=not self._security.may_leave_host,
         )
 
     def migrate_incoming(
@@ -242,24 +250,21 @@ class QemuCommands:
         """QMP's migrate-incoming."""
         if not self.control.prepared:
             raise EmuError("the command was not started with --incoming defer, or a VM is awaited")
-        self.control.incoming(
-            self._address(uri, channels), tls=self._security.tls, disks=self._identity.incoming
-        )
+        address = _address(uri, channels)
+        self._check_secure(address)
+        self.control.incoming(address, tls=self._security.tls, disks=self._identity.incoming)
 
-    def _address(self, uri: str | None, channels: list[JsonObject] | None) -> str:
-        """The address of a migration.
+    def _check_secure(self, address: str) -> None:
+        """Check the address of a migration.
 
         Raises:
-            EmuError: there is none, it is invalid, or the VM's memory would cross a network in the
-                clear.
+            EmuError: the VM's memory would cross a network in the clear.
         """
-        address = _address(uri, channels)
-        if self._security.tls is None and not self._security.insecure and not _is_local(address):
+        if not self._security.may_leave_host and not _is_local(address):
             raise EmuError(
                 f"{address} is not loopback, and the VM's memory would go over the network in the "
                 "clear: give emu run --tls-cert, --tls-key and --tls-ca, or --insecure"
             )
-        return address
 
     def set_parameters(self, **parameters: object) -> None:
         """QMP's migrate-set-parameters."""

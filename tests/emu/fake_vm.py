@@ -146,6 +146,7 @@ class FakeVm(VmControl):
         options: JsonObject,
         tls: list[str] | None = None,
         between: JsonObject | None = None,
+        loopback_only: bool = False,
     ) -> None:
         """Send the request log from a thread."""
         if "die-in-migration" in WORDS:

@@ -8,19 +8,21 @@ import socket
 import struct
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.errors import MigrationError
-from emu.migration.endpoint import Listener, connect, is_local, parse, probe
+from emu.migration import endpoint
+from emu.migration.endpoint import Listener, connect, has_host_name, is_local, parse, probe
 from emu.migration.stream import Kind, MigrationStream
 from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -176,3 +178,68 @@ def test_any_text_is_an_address_or_one_error(uri: str) -> None:
         sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", port))
     with contextlib.suppress(OSError):
         socket.getaddrinfo(host, port, family=family, flags=socket.AI_NUMERICHOST)
+
+
+@pytest.fixture
+def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Names are resolved, to loopback, only after the event; a real resolver waits for servers."""
+    answered = threading.Event()
+    real = socket.getaddrinfo
+
+    def look_up(host: str, port: int, **more: Any) -> Any:
+        if more["flags"] & socket.AI_NUMERICHOST:
+            return real(host, port, **more)
+        assert answered.wait(TIMEOUT)
+        return real("127.0.0.1", port, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield answered
+    answered.set()
+
+
+def test_a_name_that_is_not_resolved_in_time_is_an_error(
+    silent_resolver: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for it; the address that arrives later is not used."""
+    monkeypatch.setattr(endpoint, "RESOLVE_TIMEOUT", 0.05)
+    uri = "tcp:host.invalid:4444"
+    late = "tcp:host.invalid:4444: the host's name was not resolved within 0.05 s"
+    for ask in (
+        partial(connect, uri, timeout=0.05),
+        partial(probe, uri, timeout=0.05),
+        partial(is_local, uri, 0.05),
+        partial(Listener, uri),
+    ):
+        with pytest.raises(MigrationError, match=late):
+            ask()
+    silent_resolver.set()
+    assert is_local(uri)
+
+
+def test_a_name_is_connected_to(silent_resolver: threading.Event) -> None:
+    """By the address that was looked at."""
+    silent_resolver.set()
+    listener = Listener("tcp:host.invalid:0")
+    port = listener.uri.rpartition(":")[2]
+    connect(f"tcp:host.invalid:{port}", timeout=TIMEOUT, loopback_only=True).close()
+    listener.close()
+
+
+def test_another_host_is_not_connected_to() -> None:
+    """If that was not permitted."""
+    with pytest.raises(MigrationError, match=r"tcp:192\.0\.2\.1:1 is not loopback"):
+        connect("tcp:192.0.2.1:1", timeout=0.1, loopback_only=True)
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("unix:a", False),
+        ("tcp:127.0.0.1:1", False),
+        ("tcp:[::1]:1", False),
+        ("tcp:localhost:1", True),
+    ],
+)
+def test_a_name_is_told_from_an_address(uri: str, *, named: bool) -> None:
+    """Without asking for it."""
+    assert has_host_name(uri) is named

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from emu.vm_process.control import Control
 from emu.vm_process.monitor import Monitor
 from tests.emu.migration.certificates import Authority
 from tests.emu.migration.hosts import SPEC, Host, await_requests
+from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -174,6 +177,31 @@ def test_memory_does_not_cross_a_network_in_the_clear(
     insecure = Monitor(waiting, security=StreamSecurity(None, insecure=True))
     do(insecure.handlers(), "migrate-incoming", uri="tcp:0.0.0.0:0")
     assert do(insecure.handlers(), "query-migrate")["status"] == "setup"
+
+
+def test_the_name_of_a_host_is_resolved_by_the_migration(
+    handlers: dict[str, Handler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command returns before, and the name may not be that of another host."""
+    answered = threading.Event()
+    real = socket.getaddrinfo
+
+    def look_up(host: str, port: int, **more: Any) -> Any:
+        if more["flags"] & socket.AI_NUMERICHOST:
+            return real(host, port, **more)
+        assert answered.wait(TIMEOUT)
+        return real("192.0.2.1", port, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    do(handlers, "migrate", uri="tcp:host.invalid:4444")
+    assert do(handlers, "query-migrate")["status"] == "setup"
+    answered.set()
+    wait_until(lambda: do(handlers, "query-migrate")["status"] in ENDED, "the migration ends")
+    answer = do(handlers, "query-migrate")
+    assert (answer["status"], answer["error-desc"]) == (
+        "failed",
+        "connect: tcp:host.invalid:4444 is not loopback",
+    )
 
 
 @pytest.mark.parametrize("tls", [False, True])
