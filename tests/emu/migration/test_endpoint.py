@@ -200,7 +200,7 @@ def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event
 def test_a_name_that_is_not_resolved_in_time_is_an_error(
     silent_resolver: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever asks for it; the address that arrives later is not used."""
+    """In each function that resolves names; the address that arrives later is not used."""
     monkeypatch.setattr(endpoint, "RESOLVE_TIMEOUT", 0.05)
     uri = "tcp:host.invalid:4444"
     late = "tcp:host.invalid:4444: the host's name was not resolved within 0.05 s"

@@ -73,6 +73,6 @@
 
   const all = () => Promise.all(data.figures.map(draw));
   dark.addEventListener("change", all);
-  // For tests, and for whoever wants to change a chart in the console.
+  // For tests, and for users who change a chart in the console.
   window.report = { views, ready: all() };
 })();
