@@ -19,7 +19,6 @@ from vhost_user.virtqueue.layout import (
     F_NEXT,
     F_WRITE,
     MAX_CHAIN,
-    USED_NO_NOTIFY,
     cast_ring,
 )
 
@@ -293,12 +292,6 @@ class DeviceQueue:
             return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
         return not self._avail[0] & 1
 
-    def disarm(self) -> None:
-        """Disable kicks. With event index there are none anyway until `arm`."""
-        if not self._event_idx:
-            self._used[0] = USED_NO_NOTIFY
-            self._log_flags()
-
     def arm(self) -> bool:
         """Enable kicks; True when more became available meanwhile: poll again then."""
         used = self._used
@@ -307,12 +300,9 @@ class DeviceQueue:
             used[event] = self._last_avail
             if self.log is not None and self.used_log_gpa is not None:
                 self.log(self.used_log_gpa + 2 * event, 2)
-        elif used[0]:
+        elif used[0]:  # a device that served the ring before had disabled them
             used[0] = 0
-            self._log_flags()
+            if self.log is not None and self.used_log_gpa is not None:
+                self.log(self.used_log_gpa, 2)
         barrier()  # the enabling before the read
         return self._avail[1] != self._last_avail
-
-    def _log_flags(self) -> None:
-        if self.log is not None and self.used_log_gpa is not None:
-            self.log(self.used_log_gpa, 2)

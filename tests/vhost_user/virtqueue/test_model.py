@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.vhost_user.rings import Ring, guest_memory
 from vhost_user.virtqueue import Chain, DeviceQueue, DriverQueue, QueueFull
+from vhost_user.virtqueue.layout import USED_NO_NOTIFY
 
 AREA = 1024  # of each chain: its indirect table, then its buffers
 TABLE = 256
@@ -209,8 +210,9 @@ class TwoSides(RuleBasedStateMachine):
 
     @rule()
     def disarm(self) -> None:
-        if not self.device_sleeps:
-            self.device.disarm()
+        """A device disables kicks by a flag; ours does not, and clears that of one before it."""
+        if not self.device_sleeps and not self.ring.event_idx:
+            self.ring.used.cast("H")[0] = USED_NO_NOTIFY
         if not self.driver_sleeps:
             self.driver.disarm()
 
