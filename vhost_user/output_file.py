@@ -3,7 +3,8 @@
 Other users may be able to create files in the directory, as in ``/tmp``: no symbolic link at the
 name is followed, and a temporary file never has the name of one that exists. Only FIFOs and
 character devices are written to through a link, as with ``/dev/stdout`` and ``/dev/fd/63``: they
-hold nothing that could be overwritten.
+hold nothing that could be overwritten. A FIFO that no process reads is an error:
+a program that waits for it would neither start nor end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 #: Less the umask, as for any program's output.
 MODE = 0o666
+#: Seconds in which the reader of a FIFO may come: a shell starts it at the same time as the writer.
+READER_TIMEOUT = 2.0
+#: Seconds between two attempts to open a FIFO.
+_READER_INTERVAL = 0.02
 
 
 @contextmanager
@@ -74,32 +80,60 @@ def write(path: Path, contents: str | bytes) -> None:
             _write_all(fd, data)
 
 
-def open_to_append(path: Path) -> int:
+def open_to_append(path: Path, *, timeout: float | None = READER_TIMEOUT) -> int:
     """A descriptor that appends to a file, a FIFO or a character device; a file may be new.
 
+    Args:
+        path: the name.
+        timeout: seconds to wait for the reader of a FIFO; None waits without limit.
+
     Raises:
-        OSError: it cannot be opened, or is a link to a file.
+        OSError: it cannot be opened, is a link to a file, or is a FIFO that no process reads.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+    flags = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     try:
-        return os.open(path, flags, MODE)
+        return _open_to_write(path, flags, timeout)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-    with open_stream(path) as fd:
+    with open_stream(path, timeout=timeout) as fd:
         return os.dup(fd)
 
 
+def _open_to_write(path: Path, flags: int, timeout: float | None) -> int:
+    """A descriptor whose writes wait; the open waits only for the reader of a FIFO."""
+    flags |= os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC
+    if timeout is None:
+        return os.open(path, flags, MODE)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fd = os.open(path, flags | os.O_NONBLOCK, MODE)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not path.is_fifo():
+                raise
+            if time.monotonic() >= deadline:
+                raise OSError(errno.ENXIO, "no process reads this FIFO", str(path)) from None
+            time.sleep(_READER_INTERVAL)  # there is no event for that
+        else:
+            os.set_blocking(fd, True)
+            return fd
+
+
 @contextmanager
-def open_stream(path: Path) -> Iterator[int]:
+def open_stream(path: Path, *, timeout: float | None = READER_TIMEOUT) -> Iterator[int]:
     """A descriptor that writes to a FIFO or a character device, perhaps behind a link.
 
+    Args:
+        path: the name.
+        timeout: seconds to wait for the reader of a FIFO; None waits without limit.
+
     Raises:
-        OSError: it cannot be opened, or is something else.
+        OSError: it cannot be opened, is something else, or is a FIFO that no process reads.
     """
     if not is_stream(path):
         raise OSError(errno.ELOOP, "is a symbolic link to something else than a stream", str(path))
-    fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    fd = _open_to_write(path, 0, timeout)
     try:
         if not _is_stream(os.fstat(fd)):  # it has been replaced meanwhile
             raise OSError(errno.ELOOP, "is not a stream any more", str(path))

@@ -64,7 +64,7 @@ class LogFile:
         """
         try:
             if path.is_fifo():
-                return cls(str(path), lambda: output_file.open_to_append(path))
+                return cls(str(path), lambda: output_file.open_to_append(path, timeout=None))
             fd = output_file.open_to_append(path)
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 os.ftruncate(fd, 0)

@@ -85,6 +85,17 @@ def test_what_cannot_be_traced_is_a_usage_error(
 
 
 @EVERY_COMMAND
+def test_a_fifo_that_no_process_reads_is_a_usage_error(command: str, tmp_path: Path) -> None:
+    """The program would wait at its start, without a line."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    done = _run(command, "--trace-events", "*", "--trace-file", str(fifo))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--trace-file {fifo}: no process reads this FIFO" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@EVERY_COMMAND
 def test_the_environment_may_be_meant_for_other_programs(command: str) -> None:
     """An event that this one does not have is reported, and changes nothing else."""
     done = _run(command, environment={"EMU_TRACE": "vhost_user_read,nonsense"})

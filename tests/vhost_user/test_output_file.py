@@ -6,15 +6,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from pathlib import Path
 
 
@@ -48,6 +52,44 @@ def test_a_new_file_has_the_umasks_permissions(
     assert (tmp_path / "out").read_text() == "text"
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o640
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@EVERY_WRITER
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_fifo_that_no_process_reads_is_an_error(
+    write: Callable[[Path, str], None],
+    linked: bool,
+    tmp_path: Path,
+) -> None:
+    """It is not waited for without limit: a program would neither start nor end."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    if linked:
+        path = tmp_path / "link"
+        path.symlink_to("fifo")
+    with pytest.raises(OSError, match="no process reads this FIFO"):
+        write(path, "text")
+
+
+@EVERY_WRITER
+def test_the_reader_of_a_fifo_may_come_a_little_later(
+    write: Callable[[Path, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first attempt to open it. The writes wait, as the text does not fit the pipe."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    text = "text" * 100_000
+    with ThreadPoolExecutor() as pool:
+        reading: list[Future[str]] = []
+
+        def start_reader(_: float) -> None:
+            if not reading:
+                reading.append(pool.submit(path.read_text))
+
+        clock = SimpleNamespace(sleep=start_reader, monotonic=lambda: 0.0)
+        monkeypatch.setattr(output_file, "time", clock)
+        write(path, text)
+        assert reading.pop().result(TIMEOUT) == text
 
 
 @EVERY_WRITER
