@@ -48,6 +48,7 @@ class ManagedProcess:
         title: its name in errors, such as ``back-end blk of side A``.
         argv: the command.
         log: file for its output.
+        directory: it starts in this one; by default in that of this process.
         pass_fds: descriptors that it inherits under the same numbers.
         open_stdin: its stdin stays open and empty; some programs end with their stdin.
         whole_group: the processes that it has started, and that are in its process group, are ended
@@ -63,6 +64,7 @@ class ManagedProcess:
         argv: Sequence[str],
         *,
         log: Path,
+        directory: Path | None = None,
         pass_fds: Sequence[int] = (),
         open_stdin: bool = False,
         whole_group: bool = False,
@@ -78,6 +80,7 @@ class ManagedProcess:
                 stdin=subprocess.PIPE if open_stdin else subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
+                cwd=directory,
                 pass_fds=(*pass_fds, *tracing.inherited_fds()),
                 env={**os.environ, **tracing.environment(title.replace(" ", "-"))},
                 process_group=0,
@@ -93,9 +96,14 @@ class ManagedProcess:
         return self._process.poll() is None
 
     @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None if it has not ended, or it is unknown."""
+        return self._process.poll()
+
+    @property
     def succeeded(self) -> bool:
         """Whether the program has ended with status 0."""
-        return self._process.poll() == 0
+        return self.status == 0
 
     def exit_description(self) -> str:
         """One line with its exit status and the last line of its output."""
@@ -195,9 +203,9 @@ class Daemon(ManagedProcess):
         return not await_end([self], 0.0)
 
     @property
-    def succeeded(self) -> bool:
-        """Unknown, so no."""
-        return False
+    def status(self) -> int | None:
+        """Unknown."""
+        return None
 
     def exit_description(self) -> str:
         """One line that says that it has ended."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.json_input import Each, JsonInputError, Map, Maybe, Members, check, parse
 from emu.report.cells import counted
-from emu.report.permutation import least_p_value, p_value
+from emu.report.permutation import SLOWER, shown_p_value, verdict
 from emu.report.results import COMPLETED, SCHEMA, totals
 from vhost_user.one_line import one_line
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 MIGRATION, SWEEP, CONFORMANCE = "migration", "sweep", "conformance"
 #: The commands that write documents of each kind.
 COMMANDS = {MIGRATION: "emu migrate", SWEEP: "emu sweep", CONFORMANCE: "emu conform"}
-#: A difference is real if its p-value is below this: one of twenty that is not would seem so.
-ALPHA = 0.05
 #: The figures that are compared; a smaller one is better.
 FIGURES = ("downtime_ms", "guest_gap_ms", "network_gap_ms", "stop_ms", "start_ms")
 _WRONG = ("lost", "duplicated", "corrupted", "packets_duplicated", "packets_reordered")
@@ -140,13 +138,8 @@ class Comparison(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``faster``, ``slower``, ``no difference`` or ``too few runs``."""
-        if self.p is None:
-            return "too few runs"
-        before, after = map(statistics.median, (self.before, self.after))
-        if self.p >= ALPHA or before == after:
-            return "no difference"
-        return "slower" if after > before else "faster"
+        """Of `permutation.verdict`."""
+        return verdict(self.before, self.after, self.p)
 
     def to_json(self) -> JsonObject:
         """An element of ``figures``."""
@@ -279,7 +272,7 @@ class Result:
         ]
         for row in self.figures:
             change = row.change_percent  # None: from 0, which is more than any percentage
-            if row.verdict == "slower" and (change is None or change > percent):
+            if row.verdict == SLOWER and (change is None or change > percent):
                 grown = "from 0" if change is None else f"{change:+.1f}%"
                 found.append(f"{row.strategy} {row.figure} {grown} ({row.devices} devices)")
         before, after = (bad for bad, _ in self.failures)
@@ -326,7 +319,7 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
         return _verdicts(before.whole, after.whole)
     old, new = (_runs(document) for document in (before, after))
     rows = [
-        Comparison(devices, rings, strategy, figure, one, other, _p_value(one, other))
+        Comparison(devices, rings, strategy, figure, one, other, shown_p_value(one, other))
         for (devices, rings, strategy), runs in old.items()
         for figure, one, other in _figures(
             runs, new.get((devices, rings, strategy), []), phases=phases
@@ -351,12 +344,6 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
             if key in new
         ],
     )
-
-
-def _p_value(before: Sequence[float], after: Sequence[float]) -> float | None:
-    if least_p_value(len(before), len(after)) >= ALPHA:
-        return None
-    return p_value(before, after)
 
 
 def _runs(document: Document) -> dict[tuple[int, int, str], list[JsonObject]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from emu.report.cells import milliseconds, new_table
-from emu.report.comparison import ALPHA, CONFORMANCE, SWEEP
+from emu.report.comparison import CONFORMANCE, SWEEP
+from emu.report.permutation import ALPHA, FASTER, NO_DIFFERENCE, SLOWER, TOO_FEW
 from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from emu.report.comparison import Change, Comparison, Result
 
-_STYLES = {"slower": "red", "faster": "green", "too few runs": "dim", "no difference": "dim"}
+_STYLES = {SLOWER: "red", FASTER: "green", TOO_FEW: "dim", NO_DIFFERENCE: "dim"}
 #: Characters of a setting's value, and of a name.
 _VALUE, _NAME = 60, 26
 #: The order in which changes of verdicts matter.
@@ -105,7 +106,7 @@ def _cells(row: Comparison) -> tuple[str | Text, ...]:
     change = "-" if row.change_percent is None else f"{row.change_percent:+.1f}%"
     verdict = row.verdict
     # A difference without a verdict needs no words.
-    shown = {"no difference": "", "too few runs": "?"}.get(verdict, verdict)
+    shown = {NO_DIFFERENCE: "", TOO_FEW: "?"}.get(verdict, verdict)
     return (
         one_line(row.strategy, _NAME),
         one_line(re.sub("[._]", " ", row.figure.removesuffix("_ms")), 2 * _NAME),

@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: A difference is real if its p-value is below this: one of twenty that is not would seem so.
+ALPHA = 0.05
+#: Verdicts.
+FASTER, SLOWER, NO_DIFFERENCE, TOO_FEW = "faster", "slower", "no difference", "too few runs"
 #: The size of both series from which on the normal distribution is used: the divisions are too
 #: many to be counted, and it differs from their distribution by less than 0.001.
 MANY = 26
@@ -47,6 +51,29 @@ def p_value(one: Sequence[float], other: Sequence[float]) -> float:
 def least_p_value(one: int, other: int) -> float:
     """The smallest p-value that series of these sizes can have."""
     return min(1.0, 2 / math.comb(one + other, one))
+
+
+def shown_p_value(before: Sequence[float], after: Sequence[float]) -> float | None:
+    """The p-value; None if the series are too short for any difference to be real."""
+    if least_p_value(len(before), len(after)) >= ALPHA:
+        return None
+    return p_value(before, after)
+
+
+def verdict(before: Sequence[float], after: Sequence[float], p: float | None) -> str:
+    """`FASTER`, `SLOWER`, `NO_DIFFERENCE` or `TOO_FEW`.
+
+    Args:
+        before: times of the first series.
+        after: those of the second one, in the same unit.
+        p: the `shown_p_value` of both.
+    """
+    if p is None:
+        return TOO_FEW
+    old, new = statistics.median(before), statistics.median(after)
+    if p >= ALPHA or old == new:
+        return NO_DIFFERENCE
+    return SLOWER if new > old else FASTER
 
 
 def _doubled_ranks(values: Sequence[float]) -> list[int]:

@@ -45,6 +45,18 @@ def test_a_program_has_a_process_group_of_its_own(tmp_path: Path) -> None:
     end([program])
 
 
+def test_a_program_starts_in_the_directory_that_is_given(tmp_path: Path) -> None:
+    directory = tmp_path / "here"
+    directory.mkdir()
+    code = "import os, sys; print(os.getcwd()); sys.exit(3)"
+    argv = [sys.executable, "-c", code]
+    program = ManagedProcess("a program", argv, log=tmp_path / "log", directory=directory)
+    _wait_for_end(program)
+    assert (program.last_line(), program.status) == (str(directory), 3)
+    assert not program.succeeded
+    end([program])
+
+
 def test_end_reaps_programs_and_closes_descriptors(tmp_path: Path) -> None:
     before = open_fds()
     programs = [start(PATIENT, tmp_path / f"log{n}") for n in range(3)]
@@ -179,6 +191,7 @@ def test_a_daemon_is_watched_and_ended_like_a_child(tmp_path: Path, owned: ExitS
     daemon = Daemon("a daemon", child.pid, log)
     assert daemon.running
     assert not daemon.succeeded
+    assert daemon.status is None
     end([daemon])
     assert child.wait(TIMEOUT) == -signal.SIGTERM
     assert daemon.exit_description() == "a daemon ended"

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.report.permutation import MANY, least_p_value, p_value
+from emu.report.permutation import (
+    FASTER,
+    MANY,
+    NO_DIFFERENCE,
+    SLOWER,
+    TOO_FEW,
+    least_p_value,
+    p_value,
+    shown_p_value,
+    verdict,
+)
 
 VALUES = st.lists(st.integers(0, 9).map(float), min_size=1, max_size=5)
 
@@ -51,6 +61,25 @@ def test_a_published_value() -> None:
 def test_without_values_nothing_is_shown() -> None:
     assert p_value([], [1.0]) == p_value([1.0], []) == 1
     assert p_value([3.0] * 30, [3.0] * 30) == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ((5.0, 6.0, 7.0, 8.0), SLOWER),
+        ((-4.0, -3.0, -2.0, -1.0), FASTER),
+        ((0.5, 1.5, 2.5, 3.5), NO_DIFFERENCE),
+        ((5.0, 6.0), TOO_FEW),
+        ((), TOO_FEW),
+    ],
+)
+def test_the_verdict(after: tuple[float, ...], expected: str) -> None:
+    before = (1.0, 2.0, 3.0, 4.0)
+    assert verdict(before, after, shown_p_value(before, after)) == expected
+
+
+def test_the_same_median_is_no_difference() -> None:
+    assert verdict((1.0, 2.0, 3.0), (2.0, 2.0, 2.0), 0.0) == NO_DIFFERENCE
 
 
 def test_many_values_give_about_the_same() -> None:
