@@ -15,8 +15,7 @@ from emu.migration import endpoint
 from emu.migration.endpoint import MigrationEndpoint, StreamSecurity
 
 if TYPE_CHECKING:
-    from emu.config.plan import DiskFile, MachinePlan
-    from emu.config.vm_spec import VmSpec
+    from emu.config.plan import MachinePlan
 
 _FILE = click.Path(path_type=Path)
 _OPTIONS = (
@@ -125,7 +124,7 @@ def check_machine(option: str, machine: MachinePlan, endpoint: MigrationEndpoint
         PreflightError: it is missing or does not exist.
     """
     if endpoint is not None:
-        _check_images(option, machine.images, machine.spec, machine.disk)
+        _check_images(option, machine)
     elif machine.images is not None and not machine.images.is_dir():
         raise OptionError(f"--images {machine.images}: there is no such directory")
 
@@ -155,15 +154,21 @@ def _endpoint(
     return MigrationEndpoint(uri, security)
 
 
-def _check_images(option: str, images: Path | None, spec: VmSpec, disk: DiskFile | None) -> None:
+def _check_images(option: str, machine: MachinePlan) -> None:
     """Check that source and destination can use the same disk images.
+
+    The images behind back-ends that the user has started are the user's.
 
     Raises:
         PreflightError: they cannot.
     """
+    images, disk = machine.images, machine.disk
     if disk is not None and disk.writable:
         raise OptionError(f"--write is not possible with {option}: the disk is only read")
-    disks = sum(KINDS[device.device_class].has_image for device in spec.devices)
+    disks = sum(
+        KINDS[device.device_class].has_image and device.device_class not in machine.listening
+        for device in machine.spec.devices
+    )
     if disks > (disk is not None) and images is None:
         raise OptionError(
             f"{option} needs --images DIR, a directory that both sides see: the disks' images are "

@@ -22,7 +22,7 @@ from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import machine_plan, no_leftovers
-from tests.emu.test_cli import emu
+from tests.emu.test_cli import EMU, emu
 from tests.timeouts import TIMEOUT
 from tests.waiting import running, wait_until
 from vhost_user.channel import connect
@@ -105,6 +105,39 @@ def test_a_vm_migrates_between_sockets_that_listen(tmp_path: Path, owned: ExitSt
         assert done.returncode == 0, done.stderr
         assert "proof: the guest's request log, all blocks read back by the guest\n" in done.stdout
     assert all(program.poll() is None for program in programs)
+
+
+def test_a_vm_goes_to_another_command_without_images_of_its_own(
+    tmp_path: Path, owned: ExitStack
+) -> None:
+    """The disks of the sockets are the user's, on both sides."""
+    image, stream = tmp_path / "disk.img", f"unix:{tmp_path / 'stream'}"
+    with image.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    sockets = [str(tmp_path / side) for side in ("src", "dst")]
+    for path in sockets:
+        argv = [sys.executable, "-m", "backends.blk", "--num-queues", "1"]
+        program = owned.enter_context(
+            subprocess.Popen([*argv, "--socket-path", path, "--blk-file", str(image)])
+        )
+        owned.callback(program.terminate)
+    wait_until(lambda: all(map(is_listening, sockets)), "they listen")
+    destination = owned.enter_context(
+        subprocess.Popen(
+            [*EMU, "attach", "--blk", sockets[1], "--memory", "256M", "--incoming", stream],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    owned.callback(destination.kill)
+    wait_until(lambda: is_listening(stream.removeprefix("unix:")), "it waits for a VM")
+    shape = ("--net", "0", "--blk", "1x1", "--vcpus", "2", "--memory", "256M", "--accel", "soft")
+    done = emu("migrate", *shape, "--to", stream, "--src-blk", sockets[0], "--scratch")
+    assert done.returncode == 0, done.stderr
+    assert "integrity: the destination checks the guest's request log" in done.stdout
+    destination.send_signal(signal.SIGINT)
+    _, errors = destination.communicate(timeout=TIMEOUT)
+    assert destination.returncode == 0, errors
 
 
 def test_a_run_has_the_guests_counters_only(tmp_path: Path) -> None:
