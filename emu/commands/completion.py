@@ -52,6 +52,25 @@ def strategies(_context: click.Context, _option: click.Parameter, incomplete: st
     ]
 
 
+def conditions(context: click.Context, _option: click.Parameter, incomplete: str) -> list[str]:
+    """The strategy and the field of a condition such as ``prewired.downtime_ms > 30``.
+
+    The strategies are those of ``--strategy`` on the same line, or all. Fields of phases are many:
+    they follow once a part of the field has been written.
+    """
+    from emu.report import gates
+    from emu.strategies import registry
+
+    given = context.params.get("strategies")
+    strategies = given.split(",") if given else registry.STRATEGIES
+    found = []
+    for name in strategies:
+        written = incomplete.removeprefix(f"{name}.") if incomplete.startswith(f"{name}.") else ""
+        fields = [*gates.FIELDS, *(gates.phase_fields() if written else ())]
+        found += [f"{name}.{field}" for field in fields]
+    return [text for text in found if text.startswith(incomplete)]
+
+
 def cases(role: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Completes areas, and ids of cases once ``VU-`` has been written.
 

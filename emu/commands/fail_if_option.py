@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from emu.commands import completion
 from emu.errors import EmuError, OptionError
 from vhost_user.one_line import one_line
 
@@ -20,6 +21,7 @@ fail_if_option = click.option(
     "--fail-if",
     multiple=True,
     metavar="CONDITION",
+    shell_complete=completion.conditions,
     help="Exit with status 1 if this holds, such as 'prewired.downtime_ms > 30': a strategy, a "
     "field of the JSON report (its median with --repeat), an operator and a number. May be given "
     "several times.",

@@ -149,12 +149,18 @@ def parse(text: str, strategies: Collection[str]) -> Gate:
 _EXAMPLE = f"{Phase.GET_VRING_BASE.value}.{_CLASSES[1]}.{_PHASE_FIELDS[0]}"
 
 
+def phase_fields() -> list[str]:
+    """The fields of all phases; a run has a part of these phases."""
+    return [
+        f"{phase.value}.{device_class}.{name}"
+        for phase in Phase
+        for device_class in _CLASSES
+        for name in _PHASE_FIELDS
+    ]
+
+
 def _is_of_phase(field: str) -> bool:
-    parts = field.rsplit(".", 2)
-    phases = {phase.value for phase in Phase}
-    return len(parts) == 3 and (
-        parts[0] in phases and parts[1] in _CLASSES and parts[2] in _PHASE_FIELDS
-    )
+    return field in phase_fields()
 
 
 def failures(gates: Sequence[Gate], documents: Iterable[tuple[str, JsonObject]]) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from emu.commands import completion
 from emu.commands.group import emu
+from emu.report import gates
 from tests.emu.test_cli import emu as run_emu
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.waiting import wait_until
@@ -143,6 +144,31 @@ def test_strategies_are_completed_within_a_list() -> None:
     assert names("qemu") == ["qemu-2021", "qemu-now"]
     assert names("split,qemu-2021,q") == ["split,qemu-2021,qemu-now"]
     assert names("x") == []
+
+
+def test_a_condition_is_completed_up_to_its_operator() -> None:
+    def fields(text: str, strategies: str | None = None) -> list[str]:
+        context = click.Context(emu)
+        context.params["strategies"] = strategies
+        return completion.conditions(context, OPTION, text)
+
+    assert fields("prewired.downtime_m") == ["prewired.downtime_ms"]
+    assert "prewired.downtime_ms" in fields("pre")
+    assert "qemu-2021.integrity.lost" in fields("")
+    assert fields("", "split,threads")[0] == "split.downtime_ms"
+    assert all(text.startswith(("split.", "threads.")) for text in fields("", "split,threads"))
+    assert fields("prewired.", "split") == []
+    assert "split.src.get_vring_base.blk.wall_ms" in fields("split.s")
+    assert not any(".src." in text for text in fields("split."))
+    assert fields("split.downtime_ms > 3") == []
+    for text in fields("split.d") + fields("split.s"):
+        assert gates.parse(f"{text} > 1", ["split"]).field == text.removeprefix("split.")
+
+
+def test_the_strategies_of_a_condition_are_those_of_the_line(shell: Typing) -> None:
+    # Ctrl-A: the finished line becomes the arguments of echo.
+    shell.type("emu migrate --strategy split --fail-if spl\tdowntime_m\t\x01echo \n")
+    shell.await_text("--fail-if split.downtime_ms")
 
 
 @pytest.mark.parametrize("role", [BACK_END, FRONT_END])
