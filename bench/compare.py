@@ -24,7 +24,8 @@ NAME = "bench-compare"
 ROOT = Path(__file__).resolve().parents[1]
 MAX_ROUNDS = 1000
 _complain = partial(console_script.complain, NAME)
-#: What `make` and a caller's environment say to programs of one side only.
+#: Variables that the programs of both sides must not have: `make` passes those of its own command
+#: line on, and with PYTHONPATH the old side could import the new side's modules.
 _NOT_INHERITED = (
     *("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"),
     *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"),

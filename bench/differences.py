@@ -121,7 +121,7 @@ class Result(NamedTuple):
         if tested:
             yield (
                 f"{FASTER}, {SLOWER}: p < {ALPHA:g} in a permutation test over the rounds; of "
-                f"{tested} benchmarks without any difference about {tested * ALPHA:.1f} would seem "
+                f"{counted(tested, 'benchmark')} without any difference about {tested * ALPHA:.1f} would seem "
                 "to differ"
             )
         if tested < len(rows):

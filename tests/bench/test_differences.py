@@ -81,7 +81,7 @@ def test_the_report() -> None:
         "",
         "geometric mean of new/old: 2.000 (slower: 1)",
         (
-            "faster, slower: p < 0.05 in a permutation test over the rounds; of 1 benchmarks "
+            "faster, slower: p < 0.05 in a permutation test over the rounds; of 1 benchmark "
             "without any difference about 0.1 would seem to differ"
         ),
         "only in old: bench_o",
