@@ -121,8 +121,8 @@ class Result(NamedTuple):
         if tested:
             yield (
                 f"{FASTER}, {SLOWER}: p < {ALPHA:g} in a permutation test over the rounds; of "
-                f"{counted(tested, 'benchmark')} without any difference about {tested * ALPHA:.1f} would seem "
-                "to differ"
+                f"{counted(tested, 'benchmark')} without any difference about "
+                f"{tested * ALPHA:.1f} would seem to differ"
             )
         if tested < len(rows):
             yield f"too few rounds: a verdict needs {_least_rounds()} or more"
