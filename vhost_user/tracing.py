@@ -16,6 +16,7 @@ A line is written by one ``write``, so that lines of several processes do not mi
 
 For a program that reads the trace, `enable_records` keeps the events in memory, which takes less
 time than a line, and writes them as JSON when there are many, and when the process ends (`Record`).
+Once all processes have written `MAX_RECORDS_BYTES`, each writes those that it keeps, and no more.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ PROCESS_VARIABLE = "EMU_TRACE_PROCESS"
 RECORDS_VARIABLE = "EMU_TRACE_RECORDS"
 #: Records that are kept until they are written.
 KEPT_RECORDS = 50_000
+#: Bytes of the records of all processes, about. A reader may need 15 times as much memory for them.
+MAX_RECORDS_BYTES = 128 << 20
+#: Instead of the name of an event: the process wrote no more records, as there were too many.
+CUT = "cut"
 #: Bytes of one ``write`` of records, about.
 _CHUNK = 1 << 16
 
@@ -182,6 +187,10 @@ def write_records() -> None:
     pid = os.getpid()
     lines: list[str] = []
     size = 0
+    full = bool(taken) and _is_full()
+    if full:
+        for made in EVENTS.values():
+            made.enabled = False
     for time_ns, tid, made, values in taken:
         fields = {name: values[name] for name in made.fields if values[name] is not None}
         record = (time_ns, pid, tid, _output.process, made.name, fields)
@@ -191,7 +200,18 @@ def write_records() -> None:
         if size > _CHUNK:
             _write_lines(lines)
             lines, size = [], 0
+    if full:
+        # Also a process with few events has written all that it had until then.
+        time_ns, tid, *_ = taken[-1]
+        lines.append(json.dumps((time_ns + 1, pid, tid, _output.process, CUT, {})))
     _write_lines(lines)
+
+
+def _is_full() -> bool:
+    try:
+        return os.fstat(_output.fd).st_size >= MAX_RECORDS_BYTES
+    except OSError:
+        return False  # the write says why
 
 
 def _forget_records() -> None:

@@ -51,13 +51,20 @@ def _write(path: Path, file: IO[str]) -> None:
     tracing.write_records()
     failure = tracing.failure()
     file.seek(0)
-    document = ChromeTrace(tracing.read_records(file)).to_json()
+    trace = ChromeTrace(tracing.read_records(file))
+    document = trace.to_json()
     tracing.disable()
     file.close()
     try:
         output_file.write(path, json.dumps(document, separators=(",", ":")) + "\n")
     except OSError as error:
         failure = failure or error
+    if trace.cut_ns is not None:
+        click.echo(
+            f"--trace {path}: the trace ends {trace.seconds:.1f} s after its first event: it has "
+            f"the most that is kept, {tracing.MAX_RECORDS_BYTES >> 20} MiB of records",
+            err=True,
+        )
     report_failure(f"--trace {path}", failure)
 
 

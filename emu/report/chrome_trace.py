@@ -9,13 +9,14 @@ flow between the two; so is its reply.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.trace_events import COMMIT, MARK, PHASE_END, REQUESTS, ROUND, STATUS, VCPUS
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.trace_events import BACKEND_READ, BACKEND_WRITE, READ, RING_STATE, WRITE
+from vhost_user.tracing import CUT
 from vhost_user_conformance.trace_events import CASE, MESSAGE
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class ChromeTrace:
 
     Args:
         records: of all processes, in any order.
+
+    Attributes:
+        cut_ns: when the first process wrote no more records, as there were too many: nanoseconds of
+            CLOCK_MONOTONIC. What happened from then on is left out. None if all are there.
+        seconds: from the first record to the last one that is shown.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -95,7 +101,12 @@ class ChromeTrace:
             CASE.name: self._case,
             MESSAGE.name: self._case_message,
         }
-        for record in sorted(records, key=lambda each: each.time_ns):
+        ordered = sorted(records, key=lambda each: each.time_ns)
+        self.cut_ns = next((each.time_ns for each in ordered if each.event == CUT), None)
+        if self.cut_ns is not None:
+            del ordered[bisect_left(ordered, self.cut_ns, key=lambda each: each.time_ns) :]
+        self.seconds = (ordered[-1].time_ns - ordered[0].time_ns) / 1e9 if ordered else 0.0
+        for record in ordered:
             process = self._processes.get(record.pid)
             if process is None:
                 process = self._processes[record.pid] = _Process(record.pid, record.process)

@@ -172,6 +172,21 @@ def test_many_records_are_written_at_once(recording: Path, monkeypatch: pytest.M
     )
 
 
+def test_the_records_are_bounded(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are kept when the file is full are the last ones, and the cut follows them."""
+    monkeypatch.setattr(tracing, "MAX_RECORDS_BYTES", 1)
+    kept = tracing.event("kept", "number", help="")
+    for number in range(2):
+        kept.emit(number=number)
+        tracing.write_records()
+    assert not kept.enabled
+    kept.emit(number=3)  # a thread that has looked before
+    first, last, cut, *_ = records_of(recording)
+    assert [first.fields["number"], last.fields["number"]] == [0, 1]
+    assert (cut.event, cut.time_ns) == (tracing.CUT, last.time_ns + 1)
+    assert len(records_of(recording)) == 3
+
+
 def test_a_process_that_is_started_records_until_its_end(recording: Path) -> None:
     code = (
         "from vhost_user import tracing; made = tracing.event('kept', 'number', help=''); "

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from emu.commands import trace_option
 from tests.emu.test_cli import SMALL, emu
+from vhost_user import tracing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,6 +146,25 @@ def test_counters(traced: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assert {e["name"] for e in counters} == {"commits", "dirty pages", "requests in flight"}
     last = [e["args"]["requests"] for e in counters if e["name"] == "requests in flight"][-1]
     assert last == results["runs"][0]["requests_in_flight_at_stop"]
+
+
+def test_a_trace_that_was_cut_says_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its file is written all the same."""
+    path, records = tmp_path / "trace.json", tmp_path / "records"
+    status: list[Any] = ["VM-process-A", "migration_set_state", {"status": "active"}]
+    cut = ["VM-process-A", tracing.CUT, {}]
+    rows = [
+        [1_000_000_000, 1, 1, *status],
+        [3_500_000_000, 1, 1, *status],
+        [4_000_000_000, 1, 1, *cut],
+    ]
+    records.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with records.open() as file:
+        trace_option._write(path, file)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"--trace {path}: the trace ends 2.5 s after its first event")
+    assert printed.endswith(": it has the most that is kept, 128 MiB of records\n")
+    assert json.loads(path.read_text())["traceEvents"]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

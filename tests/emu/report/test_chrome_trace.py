@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emu.report.chrome_trace import ChromeTrace
-from vhost_user.tracing import Record
+from vhost_user.tracing import CUT, Record
 
 VM, BACK_END = "VM-process-A", "back-end-blk-0-of-side-A"
 
@@ -164,3 +164,13 @@ def test_a_message_that_was_lost_does_not_shift_the_flows() -> None:
     )
     flows = [(e["ph"], e["id"]) for e in found if e["ph"] in "sf"]
     assert flows == [("s", 1), ("s", 2), ("f", 2)]
+
+
+def test_a_trace_ends_where_the_first_process_was_cut() -> None:
+    """What others did later is only a part of what happened."""
+    whole = phase(1000, 2000), record(5_000, CUT, process=BACK_END), record(4_000, CUT)
+    trace = ChromeTrace([*whole, phase(4500, 6000)])
+    shown = [event for event in trace.to_json()["traceEvents"] if event["ph"] == "X"]
+    assert [event["ts"] for event in shown] == [1.0]
+    assert (trace.cut_ns, trace.seconds) == (4000, 0.0)
+    assert ChromeTrace([phase(1000, 2000)]).cut_ns is None
