@@ -22,7 +22,7 @@ from backends.server import ServerError
 from backends.tap import TapPort, inherit_tap, open_tap
 from tests.backends.namespace import Namespace, packet_socket
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac
-from tests.timeouts import TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import wait_until
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64
@@ -206,6 +206,8 @@ def test_a_descriptor_that_is_not_a_tap_device() -> None:
 )
 def test_options_that_exclude_each_other(arguments: list[str], text: str) -> None:
     argv = [sys.executable, "-m", "backends.net", "--socket-path", "/tmp/none.sock", *arguments]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    ended = subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
     assert ended.returncode == 2
     assert text in ended.stderr

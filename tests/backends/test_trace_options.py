@@ -166,7 +166,7 @@ def test_a_file_that_can_take_no_more_is_reported_at_the_end(tmp_path: Path) -> 
         with closing(FrontendConnection.connect(str(path), name="traced")) as connection:
             connection.call(Request(FrontendRequest.GET_FEATURES))
         process.terminate()
-        _, errors = process.communicate(timeout=TIMEOUT)
+        _, errors = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert process.returncode == 1
     assert "trace_begin patterns=*\n" in file.read_text()
     line = f"--trace-file {file}: File too large: the trace is incomplete"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.timeouts import TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,9 @@ def write(directory: Path, files: Mapping[str, str], makefile: str = _MAKEFILE) 
 def installed(directory: Path, files: Mapping[str, str]) -> Path:
     """Write the project, and make its virtual environment."""
     write(directory, files)
-    subprocess.run(["make", "-s", ".venv/.installed"], cwd=directory, check=True, timeout=TIMEOUT)
+    subprocess.run(
+        ["make", "-s", ".venv/.installed"], cwd=directory, check=True, timeout=PROGRAM_TIMEOUT
+    )
     return directory
 
 

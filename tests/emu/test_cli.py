@@ -16,7 +16,7 @@ import pytest
 from emu import cli
 from emu.commands import validate
 from tests import slow
-from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT
 from tests.waiting import running, wait_until
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
         assert process.poll() is None, process.communicate()
         family = watched.children(recursive=True)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=TIMEOUT)
+        _, errors = process.communicate(timeout=PROGRAM_TIMEOUT)
     finally:
         process.kill()
         process.wait()
@@ -338,7 +338,7 @@ def test_sigquit_ends_a_run_without_leftovers(tmp_path: Path) -> None:
         if line.startswith("boot"):
             break
     process.send_signal(signal.SIGQUIT)
-    rest = process.communicate(timeout=TIMEOUT)[1]
+    rest = process.communicate(timeout=PROGRAM_TIMEOUT)[1]
     assert process.returncode == 128 + signal.SIGQUIT
     assert rest.strip().splitlines()[-1] == "emu: ended by SIGQUIT"
     assert list(tmp_path.iterdir()) == []

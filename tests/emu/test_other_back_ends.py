@@ -23,7 +23,7 @@ from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import machine_plan, no_leftovers
 from tests.emu.test_cli import EMU, emu
-from tests.timeouts import TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import running, wait_until
 from vhost_user.channel import connect
 from vhost_user.unix_socket import is_listening
@@ -136,7 +136,7 @@ def test_a_vm_goes_to_another_command_without_images_of_its_own(
     assert done.returncode == 0, done.stderr
     assert "integrity: the destination checks the guest's request log" in done.stdout
     destination.send_signal(signal.SIGINT)
-    _, errors = destination.communicate(timeout=TIMEOUT)
+    _, errors = destination.communicate(timeout=PROGRAM_TIMEOUT)
     assert destination.returncode == 0, errors
 
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import psutil
 import pytest
 
-from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT
 from tests.waiting import running, wait_until
 from vhost_user_conformance.model.case import FRONT_END
 from vhost_user_conformance.target import cases_of
@@ -321,7 +321,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, signum: int) -> None:
     ) as suite:
         children = await_children(suite)
         suite.send_signal(signum)
-        out, err = suite.communicate(timeout=TIMEOUT)
+        out, err = suite.communicate(timeout=PROGRAM_TIMEOUT)
     assert suite.returncode == 128 + signum
     assert (out, err) == ("", f"emu: ended by {signal.Signals(signum).name}\n")
     wait_until(lambda: not running(children), "its programs have ended")

@@ -313,7 +313,7 @@ def test_ctrl_c_ends_the_wait_for_a_silent_back_end(tmp_path: Path) -> None:
             caller, _ = listener.accept()
             assert caller.recv(12)
             vm.send_signal(signal.SIGINT)
-            _, errors = vm.communicate(timeout=TIMEOUT)
+            _, errors = vm.communicate(timeout=PROGRAM_TIMEOUT)
             caller.close()
     assert (vm.returncode, errors) == (130, "emu: ended by SIGINT\n")
     assert not (tmp_path / "qmp").exists()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.emu.orchestrator.network.spaces import holders, interfaces
-from tests.timeouts import TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.waiting import running, wait_until
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def test_a_vm_migrates_and_answers_pings_before_and_after(
 ) -> None:
     result = tmp_path / "result.json"
     argv = [*MIGRATE, "--strategy", "split,prewired", "--quiet", "--json", str(result)]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    ended = subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     document = json.loads(result.read_text())
     assert document["network"] == "netns"
@@ -94,7 +96,9 @@ def test_without_the_privilege_loopback_is_used(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     argv = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", *MIGRATE]
     argv += ["--strategy", "split", "--quiet", "--json", str(result)]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    ended = subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
     assert ended.returncode == 0
     (line,) = ended.stderr.splitlines()
     assert "a network namespace cannot be created (CAP_SYS_ADMIN)" in line
