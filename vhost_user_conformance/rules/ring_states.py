@@ -83,7 +83,7 @@ rule(
 rule(
     6,
     "A ring may be enabled or disabled while it is stopped, which takes effect at its start",
-    back="0412 0417 2301..2320",
+    back="0412 0417 0450 2301..2320",
     front="0410 0416 0421",
 )
 rule(
@@ -95,7 +95,7 @@ rule(
 rule(
     8,
     "A started and disabled ring is processed without effect: a NIC drops the frames",
-    back="0410 0414 0418 0419 0446 2012 2277 2298 2299",
+    back="0410 0414 0418 0419 0446 0449 0450 2012 2277 2298 2299",
 )
 rule(
     9,

@@ -473,3 +473,42 @@ def next_one(be: BackEnd) -> None:
             check(another.used_index == turn, f"{turn} completions", f"{another.used_index}")
         be.check_idle(another)
         be = be.reconnect()
+
+
+@area.case(449, "A frame that a disabled ring sends does not arrive", device="net")
+def disabled_sends_nothing(be: BackEnd) -> None:
+    nic = looped(be)
+    be.enable(nic.tx, on=False)
+    be.barrier()
+    nic.offer(2048)
+    used = nic.rx.used_index
+    for _ in range(4):
+        be.work.post(nic.memory, nic.tx)
+        nic.tx.kick()
+    be.check_idle(nic.rx, index=used)
+
+
+@area.case(
+    450,
+    "A ring that was disabled before its stop receives nothing after its next start",
+    device="net",
+)
+def disabled_over_a_stop(be: BackEnd) -> None:
+    nic = looped(be)
+    be.enable(nic.rx, on=False)
+    be.set_up(nic.rx, base=be.stop(nic.rx))
+    frame = frame_of(60, 9)
+    buffer = nic.offer(2048)
+    used = nic.rx.used_index
+    # A back-end may handle messages before kicks: after two of them it has seen the kick.
+    be.barrier()
+    be.barrier()
+    try:
+        nic.send(frame)
+    except Failed:
+        unsupported("it sends no frame while the other ring is disabled")
+    be.check_idle(nic.rx, index=used)
+    be.enable(nic.rx)
+    be.barrier()
+    nic.send(frame)
+    nic.checked(buffer, frame)
