@@ -12,7 +12,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -29,7 +28,7 @@ from backends.loop import Loop
 from backends.server import DeviceServer, ServerError, inherit, listen
 from backends.stats import StatsWriter
 from backends.terminal import Terminal
-from vhost_user import eventfd
+from vhost_user import descriptor_table, eventfd
 from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
@@ -140,7 +139,8 @@ class Program:
         """Release what a subclass has besides its devices; called when all loops have ended."""
 
     def _open(self) -> None:
-        raise_fd_limit()
+        descriptor_table.raise_limit()
+        descriptor_table.reserve()
         if eventfd.may_wait():
             log.warning(
                 "io_setup(2) has failed: a front-end whose call descriptor blocks delays the others"
@@ -237,13 +237,6 @@ class Program:
 
 def _noted(_signum: int, _frame: object) -> None:
     """A Python handler, so that the signal has no default action and is written to the pipe."""
-
-
-def raise_fd_limit() -> None:
-    """A device has two descriptors for each ring: raise the soft limit to the hard limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run_command(

@@ -10,6 +10,7 @@ import psutil
 
 from emu.errors import PreflightError
 from emu.orchestrator.run_directory import PREFIX, longest_name
+from vhost_user import descriptor_table
 from vhost_user.channel import MAX_SOCKET_PATH
 from vhost_user.temporary_directory import RANDOM_LENGTH, parent_directory
 
@@ -56,16 +57,8 @@ def descriptors_needed(spec: VmSpec) -> int:
     )
 
 
-def raise_descriptor_limit() -> int:
-    """Raise this process's soft limit of descriptors to the hard limit, and return that."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
 def _check_descriptors(spec: VmSpec) -> None:
-    hard = raise_descriptor_limit()
+    hard = descriptor_table.raise_limit()
     needed = descriptors_needed(spec)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise PreflightError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from backends.trace_options import trace_options
-from emu.commands import host_limits, validate
+from emu.commands import validate
 from emu.commands.color_option import color_option
 from emu.commands.json_output import is_stdout
 from emu.commands.option_values import values_of
@@ -24,6 +24,7 @@ from emu.errors import EmuError, OptionError, SignalError
 from emu.tap.last_messages import Cause
 from emu.tap.outputs import STDOUT, Last, Logs
 from emu.tap.standard_output import without_waiting
+from vhost_user import descriptor_table
 from vhost_user.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ def tap(**options: Any) -> None:
     logs, last = _logs(own), _last(own)
     files = values_of(ReportFiles, options)
     summary = Summary() if files else None
-    host_limits.raise_descriptor_limit()
+    descriptor_table.raise_limit()
+    descriptor_table.reserve()
     with (
         SignalWatcher() as watcher,
         _started(commands, watcher),

@@ -13,7 +13,7 @@ from emu.strategies import registry
 from emu.vm_process.commands import commands
 from emu.vm_process.control import Control
 from emu.vm_process.user_monitor import UserMonitor
-from vhost_user import tracing
+from vhost_user import descriptor_table, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="A Python file that defines strategies.",
     )
     options = parser.parse_args(arguments)
+    descriptor_table.reserve()
     tracing.configure_from_environment("vm")
     for plugin in options.plugins:
         registry.load_file(plugin)
