@@ -215,12 +215,14 @@ class NetDevice(VirtioDevice):
     def deliver(self, pair: int, frame: bytes) -> None:
         """Put a frame into a receive ring; `publish` shows it. In the device's own thread.
 
-        A guest may use fewer pairs than it has: a frame for a pair whose receive ring is not served
-        goes to one of the others. An error of the ring breaks it, and is not raised to the sender
-        of the frame.
+        A guest may use fewer pairs than it has: a frame for a pair whose receive ring is disabled,
+        or was not set up, goes to one of the others. While a ring that the guest uses is stopped,
+        its frames are dropped: in another ring they would be received late, after those that follow
+        when the ring has been started again. An error of the ring breaks it, and is not raised to
+        the sender of the frame.
         """
         ring = self._rings[2 * pair]
-        if not _receives(ring):
+        if not (ring.enabled and ring.memory.configured):
             served = [other for other in self._rings[::2] if _receives(other)]
             ring = served[pair % len(served)] if served else ring
         queue = ring.queue

@@ -5,7 +5,7 @@ below which the driver waits for no packet any more. The packets from the higher
 to the first are in flight. A gap is a loss until the packet arrives after all; only a number that
 was received before is a duplicate, according to a bitmap of the last 64. A packet that is received
 late is reordered only if it came on the pair of the highest one: virtio gives no order between
-queues, and a device delivers a flow to another pair while the flow's own one is stopped.
+queues, and a device may deliver a flow to several pairs.
 """
 
 from __future__ import annotations
