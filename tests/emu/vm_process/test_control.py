@@ -198,6 +198,9 @@ def test_any_arguments_of_any_command_get_an_answer(control: Control, events: Ev
         arguments = {
             argument: data.draw(VALUES) for argument in names[name] if data.draw(st.integers(0, 5))
         }
+        timeout = arguments.get("timeout")
+        if isinstance(timeout, int | float) and 0.1 < timeout < threading.TIMEOUT_MAX:
+            arguments["timeout"] = 0.1  # a valid time-out is waited for
         assert ask({"execute": name, "arguments": arguments}).keys() & {"return", "error"}
 
     hostile()
