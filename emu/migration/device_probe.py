@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 _PREPARED = Members({"start_ns": NS, "history": SHAPE})
 #: Passes over all devices; the smallest figures count, as a VM that runs often delays a message.
 PASSES = 3
-#: Messages to each device when all are probed at once.
-MESSAGES = 8
 #: Nanoseconds after which no further pass begins: while the VM runs, and while it does not.
 PASSES_NS, IDLE_PASSES_NS = 15_000_000, 60_000_000
 #: Nanoseconds that a pause of the vCPUs is expected to take when none was measured: one tick of the
@@ -114,7 +112,8 @@ class DeviceProbe:
         tasks = begin_tasks(self._devices, _probe_messages)
         start = now()
         Split().drive(tasks, self._stage)
-        took = (now() - start) // max(1, MESSAGES * len(tasks))
+        messages = sum(len(device.rings) for device in self._devices)
+        took = (now() - start) // max(1, messages)
         self._share = min(took, self._share or took)
 
     @property
@@ -179,7 +178,8 @@ class DeviceProbe:
 
 
 def _probe_messages(device: VhostDevice) -> Procedure:
-    messages = [Request(FrontendRequest.GET_FEATURES)] * MESSAGES
+    """A message for each ring, as a stop has: each device costs time besides its messages."""
+    messages = [Request(FrontendRequest.GET_FEATURES)] * len(device.rings)
     yield Ask.of(Phase.PROBE, device.connection, messages)
 
 
