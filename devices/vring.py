@@ -48,17 +48,6 @@ class Vring:
         self.started = False
         self.base = base
 
-    def not_completed(self, used: int) -> int:
-        """The requests before the base that are not in the used ring yet: 0 to 65535.
-
-        They are none when a back-end that obeys the specification has stopped the ring (vhost-user,
-        GET_VRING_BASE, since e7985b6a56).
-
-        Args:
-            used: its used index.
-        """
-        return (self.base - used) & 0xFFFF
-
     def set_up(self, addresses: RingAddresses | None, base: int = 0) -> None:
         """The driver has set it up, or reset it (None); it starts at ``base``."""
         self.addresses = addresses

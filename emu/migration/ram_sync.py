@@ -54,10 +54,6 @@ class RamSync:
             pages.update(range(first, first + length // PAGE_SIZE))
         return runs_of(pages)
 
-    def mark(self, gpa: int, length: int) -> None:
-        """Make `dirty` return the pages of this range: a back-end may log its writes late."""
-        self._log.mark(gpa, length)
-
     def put_back(self, runs: Iterable[Run]) -> None:
         """Make `dirty` return these runs again: they were not sent."""
         for gpa, length in runs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from functools import partial
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
@@ -290,9 +289,6 @@ class Source(MigrationSide):
             The tasks that stop the devices, for `Strategy.finish`.
         """
         self._begin()
-        if self._stopped:
-            # The dirty log does not cover rings that were stopped before it was enabled.
-            self.vm.await_stopped_rings(self._stage.timeout)
         channels = cleanup.enter_context(contextlib.closing(self._open_channels(stream, hello)))
         log = DirtyLog.create(self.vm.log_pages)
         cleanup.callback(log.close)
@@ -356,11 +352,6 @@ class Source(MigrationSide):
         precopy.send_last_round()
         with self._blackout():
             self.strategy.stop(tasks, self._stage)
-            late = vm.await_stopped_rings(
-                self._stage.timeout, waiting=partial(timeline.span, Phase.DRAIN_REQUESTS)
-            )
-            for used, length in late:
-                sync.mark(used, length)
             with timeline.span(Phase.FINAL_RAM):
                 channels.send_ram(vm.machine.ram, sync.dirty())
                 channels.end_round()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from backends.pacing import Pacer
@@ -25,11 +25,9 @@ from emu.vm.reconnect import Observer, ReconnectManager
 from vhost_user import eventfd
 from vhost_user.errors import UsageError, VhostUserError
 from vhost_user.memory import PAGE_SIZE
-from vhost_user.virtqueue import split_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from contextlib import AbstractContextManager
 
     from devices.device import BackEnd
     from devices.procedure import Procedure
@@ -49,8 +47,6 @@ HEARTBEAT_TIMEOUT = 0.2
 HEARTBEAT_FRESH_NS = 300_000
 #: Seconds between two reads of the used indices of rings whose requests are awaited.
 DRAIN_INTERVAL = 0.0001
-#: A ring's available or used index.
-_INDEX = struct.Struct("<H")
 #: Attempts to observe a fresh heartbeat.
 HEARTBEAT_TRIES = 5
 
@@ -283,7 +279,7 @@ class Vm:
                 if time.monotonic() > deadline:
                     raise VhostUserError(
                         f"its back-end has not completed {left} requests within {timeout:g} s, and "
-                        "it has no inflight region that would record them",
+                        "it has no inflight region that would name them to another one",
                         device=device.name,
                     )
                 # A driver may have suppressed the calls: there is no event to wait for.
@@ -297,82 +293,6 @@ class Vm:
             if ring.started
         )
 
-    def await_stopped_rings(
-        self,
-        timeout: float,
-        devices: Iterable[VhostDevice] | None = None,
-        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> list[tuple[int, int]]:
-        """Wait until each ring that was stopped has completed the requests before its base.
-
-        A back-end that obeys the specification has done so before it replied to GET_VRING_BASE:
-        then this reads one index of each ring. One that replied earlier writes to guest memory
-        until then. A destination would continue after these requests, and a reset ring would get
-        their completions.
-
-        Args:
-            timeout: seconds.
-            devices: those whose rings are awaited; all by default.
-            waiting: makes a context manager, in which it waits if it has to.
-
-        Returns:
-            The used rings (guest address, bytes) that have changed meanwhile. Their back-end may
-            not have logged its last write yet.
-
-        Raises:
-            VhostUserError: a back-end has not completed its requests in time, or has completed
-                some beyond the base that it sent.
-        """
-        early = [
-            (device, rings)
-            for device in (self.devices if devices is None else devices)
-            if (rings := self._stopped_early(device))
-        ]
-        if not early:
-            return []
-        deadline = time.monotonic() + timeout
-        with waiting():
-            for device, rings in early:
-                left = rings
-                while left:
-                    if time.monotonic() > deadline:
-                        raise VhostUserError(
-                            f"its back-end has stopped ring {left[0].index} and not completed the "
-                            f"requests before its base {left[0].base} within {timeout:g} s",
-                            device=device.name,
-                        )
-                    # A driver may have suppressed the calls: there is no event to wait for.
-                    time.sleep(DRAIN_INTERVAL)
-                    left = self._stopped_early(device)
-        return [
-            (where.used, split_sizes(where.size).used)
-            for _, rings in early
-            for ring in rings
-            if (where := ring.addresses) is not None
-        ]
-
-    def _stopped_early(self, device: VhostDevice) -> list[Vring]:
-        """The rings that were stopped with requests in flight that are not completed yet."""
-        if not device.connected:
-            return []
-        early: list[Vring] = []
-        view = self.machine.ram.view
-        for ring in device.rings:
-            where = ring.addresses
-            if ring.started or not ring.served or where is None:
-                continue
-            (used,) = _INDEX.unpack_from(view(where.used, 4), 2)
-            if used == ring.base:
-                continue
-            if ring.not_completed(used) > where.size:
-                raise VhostUserError(
-                    f"its back-end has sent {ring.base} as the base of ring {ring.index}, and "
-                    f"completed requests up to {used}",
-                    device=device.name,
-                )
-            early.append(ring)
-        return early
-
     def recover_devices(self) -> None:
         """Start every device again, from any state.
 
@@ -380,10 +300,10 @@ class Vm:
         disconnected, or whose connection is broken, is lost: it is reconnected when a back-end
         listens. Its requests stay in its rings.
 
-        A device whose back-end has stopped with requests in flight is lost, too (QEMU 7.2's storage
-        daemon answers GET_VRING_BASE at once). The back-end still uses the memory of these
-        requests, which SET_MEM_TABLE would unmap. When the connection is closed, the back-end has
-        to complete them; an inflight region records them for the next one.
+        A device that was stopped with requests in flight and has no inflight region is lost, too
+        (QEMU 7.2's storage daemon answers GET_VRING_BASE at once). The back-end still uses the
+        memory of these requests, which SET_MEM_TABLE would unmap. When the connection is closed,
+        the back-end has to complete them.
         """
         kept: list[VhostDevice] = []
         for device in self.devices:
@@ -406,14 +326,15 @@ class Vm:
             return "not connected"
         if device.connection.broken:
             return device.connection.broken_reason
+        if device.resumable:
+            return None
         in_flight = sum(
-            ring.not_completed(completed)
+            (ring.base - completed) & 0xFFFF
             for ring, _, completed in self._ring_indices(device)
             if not ring.started
         )
         if in_flight:
-            unrecorded = "" if device.resumable else ", which no inflight region records"
-            return f"stopped with {in_flight} requests in flight{unrecorded}"
+            return f"stopped with {in_flight} requests in flight, which no inflight region records"
         return None
 
     def _reconnect_device(self, device: VhostDevice) -> None:
@@ -470,18 +391,11 @@ class Vm:
     def reset_device(self, slot: int) -> None:
         """Reset the device in a slot, as its driver does at any moment.
 
-        Requests that a back-end has not completed when its rings have stopped are awaited: it would
-        complete them in the rings as set up again.
-
         Raises:
             VhostUserError: its back-end has failed.
         """
         device = self.device_at(slot)
-        running = [ring for ring in device.rings if ring.started]
-        self.drive_one(device, lifecycle.stop(device))
-        if running:
-            self.await_stopped_rings(self.timeout, [device])
-        device.forget_rings()
+        self.drive_one(device, lifecycle.reset(device))
 
     def activate_device(self, slot: int) -> None:
         """Start the device in a slot, whose driver has set its rings up anew.
