@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,7 +58,8 @@ class Difference(NamedTuple):
         return _SHOWN.get(found, found)
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True)
+class Result:
     """The comparison, also of rounds that were interrupted.
 
     Attributes:
@@ -71,7 +74,7 @@ class Result(NamedTuple):
     rounds: int
     interrupted: bool = False
 
-    @property
+    @cached_property
     def differences(self) -> list[Difference]:
         """Of the benchmarks of both sides, in the order of the old side, by file."""
         old, new = (self.measured.medians[side] for side in SIDES)

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from emu.errors import MigrationError
 from emu.migration import endpoint
 from emu.migration.endpoint import Listener, connect, has_host_name, is_local, parse, probe
 from emu.migration.stream import Kind, MigrationStream
+from tests.emu.migration.resolver import late_resolver
 from tests.timeouts import TIMEOUT
 from tests.waiting import open_fds
 
@@ -182,17 +183,8 @@ def test_any_text_is_an_address_or_one_error(uri: str) -> None:
 
 @pytest.fixture
 def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Names are resolved, to loopback, only after the event; a real resolver waits for servers."""
-    answered = threading.Event()
-    real = socket.getaddrinfo
-
-    def look_up(host: str, port: int, **more: Any) -> Any:
-        if more["flags"] & socket.AI_NUMERICHOST:
-            return real(host, port, **more)
-        assert answered.wait(TIMEOUT)
-        return real("127.0.0.1", port, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    """Names are resolved, to loopback, only after the event."""
+    answered = late_resolver(monkeypatch, "127.0.0.1")
     yield answered
     answered.set()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +14,7 @@ from emu.vm_process.control import Control
 from emu.vm_process.monitor import Monitor
 from tests.emu.migration.certificates import Authority
 from tests.emu.migration.hosts import SPEC, Host, await_requests
-from tests.timeouts import TIMEOUT
+from tests.emu.migration.resolver import late_resolver
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -183,16 +181,7 @@ def test_the_name_of_a_host_is_resolved_by_the_migration(
     handlers: dict[str, Handler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command returns before, and the name may not be that of another host."""
-    answered = threading.Event()
-    real = socket.getaddrinfo
-
-    def look_up(host: str, port: int, **more: Any) -> Any:
-        if more["flags"] & socket.AI_NUMERICHOST:
-            return real(host, port, **more)
-        assert answered.wait(TIMEOUT)
-        return real("192.0.2.1", port, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    answered = late_resolver(monkeypatch, "192.0.2.1")
     do(handlers, "migrate", uri="tcp:host.invalid:4444")
     assert do(handlers, "query-migrate")["status"] == "setup"
     answered.set()
