@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections import Counter
 from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,7 +37,7 @@ class TranslationError(FrontendError):
 
 
 class MappedRegion(NamedTuple):
-    """A region and its bytes in this process."""
+    """A region and its bytes in this process; `file` is the device and the inode of its file."""
 
     gpa: int
     gpa_end: int
@@ -45,6 +46,7 @@ class MappedRegion(NamedTuple):
     data: memoryview
     region: MemoryRegion
     mapping: Mapping
+    file: tuple[int, int]
 
 
 # (start, end, bytes) of the region of the last hit: it is tried before the lookup.
@@ -83,8 +85,10 @@ def map_region(region: MemoryRegion, fd: int) -> MappedRegion:
         mapping = Mapping(fd, region.mmap_offset, region.size)
     except MappingError as error:
         raise MemoryTableError(f"the region at guest address {region.gpa:#x} {error}") from error
+    status = os.fstat(fd)
+    file = status.st_dev, status.st_ino
     return MappedRegion(
-        region.gpa, gpa_end, region.user_addr, user_end, mapping.view, region, mapping
+        region.gpa, gpa_end, region.user_addr, user_end, mapping.view, region, mapping, file
     )
 
 
@@ -103,6 +107,8 @@ class MemoryTable:
     def __init__(self) -> None:
         self.generation = 0
         self._regions: list[MappedRegion] = []
+        #: How often each region was added again.
+        self._repeated: Counter[tuple[int, ...]] = Counter()
         self._forget()
 
     def _forget(self) -> None:
@@ -141,29 +147,41 @@ class MemoryTable:
             if len(regions) != len(fds):
                 raise MemoryTableError(f"{len(regions)} regions came with {len(fds)} descriptors")
             self._install([map_region(*pair) for pair in zip(regions, fds, strict=True)])
+            self._repeated.clear()
         finally:
             _close_all(fds)
 
     def add(self, region: MemoryRegion, fd: int) -> None:
         """Add one region (ADD_MEM_REG); owns and closes `fd`.
 
+        A region that is there already, in the same file, is only counted: QEMU 7.2 adds each region
+        of a NIC once for each pair of rings, and removes it as often.
+
         Raises:
             MemoryTableError: as `replace`.
         """
         try:
-            self._install([*self._regions, map_region(region, fd)])
+            mapped = map_region(region, fd)
+            if any(known.region == region and known.file == mapped.file for known in self._regions):
+                self._repeated[region[:3]] += 1
+            else:
+                self._install([*self._regions, mapped])
         finally:
             os.close(fd)
 
     def remove(self, region: MemoryRegion) -> None:
         """Remove the region with this guest address, user address and size (REM_MEM_REG).
 
-        The mmap offset is not compared, as in other back-ends.
+        The mmap offset is not compared, as in other back-ends. A region that was added several
+        times is removed with its last removal.
 
         Raises:
             MemoryTableError: there is none.
         """
         wanted = region[:3]
+        if self._repeated[wanted]:
+            self._repeated[wanted] -= 1
+            return
         kept = [mapped for mapped in self._regions if mapped.region[:3] != wanted]
         if len(kept) == len(self._regions):
             raise MemoryTableError(f"no such region at guest address {region.gpa:#x} to remove")
@@ -182,6 +200,7 @@ class MemoryTable:
     def close(self) -> None:
         """Remove all regions. Their memory is unmapped with the last view of it."""
         self._install([])
+        self._repeated.clear()
 
     def view(self, gpa: int, length: int) -> memoryview:
         """The bytes [gpa, gpa + length) of guest memory; they must lie in one region.

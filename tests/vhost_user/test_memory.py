@@ -201,6 +201,37 @@ def test_regions_come_and_go(table: MemoryTable, ram: int) -> None:
     assert table.regions == []
 
 
+def test_a_region_that_is_added_again_is_removed_as_often(table: MemoryTable, ram: int) -> None:
+    """As QEMU 7.2 does for a NIC with several pairs of rings."""
+    before, generation = open_fds(), table.generation
+    for _ in range(3):
+        table.add(LOW, os.dup(ram))
+    assert (table.regions, table.generation) == ([LOW, HIGH], generation)
+    for _ in range(3):
+        table.remove(LOW)
+        assert table.regions == [LOW, HIGH]
+    table.remove(LOW)
+    assert table.regions == [HIGH]
+    with pytest.raises(MemoryTableError, match="no such region"):
+        table.remove(LOW)
+    assert open_fds() <= before
+
+
+def test_a_new_table_forgets_what_was_added_again(table: MemoryTable, ram: int) -> None:
+    table.add(LOW, os.dup(ram))
+    table.replace([LOW], [os.dup(ram)])
+    table.remove(LOW)
+    assert table.regions == []
+
+
+def test_the_same_addresses_in_another_file_overlap(table: MemoryTable) -> None:
+    """So the front-end does not believe that they were mapped."""
+    fd = os.memfd_create("another")
+    os.ftruncate(fd, 2 * MIB)
+    with pytest.raises(MemoryTableError, match="overlap"):
+        table.add(LOW, fd)
+
+
 def test_each_table_has_a_mapping_of_its_own_and_no_descriptor() -> None:
     fd = os.memfd_create("of-40-devices")
     os.ftruncate(fd, MIB)
