@@ -27,8 +27,9 @@ def _command_help(device_class: str) -> str:
     kind = KINDS[device_class]
     known = names(device_class)
     ready = f", or {' or '.join(known)}" if known else ""
+    image = "{image}, and " if kind.has_image else ""
     return (
-        f"Command that starts the back-ends of the {kind.plural}, with {{socket}} or "
+        f"Command that starts the back-ends of the {kind.plural}, with {image}{{socket}} or "
         f"{{sockets}} in it{ready} (docs/how-to/own-back-ends.md)."
     )
 

@@ -92,7 +92,8 @@ class BackEndCommand:
         """The command of an option's value: a name of `READY_MADE`, or a command.
 
         Raises:
-            OptionError: it is no command, has an unknown placeholder, or no place for a socket.
+            OptionError: it is no command, has an unknown placeholder, or no place for a socket or
+                for a disk's image.
         """
         option = f"--{device_class}-backend"
         ready = READY_MADE.get(text.strip())
@@ -122,6 +123,12 @@ class BackEndCommand:
             raise OptionError(f"{option}: {{{name}}} is not a placeholder: use {known}")
         if "image" in used and not KINDS[self.device_class].has_image:
             raise OptionError(f"{option}: {KINDS[self.device_class].plural} have no {{image}}")
+        if "image" not in used and KINDS[self.device_class].has_image:
+            # Another file would not have the blocks that the guest expects to read.
+            raise OptionError(
+                f"{option} {self.name}: the command has to name {{image}}, the file that the "
+                "program serves as the disk"
+            )
         if {"socket", "sockets"} <= used:
             raise OptionError(f"{option}: use either {{socket}} or {{sockets}}")
         if not used & {"socket", "sockets"}:

@@ -154,9 +154,9 @@ def test_a_run_has_the_guests_counters_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("/none/serve {socket}", "--blk-backend /none/serve: No such file or directory"),
+        ("/none/serve {socket} {image}", "--blk-backend /none/serve: No such file or directory"),
         (
-            f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{socket}}",
+            f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{socket}} {{image}}",
             "ended with status 1: no disk here",
         ),
         pytest.param(
@@ -165,7 +165,9 @@ def test_a_run_has_the_guests_counters_only(tmp_path: Path) -> None:
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            f"{PYTHON} -m backends.rng --socket-path {{socket}}", "blk0", marks=pytest.mark.slow
+            f"sh -c 'exec {PYTHON} -m backends.rng --socket-path $0' {{socket}} {{image}}",
+            "blk0",
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["missing", "fails", "too few rings", "another device"],
@@ -184,7 +186,7 @@ def test_a_back_end_that_does_not_do_is_one_line(command: str, expected: str) ->
 def test_a_program_that_never_listens_is_named() -> None:
     """With the last line of its output; it is ended."""
     code = "import time; print('warming up', flush=True); time.sleep(600)"
-    text = f"{PYTHON} -c {shlex.quote(code)} {{sockets}}"
+    text = f"{PYTHON} -c {shlex.quote(code)} {{sockets}} {{image}}"
     plan = machine_plan(spec=DISKS, back_ends={"blk": BackEndCommand.parse("blk", text)})
     with no_leftovers() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
         backends = BackendProcesses("A", plan, directory, watcher)
@@ -273,7 +275,9 @@ def fails_to_start(text: str, error: str) -> None:
 
 def test_a_daemon_that_fails_at_its_start_is_one_error() -> None:
     """Before it has written its process id."""
-    text = f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{sockets}} {{pid_file}}"
+    text = (
+        f"{PYTHON} -c 'import sys; sys.exit(\"no disk here\")' {{sockets}} {{image}} {{pid_file}}"
+    )
     fails_to_start(text, "ended with status 1: no disk here")
 
 
@@ -281,7 +285,9 @@ def test_a_daemon_that_fails_at_its_start_is_one_error() -> None:
 def test_a_process_id_file_with_something_else_is_one_error(content: str) -> None:
     """Whatever the program has written."""
     code = f"open('{{pid_file}}', 'wb').write(b'{content}')"
-    fails_to_start(f"{PYTHON} -c {shlex.quote(code)} {{sockets}}", "its process id file: ")
+    fails_to_start(
+        f"{PYTHON} -c {shlex.quote(code)} {{sockets}} {{image}}", "its process id file: "
+    )
 
 
 def test_programs_in_the_background_end_if_another_one_fails() -> None:

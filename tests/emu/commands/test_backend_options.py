@@ -28,9 +28,9 @@ def plan(*arguments: str, sides: tuple[str, ...] = ("src", "dst")) -> MachinePla
 
 def test_a_command() -> None:
     """Of one class; the others have none."""
-    found = plan("--blk-backend", "serve {socket}")
-    assert found.back_ends["blk"].words == ("serve", "{socket}")
-    assert found.other_back_ends == {"blk": "serve {socket}"}
+    found = plan("--blk-backend", "serve {socket} {image}")
+    assert found.back_ends["blk"].words == ("serve", "{socket}", "{image}")
+    assert found.other_back_ends == {"blk": "serve {socket} {image}"}
     assert found.others_serve("blk")
     assert not found.others_serve("net")
 
@@ -68,7 +68,7 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
             "/run/a0 is given twice",
         ),
         (
-            (*SOURCE, *DESTINATION, "--scratch", "--blk-backend", "serve {socket}"),
+            (*SOURCE, *DESTINATION, "--scratch", "--blk-backend", "serve {socket} {image}"),
             "use --src-blk or --blk-backend, not both",
         ),
         (
@@ -78,7 +78,7 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
         (("--scratch",), "--scratch goes with --src-blk and --dst-blk, which are missing"),
         *(
             (
-                ("--blk-backend", "serve {socket}", *other),
+                ("--blk-backend", "serve {socket} {image}", *other),
                 f"{other[0]} is about this project's back-ends, and other programs serve the disks",
             )
             for other in (
@@ -108,13 +108,13 @@ def test_a_command_in_the_file_of_the_vm(tmp_path: Path) -> None:
     file = tmp_path / "vm.toml"
     file.write_text(
         'net = "0"\nvcpus = 2\nmemory = "256M"\n'
-        '[blk]\ncount = 1\nrings = 2\nbackend = "serve {socket}"\n'
+        '[blk]\ncount = 1\nrings = 2\nbackend = "serve {socket} {image}"\n'
     )
     arguments = ("--vm", str(file), "--accel", "soft")
     context = migrate.make_context("migrate", [*arguments])
     found = machine_plan(MachineOptions.of(context.params))
-    assert found.back_ends["blk"].words == ("serve", "{socket}")
-    both = migrate.make_context("migrate", [*arguments, "--blk-backend", "other {socket}"])
+    assert found.back_ends["blk"].words == ("serve", "{socket}", "{image}")
+    both = migrate.make_context("migrate", [*arguments, "--blk-backend", "other {socket} {image}"])
     with pytest.raises(PreflightError, match="--blk-backend: the file of --vm has a backend"):
         machine_plan(MachineOptions.of(both.params))
     file.write_text("[blk]\ncount = 1\nrings = 2\nbackend = 3\n")

@@ -187,7 +187,14 @@ def test_a_command_that_fails_has_a_trace(tmp_path: Path) -> None:
     """Of what happened until then."""
     path = tmp_path / "t.json"
     done = emu(
-        "run", *SMALL, "--for", "1s", "--blk-backend", "/none {socket}", "--trace", str(path)
+        "run",
+        *SMALL,
+        "--for",
+        "1s",
+        "--blk-backend",
+        "/none {socket} {image}",
+        "--trace",
+        str(path),
     )
     assert done.returncode == 1
     check_format(json.loads(path.read_text()))

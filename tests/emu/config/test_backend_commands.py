@@ -49,8 +49,14 @@ def test_the_queues_of_a_nic_are_pairs() -> None:
 
 def test_quotes_and_braces_of_json() -> None:
     """Only a name in braces is a placeholder."""
-    text = """serve '{"driver": "file"}' "a b" {socket}"""
-    assert words("blk", text, DISKS[:1]) == ["serve", '{"driver": "file"}', "a b", "/run/0.sock"]
+    text = """serve '{"driver": "file"}' "a b" {socket} {image}"""
+    assert words("blk", text, DISKS[:1]) == [
+        "serve",
+        '{"driver": "file"}',
+        "a b",
+        "/run/0.sock",
+        "/images/0.img",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +65,9 @@ def test_quotes_and_braces_of_json() -> None:
         ("blk", "", "needs a command, or one of qemu-storage-daemon"),
         ("blk", "serve 'x", "is not a command"),
         ("blk", "serve \0 {socket}", "has a null byte"),
-        ("blk", "serve", "has to say where its socket is"),
-        ("blk", "serve {socket} {sockets}", "either {socket} or {sockets}"),
+        ("blk", "serve {image}", "has to say where its socket is"),
+        ("blk", "serve {socket}", "has to name {image}"),
+        ("blk", "serve {socket} {sockets} {image}", "either {socket} or {sockets}"),
         ("blk", "serve {socket} {queue}", "{queue} is not a placeholder: use {socket}, "),
         ("net", "serve {socket} {image}", "NICs have no {image}"),
         ("net", "qemu-storage-daemon", "it serves disks, see --blk-backend"),
@@ -88,19 +95,20 @@ def test_a_ready_made_command_is_one_by_name(name: str) -> None:
 
 def test_the_text_of_a_command_can_be_given_again() -> None:
     """The report has it."""
-    text = "serve 'a b' --socket={socket}"
+    text = "serve 'a b' --socket={socket} {image}"
     assert BackEndCommand.parse("blk", text).text == text
     again = BackEndCommand.parse("blk", BackEndCommand.parse("blk", text).text)
-    assert again.words == ("serve", "a b", "--socket={socket}")
-    text = "serve '--name=a b,{index}' {socket}"
+    assert again.words == ("serve", "a b", "--socket={socket}", "{image}")
+    text = "serve '--name=a b,{index}' {socket} {image}"
     assert BackEndCommand.parse("blk", text).text == text
 
 
 def test_the_placeholders_are_those_that_are_replaced() -> None:
     """None is left in what is run."""
     for name in PLACEHOLDERS:
-        socket = "" if name in {"socket", "sockets"} else " {socket}"
-        assert "{" not in " ".join(words("blk", f"serve {{{name}}}{socket}", DISKS[:1]))
+        socket = "" if name in {"socket", "sockets"} else "{socket}"
+        text = f"serve {{{name}}} {{image}} {socket}"
+        assert "{" not in " ".join(words("blk", text, DISKS[:1]))
 
 
 def test_the_document_has_the_commands_and_placeholders(pytestconfig: pytest.Config) -> None:

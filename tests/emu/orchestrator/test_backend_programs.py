@@ -49,7 +49,10 @@ def test_a_disk_that_is_only_read_has_a_read_only_program(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("text", "programs"),
-    [("serve {socket}", [["blk0"], ["blk1"]]), ("serve {sockets}", [["blk0", "blk1"]])],
+    [
+        ("serve {socket} {image}", [["blk0"], ["blk1"]]),
+        ("serve {sockets} {image}", [["blk0", "blk1"]]),
+    ],
     ids=["each", "all"],
 )
 def test_a_command_serves_each_device_or_all(text: str, programs: list[list[str]]) -> None:
