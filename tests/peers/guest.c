@@ -5,43 +5,22 @@
  * the device has a request that fits its class. A request that is completed is made available
  * again. Between two looks at the rings the CPU halts until the next tick of the timer.
  */
-#include <stdint.h>
+#include "bare_metal.h"
 
 #define SIZE 16 /* descriptors of a ring, at most */
 #define RINGS 8 /* rings that are used, at most */
-#define ALIGNED __attribute__((aligned(4096)))
 
-enum { ID_CONSOLE_BASE = 0x1000, ID_BASE = 0x1040, VENDOR = 0x1af4 };
-enum { F_INDIRECT = 28, F_EVENT_IDX = 29, F_VERSION_1 = 32 };
-enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
-enum { CAP_VENDOR = 9, CFG_COMMON = 1, CFG_NOTIFY = 2 };
-enum { NEXT = 1, WRITE = 2 };
 #define WINDOW 0xf0000000u /* of the device's registers: addresses that q35 has for PCI */
-
-/* virtio 1.3, 4.1.4.3 */
-struct common {
-    uint32_t device_feature_select, device_feature, driver_feature_select, driver_feature;
-    uint16_t config_msix_vector, num_queues;
-    uint8_t device_status, config_generation;
-    uint16_t queue_select, queue_size, queue_msix_vector, queue_enable, queue_notify_off;
-    uint32_t desc, desc_high, avail, avail_high, used, used_high;
-} __attribute__((packed));
 
 /* A ring of fewer descriptors has its event index behind its last element, too. */
 struct ring {
-    struct {
-        uint64_t addr;
-        uint32_t len;
-        uint16_t flags, next;
-    } desc[SIZE];
+    struct descriptor desc[SIZE];
     struct {
         uint16_t flags, idx, ring[SIZE + 1]; /* used_event is the last one */
     } avail;
     struct {
         uint16_t flags, idx;
-        struct {
-            uint32_t id, len;
-        } ring[SIZE + 1]; /* avail_event is in the last one */
+        struct used_element ring[SIZE + 1]; /* avail_event is in the last one */
     } used ALIGNED;
 } ALIGNED;
 
@@ -71,22 +50,6 @@ static volatile struct common *common;
 static volatile uint16_t *doorbells[RINGS];
 static uint16_t seen[RINGS];
 static int event_idx;
-
-static void out8(uint16_t port, uint8_t value) {
-    __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
-}
-
-static uint32_t pci(int device, int at) {
-    uint32_t value, address = 0x80000000u | device << 11 | (at & 0xfc);
-    __asm__ volatile("outl %0, %1" : : "a"(address), "Nd"((uint16_t)0xcf8));
-    __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"((uint16_t)0xcfc));
-    return value >> (at & 3) * 8;
-}
-
-static void pci_write(int device, int at, uint32_t value) {
-    pci(device, at);
-    __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"((uint16_t)0xcfc));
-}
 
 /* Fills a ring with requests of this device, and the available ring with all of them. */
 static void fill(int device, int index, int size) {
@@ -153,49 +116,39 @@ static void look(int index, int size) {
 }
 
 static int find(void) {
-    for (int device = 0; device < 32; device++) {
-        uint32_t id = pci(device, 0);
-        if ((id & 0xffff) == VENDOR && id >> 16 >= ID_CONSOLE_BASE && id >> 16 < ID_BASE + 64)
-            return device;
+    for (int function = 0; function < 256; function += 8) {
+        if (is_virtio(function))
+            return function;
     }
     return -1;
 }
 
-/* The class, from the id of the device or, of a transitional one, from that of its subsystem. */
-static int class_of(int device) {
-    uint32_t id = pci(device, 0) >> 16;
-    return id >= ID_BASE ? id - ID_BASE : pci(device, 0x2c) >> 16;
-}
-
 /* The address of a 64-bit BAR, which the firmware may have left to the guest. */
-static uint32_t base_of(int device, int bar) {
+static uintptr_t base_of(int function, int bar) {
     int at = 0x10 + 4 * bar;
-    if (!(pci(device, at) & ~15u)) {
-        pci_write(device, at, WINDOW);
-        pci_write(device, at + 4, 0);
+    if (!(pci(function, at) & ~15u)) {
+        pci_write(function, at, WINDOW);
+        pci_write(function, at + 4, 0);
     }
-    return pci(device, at) & ~15u;
+    return pci(function, at) & ~15u;
 }
 
-static uint32_t capability(int device, uint32_t type, int *at) {
-    for (*at = pci(device, 0x34) & 0xff; *at; *at = pci(device, *at + 1) & 0xff) {
-        if ((pci(device, *at) & 0xff) == CAP_VENDOR && (pci(device, *at + 3) & 0xff) == type) {
-            return base_of(device, pci(device, *at + 4) & 0xff) + pci(device, *at + 8);
-        }
-    }
-    return 0;
+static uintptr_t structure(int function, uint32_t type, int *at) {
+    *at = find_capability(function, CAP_VENDOR, type);
+    return *at ? base_of(function, pci(function, *at + 4) & 0xff) + pci(function, *at + 8) : 0;
 }
 
 static void start(void) {
-    int device = find(), class, at, count, sizes[RINGS];
-    uint32_t doorbell, step, low;
-    if (device < 0)
+    int function = find(), class, at, count, sizes[RINGS];
+    uintptr_t doorbell;
+    uint32_t step, low;
+    if (function < 0)
         return;
-    class = class_of(device);
-    pci_write(device, 4, pci(device, 4) | 6); /* memory, bus master */
-    common = (volatile struct common *)capability(device, CFG_COMMON, &at);
-    doorbell = capability(device, CFG_NOTIFY, &at);
-    step = pci(device, at + 16);
+    class = class_of(function);
+    pci_write(function, 4, pci(function, 4) | 6); /* memory, bus master */
+    common = (volatile struct common *)structure(function, CFG_COMMON, &at);
+    doorbell = structure(function, CFG_NOTIFY, &at);
+    step = pci(function, at + 16);
     common->device_status = 0;
     while (common->device_status)
         ;
@@ -211,7 +164,7 @@ static void start(void) {
     if (!(common->device_status & FEATURES_OK))
         return;
     count = common->num_queues < RINGS ? common->num_queues : RINGS;
-    if (class == 1)
+    if (class == NET)
         count = 2; /* the others of a NIC belong to features that are not accepted */
     for (int i = 0; i < count; i++) {
         common->queue_select = i;
@@ -236,65 +189,17 @@ static void start(void) {
     }
 }
 
-// clang-format off
-__asm__(
-    ".section .multiboot, \"a\"\n"
-    "  .long 0x1badb002, 0, -0x1badb002\n"
-    ".text\n"
-    ".globl _start\n"
-    "_start:\n"
-    "  cli\n"
-    "  lgdt gdt_register\n"
-    "  ljmp $8, $1f\n"
-    "1: mov $16, %eax\n"
-    "  mov %eax, %ds\n"
-    "  mov %eax, %es\n"
-    "  mov %eax, %ss\n"
-    "  mov $stack + 16384, %esp\n"
-    "  call main\n"
-    "tick:\n"
-    "  push %eax\n"
-    "  mov $0x20, %al\n"
-    "  out %al, $0x20\n"
-    "  pop %eax\n"
-    "  iret\n"
-    ".data\n"
-    ".balign 8\n"
-    "gdt: .quad 0, 0x00cf9a000000ffff, 0x00cf92000000ffff\n"
-    "gdt_register: .word 23\n"
-    "  .long gdt\n"
-    ".bss\n"
-    ".balign 16\n"
-    "stack: .skip 16384\n"
-    ".text\n"
-);
-// clang-format on
-
-extern char tick[];
-
-struct __attribute__((packed)) gate {
-    uint16_t low, selector, flags, high;
-};
-
-struct __attribute__((packed)) table {
-    uint16_t limit;
-    uint32_t base;
-};
+__attribute__((interrupt)) static void tick(struct interrupt_frame *frame) {
+    (void)frame;
+    out8(0x20, 0x20); /* end of interrupt */
+}
 
 void main(void) {
     static struct gate gates[48];
-    const struct table table = {sizeof gates - 1, (uintptr_t)gates};
-    const uint8_t controllers[] = {0x11, 0x20, 4, 1}; /* vectors from 0x20 on */
-    for (unsigned i = 0; i < 48; i++) {
-        uintptr_t at = (uintptr_t)tick;
-        gates[i] = (struct gate){at & 0xffff, 8, 0x8e00, at >> 16};
-    }
-    __asm__ volatile("lidt %0" : : "m"(table));
-    out8(0x20, controllers[0]);
-    for (int i = 1; i < 4; i++)
-        out8(0x21, controllers[i]);
-    out8(0x21, 0xfe); /* the timer alone, */
-    out8(0xa1, 0xff);
+    for (unsigned i = 0; i < 48; i++)
+        gates[i] = gate_to(tick);
+    load_gates(gates, 48);
+    set_up_8259(1);   /* the timer alone, */
     out8(0x43, 0x34); /* every 2 ms */
     out8(0x40, 2386 & 0xff);
     out8(0x40, 2386 >> 8);
