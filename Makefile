@@ -20,9 +20,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # documents that do not take long.
 QUICK   := not slow and not soak and not peer and not document
 SLOW    := (slow or peer) and not soak
-C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c tests/peers/*.c tests/emu/machine/accel/*.c)
+C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c bench/*/*.[ch] tests/peers/*.c tests/emu/machine/accel/*.c)
 
-.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-compare fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
+.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-compare qemu-baseline fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -34,6 +34,7 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make bench-compare  benchmarks of REV=COMMIT and of the work tree in alternation: which differences are real"
+	@echo "make qemu-baseline  the same VM in QEMU and here, on the same back-ends: stop, start, migration"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make hostile  hostile peers at every socket of every program: nothing but their own connection fails"
 	@echo "make fuzz     coverage-guided fuzzing of ten parts, SECONDS=60 each"
@@ -120,6 +121,11 @@ ROUNDS ?= 5
 bench-compare: $(STAMP)
 	@mkdir -p bench/results
 	@$(BIN)/python -m bench.compare --rounds $(ROUNDS) --only "$(ONLY)" $(if $(OLD_DIR),--old-dir "$(OLD_DIR)") --json=bench/results/compare.json $(if $(REV),-- "$(REV)")
+
+# BASELINE="--blk 4x4 --net 0 --rounds 5" are its options; without QEMU it says so, and measures nothing.
+qemu-baseline: $(STAMP)
+	@mkdir -p bench/results
+	@$(BIN)/python -m bench.qemu_baseline --json bench/results/qemu-baseline.json $(BASELINE)
 
 # ONLY="prewired and hang" runs the cells whose names (strategy:place:phase:fault) match.
 fault-matrix: $(STAMP)

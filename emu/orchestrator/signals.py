@@ -94,7 +94,7 @@ class SignalWatcher:
             SignalError: a signal arrived.
             ProgramError: a watched program has ended.
         """
-        self._raise_signal()
+        self.raise_signal()
         poll = select.poll()
         wanted = set(fds)
         for fd in (*wanted, *self._programs, self._awake):
@@ -107,7 +107,7 @@ class SignalWatcher:
             ready = [fd for fd, _events in poll.poll(left * 1000)]
             if self._awake in ready:
                 os.read(self._awake, 4096)  # Python runs the signal's handler here at the latest
-                self._raise_signal()
+                self.raise_signal()
             # Not for a signal that another handler handles, or a look at the logs.
             if set(ready) - {self._awake} or (not ready and time.monotonic() >= deadline):
                 break
@@ -133,7 +133,12 @@ class SignalWatcher:
                 program.trim_log()
             self._trimmed = time.monotonic()
 
-    def _raise_signal(self) -> None:
+    def raise_signal(self) -> None:
+        """Raise an error if a signal arrived; also when the block has been left.
+
+        Raises:
+            SignalError: one did.
+        """
         if self._signum is not None:
             raise SignalError(self._signum, signal.Signals(self._signum).name)
 

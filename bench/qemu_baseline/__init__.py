@@ -1,0 +1,1 @@
+"""The control run: QEMU and this project's VM on the same back-ends, in alternation."""

@@ -1,0 +1,186 @@
+"""`make qemu-baseline`: QEMU and this project's VM on the same back-ends, in alternation."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from backends import console_script
+from bench.qemu_baseline import qemu_vm
+from bench.qemu_baseline.emu_vm import EmuVm
+from bench.qemu_baseline.qemu_vm import QemuVm
+from bench.qemu_baseline.result import SCHEMA, Result
+from bench.qemu_baseline.rounds import QEMU, Rounds, other_back_ends, own_back_ends
+from emu.commands import host_limits, validate
+from emu.commands.json_output import deliver, json_option, report_stream
+from emu.config.plan import MachinePlan
+from emu.errors import EmuError, OptionError, SignalError
+from emu.machine.accel import registry
+from emu.orchestrator.signals import SignalWatcher
+from vhost_user.temporary_directory import TemporaryDirectory
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from bench.qemu_baseline.measurement import MeasuredVm
+    from bench.qemu_baseline.qemu_vm import Qemu
+
+NAME = "qemu-baseline"
+MAX_ROUNDS = 1000
+#: Both VMs run with KVM, or both are emulated.
+ACCELERATORS = {"auto": "auto", "kvm": "kvm", "emulated": "tcg"}
+BACK_ENDS = ("all", "own", "others")
+_complain = partial(console_script.complain, NAME)
+
+HELP = """Stop, start and migrate the same VM in QEMU and in this project, in alternation.
+
+Both have the same devices, on the same back-end programs; the default is the VM of the RFC of March
+2021: 24 disks with 4 rings and 16 NICs with 32. QEMU's guest sets up all rings. The figure that is
+compared is the gap in the guest's heartbeat, which a watcher of guest memory sees.
+
+\b
+Examples:
+  python -m bench.qemu_baseline --rounds 5 --json baseline.json
+  python -m bench.qemu_baseline --blk 4x4 --net 0 --back-ends own
+
+Without QEMU nothing is measured, and the status is 0. It is 1 if a VM failed, and 2 for a usage
+error.
+"""
+
+
+@click.command(help=HELP)
+@click.option("--blk", metavar="NxR", help="N disks with R rings each, or 0.  [default: 24x4]")
+@click.option("--net", metavar="NxR", help="N NICs with R rings each, or 0.  [default: 16x32]")
+@click.option("--memory", default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
+@click.option(
+    "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=3, show_default=True, metavar="N"
+)
+@click.option(
+    "--stops",
+    type=click.IntRange(1, MAX_ROUNDS),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="How often each VM is stopped and started in a round.",
+)
+@click.option(
+    "--strategy",
+    "-s",
+    default="qemu-2021,prewired",
+    show_default=True,
+    metavar="NAME[,NAME...]",
+    help="Strategies of this project's migrations. The last one is compared.",
+)
+@click.option(
+    "--accel",
+    type=click.Choice(list(ACCELERATORS)),
+    default="auto",
+    show_default=True,
+    help="KVM, or QEMU's TCG and this project's soft accelerator; auto is KVM where it works.",
+)
+@click.option(
+    "--back-ends",
+    type=click.Choice(BACK_ENDS),
+    default=BACK_ENDS[0],
+    show_default=True,
+    help="This project's, and qemu-storage-daemon and dpdk-testpmd where they are installed.",
+)
+@json_option("the figures")
+def measure(
+    *,
+    blk: str | None,
+    net: str | None,
+    memory: str,
+    rounds: int,
+    stops: int,
+    strategy: str,
+    accel: str,
+    back_ends: str,
+    json_file: Path | None,
+) -> None:
+    """The command line."""
+    validate.output_file("--json", json_file)
+    spec = validate.shape({"blk": blk, "net": net, "rng": "0"}, vcpus=1, memory=memory)
+    qemu_vm.check_shape(spec)
+    strategies = validate.strategies(strategy)
+    for each in strategies:
+        if each.hands_over:
+            raise OptionError(f"--strategy {each.NAME}: the devices keep their back-ends")
+    host_limits.check(spec)
+    say = partial(click.echo, err=True)
+    skipped = qemu_vm.missing()
+    if skipped:
+        say(f"{NAME}: skipped: {skipped}")
+        deliver(json_file, {"schema": SCHEMA, "skipped": skipped})
+        return
+    others, notes = (None, []) if back_ends == "own" else other_back_ends(spec)
+    own = None if back_ends == "others" else own_back_ends(spec)
+    sets = [each for each in (own, others) if each is not None]
+    if not sets:
+        raise EmuError("; ".join(notes))
+    with TemporaryDirectory(f"{NAME}-") as folder, SignalWatcher() as watcher:
+        qemu = _find(ACCELERATORS[accel], folder, watcher, rings=spec.rings)
+        plan = MachinePlan(spec, accel="kvm" if qemu.accel == "kvm" else "soft", load="none")
+        names = [each.NAME for each in strategies]
+        make = partial(_make, qemu, names)
+        measured = Rounds(plan, sets, make, stops=stops, watcher=watcher, report=say)
+        ended = _run_rounds(measured, rounds)
+    result = Result(
+        qemu, plan, sets, measured, rounds, stops, names, notes, interrupted=ended is not None
+    )
+    if not result.empty:
+        result.print(report_stream(json_file))
+    deliver(json_file, result.to_json())
+    if ended is not None:
+        raise ended
+    if not result.complete:
+        raise EmuError(measured.failures[0].reason)
+
+
+def _find(accel: str, folder: Path, watcher: SignalWatcher, *, rings: int) -> Qemu:
+    """The QEMU to measure; with KVM only if this project's VM can have KVM as well."""
+    if accel == "auto" and registry.resolve("auto", rings=rings) != "kvm":
+        accel = "tcg"
+    return qemu_vm.find(accel, folder, watcher)
+
+
+def _make(
+    qemu: Qemu, strategies: list[str], name: str, plan: MachinePlan
+) -> AbstractContextManager[MeasuredVm]:
+    return QemuVm(qemu, plan) if name == QEMU else EmuVm(plan, strategies)
+
+
+def _run_rounds(measured: Rounds, rounds: int) -> SignalError | None:
+    """Run them; the signal that has ended them, if one has."""
+    try:
+        measured.run(rounds)
+    except SignalError as error:
+        return error
+    return None
+
+
+def main() -> NoReturn:
+    """Run the command and exit: each error is one line on stderr."""
+    console_script.run(NAME, run)
+
+
+def run() -> int:
+    """Run the command of `sys.argv`; its exit status."""
+    try:
+        measure.main(prog_name=NAME, standalone_mode=False)
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except click.Abort:
+        return _complain("ended by SIGINT", console_script.INTERRUPTED)
+    except SignalError as error:
+        return _complain(str(error), 128 + error.signum)
+    except EmuError as error:
+        return _complain(str(error), 2 if isinstance(error, OptionError) else 1)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The control run of `bench.qemu_baseline`."""
