@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import socket
@@ -70,12 +71,14 @@ class Qemu:
         version: such as ``7.2.22``.
         guest: path of the guest.
         accel: ``kvm`` or ``tcg``.
+        rejected: a line for each accelerator that was tried before, with the reason.
     """
 
     program: str
     version: str
     guest: Path
     accel: str
+    rejected: tuple[str, ...] = ()
 
     def argv(
         self,
@@ -127,6 +130,8 @@ class Qemu:
 
 def missing() -> str:
     """Why there is no QEMU here that could be measured, or an empty string."""
+    if platform.machine() != "x86_64":
+        return f"the guest is x86-64 code, and this host is {platform.machine()}"
     if shutil.which(PROGRAM) is None:
         return f"{PROGRAM} is not installed (Debian: apt-get install {PACKAGE})"
     return ""
@@ -155,22 +160,22 @@ def find(accel: str, folder: Path, watcher: SignalWatcher) -> Qemu:
     """
     program = shutil.which(PROGRAM)
     if program is None:
-        raise EmuError(missing())
+        raise EmuError(f"{PROGRAM} is not installed")
     guest = _build(folder)
     version = _version(program)
     names = ("kvm", "tcg") if accel == "auto" else (accel,)
-    failures = []
+    failures: list[str] = []
     for name in names:
-        qemu = Qemu(program, version, guest, name)
+        qemu = Qemu(program, version, guest, name, tuple(failures))
         try:
             _try(qemu, watcher)
         except SignalError:
             raise
         except EmuError as error:
-            failures.append(f"{name}: {error}")
+            failures.append(f"QEMU does not run the guest with {name}: {error}")
         else:
             return qemu
-    raise EmuError(f"the guest does not run in QEMU: {'; '.join(failures)}")
+    raise EmuError("; ".join(failures))
 
 
 def _build(folder: Path) -> Path:

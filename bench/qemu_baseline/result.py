@@ -119,7 +119,7 @@ class Result:
         )
 
     def _notes(self) -> Iterator[str]:
-        yield from self.notes
+        yield from (*self.qemu.rejected, *self.notes)
         failures = self.measured.failures
         if failures:
             yield f"{counted(len(failures), 'VM')} failed:"
@@ -158,7 +158,7 @@ class Result:
                 for vm, series in self.measured.series[back_ends.name].items()
             ],
             "failures": [each._asdict() for each in self.measured.failures],
-            "notes": list(self.notes),
+            "notes": [*self.qemu.rejected, *self.notes],
         }
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,9 +67,30 @@ def test_a_bus_has_room_for_some_devices() -> None:
 
 def test_without_qemu_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert qemu_vm.missing().startswith("qemu-system-x86_64 is not installed (Debian: ")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert qemu_vm.missing() == "the guest is x86-64 code, and this host is aarch64"
     with SignalWatcher() as watcher, pytest.raises(EmuError, match="is not installed"):
         qemu_vm.find("auto", tmp_path, watcher)
+
+
+def test_a_guest_that_does_not_run_names_each_accelerator(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Here QEMU is a program that prints its version only."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the guest is x86-64 code")
+    program = tmp_path / qemu_vm.PROGRAM
+    program.write_text("#!/bin/sh\necho QEMU emulator version 1.2.3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with SignalWatcher() as watcher, pytest.raises(EmuError) as caught:
+        qemu_vm.find("auto", tmp_path, watcher)
+    assert [part.partition(":")[0] for part in str(caught.value).split("; ")] == [
+        "QEMU does not run the guest with kvm",
+        "QEMU does not run the guest with tcg",
+    ]
 
 
 @pytest.mark.parametrize(
