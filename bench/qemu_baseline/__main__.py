@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,6 +23,7 @@ from emu.orchestrator.signals import SignalWatcher
 from vhost_user.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -88,6 +90,13 @@ error.
     show_default=True,
     help="This project's, and qemu-storage-daemon and dpdk-testpmd where they are installed.",
 )
+@click.option(
+    "--qemu",
+    default=qemu_vm.PROGRAM,
+    show_default=True,
+    metavar="COMMAND",
+    help="The command of QEMU, such as that of a build of yours.",
+)
 @json_option("the figures")
 def measure(
     *,
@@ -99,6 +108,7 @@ def measure(
     strategy: str,
     accel: str,
     back_ends: str,
+    qemu: str,
     json_file: Path | None,
 ) -> None:
     """The command line."""
@@ -111,7 +121,8 @@ def measure(
             raise OptionError(f"--strategy {each.NAME}: the devices keep their back-ends")
     host_limits.check(spec)
     say = partial(click.echo, err=True)
-    skipped = qemu_vm.missing()
+    command = _words(qemu)
+    skipped = qemu_vm.missing(command)
     if skipped:
         say(f"{NAME}: skipped: {skipped}")
         deliver(json_file, {"schema": SCHEMA, "skipped": skipped})
@@ -122,14 +133,14 @@ def measure(
     if not sets:
         raise EmuError("; ".join(notes))
     with TemporaryDirectory(f"{NAME}-") as folder, SignalWatcher() as watcher:
-        qemu = _find(ACCELERATORS[accel], folder, watcher, rings=spec.rings)
-        plan = MachinePlan(spec, accel="kvm" if qemu.accel == "kvm" else "soft", load="none")
+        found = _find(command, ACCELERATORS[accel], folder, watcher, rings=spec.rings)
+        plan = MachinePlan(spec, accel="kvm" if found.accel == "kvm" else "soft", load="none")
         names = [each.NAME for each in strategies]
-        make = partial(_make, qemu, names)
+        make = partial(_make, found, names)
         measured = Rounds(plan, sets, make, stops=stops, watcher=watcher, report=say)
         ended = _run_rounds(measured, rounds)
     result = Result(
-        qemu, plan, sets, measured, rounds, stops, names, notes, interrupted=ended is not None
+        found, plan, sets, measured, rounds, stops, names, notes, interrupted=ended is not None
     )
     if not result.empty:
         result.print(report_stream(json_file))
@@ -140,11 +151,23 @@ def measure(
         raise EmuError(measured.failures[0].reason)
 
 
-def _find(accel: str, folder: Path, watcher: SignalWatcher, *, rings: int) -> Qemu:
+def _words(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise OptionError(f"--qemu {text!r} is not a command: {error}") from None
+    if not words:
+        raise OptionError("--qemu needs a command")
+    return words
+
+
+def _find(
+    command: Sequence[str], accel: str, folder: Path, watcher: SignalWatcher, *, rings: int
+) -> Qemu:
     """The QEMU to measure; with KVM only if this project's VM can have KVM as well."""
     if accel == "auto" and registry.resolve("auto", rings=rings) != "kvm":
         accel = "tcg"
-    return qemu_vm.find(accel, folder, watcher)
+    return qemu_vm.find(command, accel, folder, watcher)
 
 
 def _make(

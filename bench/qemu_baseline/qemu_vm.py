@@ -35,7 +35,7 @@ from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from emu.qmp.protocol import JsonObject
@@ -67,14 +67,14 @@ class Qemu:
     """An installed QEMU that runs the guest.
 
     Attributes:
-        program: its path.
+        command: starts it.
         version: such as ``7.2.22``.
         guest: path of the guest.
         accel: ``kvm`` or ``tcg``.
         rejected: a line for each accelerator that was tried before, with the reason.
     """
 
-    program: str
+    command: tuple[str, ...]
     version: str
     guest: Path
     accel: str
@@ -98,7 +98,7 @@ class Qemu:
         """
         memory = f"{spec.memory_bytes >> 20}M"
         return [
-            *(self.program, "-nodefaults", "-no-user-config", "-display", "none"),
+            *(*self.command, "-nodefaults", "-no-user-config", "-display", "none"),
             *("-accel", self.accel, "-m", memory),
             *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
             *("-machine", "q35,memory-backend=memory", "-no-reboot"),
@@ -128,12 +128,16 @@ class Qemu:
             yield "-device", f"{nic},disable-legacy=on,romfile=,{place}"
 
 
-def missing() -> str:
-    """Why there is no QEMU here that could be measured, or an empty string."""
+def missing(command: Sequence[str]) -> str:
+    """Why there is no QEMU here that could be measured, or an empty string.
+
+    Args:
+        command: of QEMU.
+    """
     if platform.machine() != "x86_64":
         return f"the guest is x86-64 code, and this host is {platform.machine()}"
-    if shutil.which(PROGRAM) is None:
-        return f"{PROGRAM} is not installed (Debian: apt-get install {PACKAGE})"
+    if shutil.which(command[0]) is None:
+        return f"{command[0]} is not installed (Debian: apt-get install {PACKAGE})"
     return ""
 
 
@@ -147,26 +151,24 @@ def check_shape(spec: VmSpec) -> None:
         raise OptionError(f"{len(spec.devices)} devices: QEMU's bus has room for {MAX_DEVICES}")
 
 
-def find(accel: str, folder: Path, watcher: SignalWatcher) -> Qemu:
-    """The installed QEMU, with the guest compiled for it.
+def find(command: Sequence[str], accel: str, folder: Path, watcher: SignalWatcher) -> Qemu:
+    """An installed QEMU, with the guest compiled for it.
 
     Args:
+        command: of QEMU.
         accel: ``kvm``, ``tcg``, or ``auto``: KVM if the guest runs with it, else TCG.
         folder: for the guest.
         watcher: interrupts the wait for a first guest.
 
     Raises:
-        EmuError: QEMU is not installed, the guest cannot be compiled, or does not run.
+        EmuError: QEMU cannot be run, the guest cannot be compiled, or does not run.
     """
-    program = shutil.which(PROGRAM)
-    if program is None:
-        raise EmuError(f"{PROGRAM} is not installed")
+    version = _version(command)
     guest = _build(folder)
-    version = _version(program)
     names = ("kvm", "tcg") if accel == "auto" else (accel,)
     failures: list[str] = []
     for name in names:
-        qemu = Qemu(program, version, guest, name, tuple(failures))
+        qemu = Qemu(tuple(command), version, guest, name, tuple(failures))
         try:
             _try(qemu, watcher)
         except SignalError:
@@ -190,10 +192,18 @@ def _build(folder: Path) -> Path:
         raise EmuError(f"the guest cannot be compiled: {(lines or [''])[0]}") from error
 
 
-def _version(program: str) -> str:
-    done = subprocess.run(
-        [program, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT, check=True
-    )
+def _version(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(
+            [*command, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_TIMEOUT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EmuError(f"the version of {command[0]} cannot be read: {error}") from error
     found = re.search(r"\d+(?:\.\d+)+", done.stdout)
     return found[0] if found else "of an unknown version"
 

@@ -63,6 +63,8 @@ def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
         (["--strategy", "handover"], "the devices keep their back-ends"),
         (["--strategy", "none"], "none"),
         (["--rounds", "0"], "'--rounds'"),
+        (["--qemu", "'"], "is not a command"),
+        (["--qemu", ""], "needs a command"),
     ],
 )
 def test_a_usage_error_is_one_line(

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SPEC = VmSpec(1, 256 << 20, (DeviceGroup("net", 8, 4), DeviceGroup("blk", 3, 2)))
+COMMAND = (qemu_vm.PROGRAM,)
 SOCKETS = {device.name: f"/run/{device.name}.sock" for device in SPEC.devices}
 
 
 def argv(accel: str = "kvm", incoming: str = "") -> list[str]:
-    qemu = Qemu("/bin/qemu", "7.2", Path("/guest.elf"), accel)
+    qemu = Qemu(("sh", "qemu"), "7.2", Path("/guest.elf"), accel)
     return qemu.argv(SPEC, SOCKETS, qmp_fd=9, incoming=incoming)
 
 
@@ -68,11 +69,11 @@ def test_a_bus_has_room_for_some_devices() -> None:
 def test_without_qemu_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert qemu_vm.missing().startswith("qemu-system-x86_64 is not installed (Debian: ")
+    assert qemu_vm.missing(COMMAND).startswith("qemu-system-x86_64 is not installed (Debian: ")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert qemu_vm.missing() == "the guest is x86-64 code, and this host is aarch64"
-    with SignalWatcher() as watcher, pytest.raises(EmuError, match="is not installed"):
-        qemu_vm.find("auto", tmp_path, watcher)
+    assert qemu_vm.missing(COMMAND) == "the guest is x86-64 code, and this host is aarch64"
+    with SignalWatcher() as watcher, pytest.raises(EmuError, match="cannot be read"):
+        qemu_vm.find(COMMAND, "auto", tmp_path, watcher)
 
 
 def test_a_guest_that_does_not_run_names_each_accelerator(
@@ -86,7 +87,7 @@ def test_a_guest_that_does_not_run_names_each_accelerator(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with SignalWatcher() as watcher, pytest.raises(EmuError) as caught:
-        qemu_vm.find("auto", tmp_path, watcher)
+        qemu_vm.find(COMMAND, "auto", tmp_path, watcher)
     assert [part.partition(":")[0] for part in str(caught.value).split("; ")] == [
         "QEMU does not run the guest with kvm",
         "QEMU does not run the guest with tcg",
@@ -100,9 +101,9 @@ def test_a_guest_that_cannot_be_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiler: str, text: str
 ) -> None:
     program = tmp_path / qemu_vm.PROGRAM
-    program.write_text("#!/bin/sh\n")
+    program.write_text("#!/bin/sh\necho QEMU emulator version 1.2.3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("CC", compiler)
     with SignalWatcher() as watcher, pytest.raises(EmuError, match=text):
-        qemu_vm.find("auto", tmp_path, watcher)
+        qemu_vm.find(COMMAND, "auto", tmp_path, watcher)

@@ -35,7 +35,7 @@ def unused(_name: str, _plan: MachinePlan) -> AbstractContextManager[MeasuredVm]
 
 def result(*, interrupted: bool = False) -> Result:
     measured = Rounds(PLAN, SETS, unused, stops=2, watcher=SignalWatcher(), report=lambda _: None)
-    qemu = Qemu("/bin/qemu", "10.0.13", Path("/guest"), "tcg", ("no kvm",))
+    qemu = Qemu(("qemu",), "10.0.13", Path("/guest"), "tcg", ("no kvm",))
     names = ["qemu-2021", "prewired"]
     return Result(qemu, PLAN, SETS, measured, 5, 2, names, ["a note"], interrupted=interrupted)
 
