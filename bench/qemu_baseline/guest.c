@@ -20,9 +20,8 @@
 enum { TIMER = 0x30, MESSAGE = 0x31, SPURIOUS = 0xff };
 enum { BOOTING, READY, FAILED };
 enum { CTRL_MQ = 4, NO_VECTOR = 0xffff };
-/* What a ring is for: requests that the device completes by itself, frames from outside, or the
- * control of a NIC. */
-enum { REQUESTS, RECEIVES, CONTROL };
+/* What a ring is for. Those that receive complete nothing by themselves. */
+enum { READS, TRANSMITS, RECEIVES, CONTROL };
 
 /* Offsets are those of guest_board.py. `beats` has a cache line of its own. */
 struct board {
@@ -139,6 +138,7 @@ static void describe(volatile struct ring *ring, int at, volatile void *data, ui
 static void submit(const struct queue *queue) {
     volatile struct ring *ring = queue->ring;
     uint16_t at = ring->avail.idx;
+    ring->status = 0xff;
     ring->avail.ring[at % SIZE] = 0;
     __sync_synchronize();
     ring->avail.idx = at + 1;
@@ -201,7 +201,6 @@ static void enable_pairs(const struct queue *control, unsigned pairs) {
     ring->header[0] = CTRL_MQ;
     ring->data[0] = pairs;
     ring->data[1] = pairs >> 8;
-    ring->status = 0xff;
     describe(ring, 0, ring->header, 2, NEXT);
     describe(ring, 1, ring->data, 2, NEXT);
     describe(ring, 2, &ring->status, 1, WRITE);
@@ -252,11 +251,11 @@ static void start(int function) {
         rings = 2 * pairs;
     }
     for (unsigned i = 0; i < rings; i++) {
-        int use = class == BLK || i % 2 ? REQUESTS : RECEIVES;
+        int use = class == BLK ? READS : i % 2 ? TRANSMITS : RECEIVES;
         volatile struct ring *ring = add_ring(common, doorbells, step, i, vectors, use)->ring;
-        if (class == BLK)
+        if (use == READS)
             describe_read(ring);
-        else if (use == REQUESTS)
+        else if (use == TRANSMITS)
             describe_frame(ring);
         else
             describe(ring, 0, ring->data, sizeof ring->data, WRITE);
@@ -272,11 +271,12 @@ static void start(int function) {
     board->devices++;
 }
 
-/* Whether all requests are completed. */
-static int all_idle(void) {
+/* Whether all requests of disks are completed, without an error, and all frames are sent. */
+static int all_done(void) {
     for (unsigned i = 0; i < count; i++) {
-        if (queues[i].use == REQUESTS && !is_idle(&queues[i]))
+        if (queues[i].use != RECEIVES && !is_idle(&queues[i]))
             return 0;
+        REQUIRE(queues[i].use != READS || !queues[i].ring->status);
     }
     return 1;
 }
@@ -286,7 +286,7 @@ static void serve(void) {
     for (;;) {
         __asm__ volatile("sti; hlt; cli");
         if (board->answered != under_way) {
-            if (all_idle())
+            if (all_done())
                 board->answered = under_way;
         } else if (board->asked != under_way) {
             under_way = board->asked;
@@ -338,7 +338,7 @@ void main(void) {
     start_timer();
     do {
         __asm__ volatile("sti; hlt; cli");
-    } while (!all_idle());
+    } while (!all_done());
     board->state = READY;
     serve();
 }
