@@ -113,18 +113,8 @@ static inline void set_up_8259(uint8_t enabled) {
 
 // clang-format off
 __asm__(
-    /* The Multiboot header has to be within the first 8 KiB of the file: the linker puts this
-     * section first. It has addresses (bit 16), as QEMU refuses a 64-bit ELF file without them; the
-     * second one is that of -Ttext. */
-    ".section .text.unlikely, \"ax\"\n"
-    "  .balign 4\n"
-    "multiboot: .long 0x1badb002, 0x10000, -0x1baeb002\n"
-    "  .long multiboot, 0x100000, _edata, _end, _start\n"
-    ".text\n"
-    ".code32\n"
-    ".globl _start\n"
-    "_start:\n"
-    "  cli\n"
+    /* From 32-bit protected mode, with this GDT, to long mode. */
+    ".macro long_mode\n"
     "  mov $root, %eax\n"
     "  mov %eax, %cr3\n"
     "  mov %cr4, %eax\n"
@@ -137,21 +127,36 @@ __asm__(
     "  mov %cr0, %eax\n"
     "  or $0x80000000, %eax\n" /* paging */
     "  mov %eax, %cr0\n"
-    "  lgdt gdt_register\n"
     "  ljmp $8, $1f\n"
     ".code64\n"
     "1: mov $16, %eax\n"
     "  mov %eax, %ds\n"
     "  mov %eax, %es\n"
     "  mov %eax, %ss\n"
+    ".endm\n"
+    /* The Multiboot header has to be within the first 8 KiB of the file: the linker puts this
+     * section first. It has addresses (bit 16), as QEMU refuses a 64-bit ELF file without them; the
+     * second one is that of -Ttext. */
+    ".section .text.unlikely, \"ax\"\n"
+    "  .balign 4\n"
+    "multiboot: .long 0x1badb002, 0x10000, -0x1baeb002\n"
+    "  .long multiboot, 0x100000, _edata, _end, _start\n"
+    ".text\n"
+    ".code32\n"
+    ".globl _start\n"
+    "_start:\n"
+    "  cli\n"
+    "  lgdt gdt_register\n"
+    "  long_mode\n"
     "  mov $stack + 16384, %esp\n"
     "  call main\n"
     "2: hlt\n"
     "  jmp 2b\n"
     ".data\n"
     ".balign 8\n"
-    "gdt: .quad 0, 0x00af9a000000ffff, 0x00cf92000000ffff\n"
-    "gdt_register: .word 23\n"
+    /* 64-bit code, data, 32-bit code */
+    "gdt: .quad 0, 0x00af9a000000ffff, 0x00cf92000000ffff, 0x00cf9a000000ffff\n"
+    "gdt_register: .word 31\n"
     "  .long gdt\n"
     ".balign 4096\n" /* pages of 2 MiB, present and writable */
     "root: .quad directories + 3\n"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bench.qemu_baseline.measurement import MeasuredVm
     from bench.qemu_baseline.qemu_vm import Qemu
+    from emu.config.vm_spec import VmSpec
 
 NAME = "qemu-baseline"
 MAX_ROUNDS = 1000
@@ -56,6 +57,14 @@ error.
 @click.command(help=HELP)
 @click.option("--blk", metavar="NxR", help="N disks with R rings each, or 0.  [default: 24x4]")
 @click.option("--net", metavar="NxR", help="N NICs with R rings each, or 0.  [default: 16x32]")
+@click.option(
+    "--vcpus",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="vCPUs; all but the first one are halted.",
+)
 @click.option("--memory", default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=3, show_default=True, metavar="N"
@@ -102,6 +111,7 @@ def measure(
     *,
     blk: str | None,
     net: str | None,
+    vcpus: int,
     memory: str,
     rounds: int,
     stops: int,
@@ -113,7 +123,7 @@ def measure(
 ) -> None:
     """The command line."""
     validate.output_file("--json", json_file)
-    spec = validate.shape({"blk": blk, "net": net, "rng": "0"}, vcpus=1, memory=memory)
+    spec = validate.shape({"blk": blk, "net": net, "rng": "0"}, vcpus=vcpus, memory=memory)
     qemu_vm.check_shape(spec)
     strategies = validate.strategies(strategy)
     for each in strategies:
@@ -133,7 +143,7 @@ def measure(
     if not sets:
         raise EmuError("; ".join(notes))
     with TemporaryDirectory(f"{NAME}-") as folder, SignalWatcher() as watcher:
-        found = _find(command, ACCELERATORS[accel], folder, watcher, rings=spec.rings)
+        found = _find(command, ACCELERATORS[accel], folder, watcher, spec)
         plan = MachinePlan(spec, accel="kvm" if found.accel == "kvm" else "soft", load="none")
         names = [each.NAME for each in strategies]
         make = partial(_make, found, names)
@@ -162,10 +172,11 @@ def _words(text: str) -> list[str]:
 
 
 def _find(
-    command: Sequence[str], accel: str, folder: Path, watcher: SignalWatcher, *, rings: int
+    command: Sequence[str], accel: str, folder: Path, watcher: SignalWatcher, spec: VmSpec
 ) -> Qemu:
     """The QEMU to measure; with KVM only if this project's VM can have KVM as well."""
-    if accel == "auto" and registry.resolve("auto", rings=rings) != "kvm":
+    size = {"vcpus": spec.vcpus, "rings": spec.rings}
+    if accel == "auto" and registry.resolve("auto", **size) != "kvm":
         accel = "tcg"
     return qemu_vm.find(command, accel, folder, watcher)
 

@@ -2,7 +2,8 @@
  * heartbeat.
  *
  * It enables MSI-X, with a vector for each ring, where a device has it. A timer of the local APIC
- * adds one to the heartbeat each millisecond; between two interrupts the CPU halts. Another program
+ * adds one to the heartbeat each millisecond; between two interrupts the vCPU halts. All other vCPUs
+ * halt for ever. Another program
  * looks at the page at `BOARD` through the file of the guest's memory, and may ask for a request on
  * each ring that can complete one by itself: those of disks, and those of NICs that transmit.
  */
@@ -13,6 +14,7 @@
 #define BOARD 0x200000u        /* as in guest_board.py */
 #define RINGS_AT 0x1000000u    /* a page for each ring, up to 32 MiB */
 #define WINDOW 0xf0000000u     /* of the devices' registers: addresses that q35 has for PCI */
+#define STARTUP 0x8000u        /* of the other vCPUs: a page below 1 MiB */
 #define LOCAL_APIC 0xfee00000u
 #define TICKS 1000000u         /* of the local APIC's clock, which runs at 1 GHz: a millisecond */
 #define PATIENCE 100000000u    /* looks at the used ring of a control queue */
@@ -26,8 +28,8 @@ enum { READS, TRANSMITS, RECEIVES, CONTROL };
 /* Offsets are those of guest_board.py. `beats` has a cache line of its own. */
 struct board {
     uint32_t state, failure; /* the line of this file, in FAILED */
-    uint32_t devices, rings, vectors, interrupts;
-    uint32_t pad[10];
+    uint32_t devices, rings, vectors, interrupts, vcpus;
+    uint32_t pad[9];
     uint64_t beats;
     uint64_t more_pad[7];
     uint32_t asked; /* written by the other program */
@@ -330,12 +332,64 @@ static void start_timer(void) {
     apic[0x380 / 4] = TICKS;
 }
 
+/* The code of the other vCPUs, from real mode on, which runs at STARTUP: each one counts itself, and
+ * halts for ever. */
+extern const char others[], others_end[];
+
+// clang-format off
+__asm__(
+    ".data\n"
+    ".code16\n"
+    "others:\n"
+    "  cli\n"
+    "  xor %ax, %ax\n"
+    "  mov %ax, %ds\n"
+    "  lgdtl 0x8000 + 1f - others\n"
+    "  mov %cr0, %eax\n"
+    "  or $1, %al\n"
+    "  mov %eax, %cr0\n"
+    "  ljmpl $24, $2f\n"
+    "1: .word 31\n"
+    "  .long gdt\n"
+    "others_end:\n"
+    ".text\n"
+    ".code32\n"
+    "2: mov $16, %eax\n"
+    "  mov %eax, %ds\n"
+    "  long_mode\n"
+    "  lock incl 0x200018\n" /* board->vcpus */
+    "3: cli\n"
+    "  hlt\n"
+    "  jmp 3b\n"
+);
+// clang-format on
+
+static void await_ticks(uint64_t ticks) {
+    for (ticks += board->beats; board->beats < ticks;)
+        __asm__ volatile("sti; hlt; cli");
+}
+
+/* Starts them all (INIT, then STARTUP twice, as the architecture has it). */
+static void start_others(void) {
+    volatile char *at = (volatile char *)STARTUP;
+    for (const char *from = others; from < others_end; from++)
+        *at++ = *from;
+    apic[0x300 / 4] = 0xc4500;
+    await_ticks(10);
+    for (int i = 0; i < 2; i++) {
+        apic[0x300 / 4] = 0xc4600 | STARTUP >> 12;
+        await_ticks(2);
+    }
+}
+
 void main(void) {
+    board->vcpus = 1;
     for (int function = 0; function < 256; function++) {
         if (is_virtio(function))
             start(function);
     }
     start_timer();
+    start_others();
     do {
         __asm__ volatile("sti; hlt; cli");
     } while (!all_done());

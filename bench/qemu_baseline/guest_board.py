@@ -15,7 +15,7 @@ ADDRESS = 0x200000
 #: Offsets in the page: of the heartbeat, and of the words `asked` and `answered`.
 BEATS = 64
 _ASKED, _ANSWERED = 128, 132
-_STATUS = struct.Struct("<6I")
+_STATUS = struct.Struct("<7I")
 _BOOTING, _READY, _FAILED = range(3)
 
 
@@ -27,6 +27,7 @@ class GuestStatus(NamedTuple):
         devices, rings: how many, without the control queues of NICs.
         vectors: how many rings have an MSI-X vector, control queues included.
         interrupts: how many it has taken; those that arrive together count as one.
+        vcpus: how many have been started.
     """
 
     ready: bool
@@ -34,6 +35,12 @@ class GuestStatus(NamedTuple):
     rings: int
     vectors: int
     interrupts: int
+    vcpus: int
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """vCPUs, devices and rings."""
+        return self.vcpus, self.devices, self.rings
 
 
 class GuestBoard:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from bench import bare_metal
 from bench.qemu_baseline import guest_board
-from bench.qemu_baseline.guest_board import GuestBoard, GuestStatus
+from bench.qemu_baseline.guest_board import GuestBoard
 from bench.qemu_baseline.guest_memory import MemoryPage
 from bench.qemu_baseline.measurement import (
     STOP_TIMEOUT,
@@ -48,6 +48,8 @@ STRATEGY = "qemu"
 #: Slots of PCI bus 0 that are free on q35, and functions of a slot.
 _FIRST_SLOT, _SLOTS, _FUNCTIONS = 1, 30, 8
 MAX_DEVICES = _SLOTS * _FUNCTIONS
+#: The numbers of local APICs that do not use x2APIC.
+MAX_VCPUS = 255
 #: Seconds: QEMU connects to all back-ends before it answers, and the guest sets up all rings.
 START_TIMEOUT = 60.0
 BOOT_TIMEOUT = 60.0
@@ -91,7 +93,7 @@ class Qemu:
         """The command of a VM.
 
         Args:
-            spec: its memory and devices; it has one vCPU.
+            spec: its vCPUs, memory and devices.
             sockets: of the back-ends, by the device's name.
             qmp_fd: a connected socket for its monitor.
             incoming: the URI of the migration that it waits for; empty to boot.
@@ -99,7 +101,7 @@ class Qemu:
         memory = f"{spec.memory_bytes >> 20}M"
         return [
             *(*self.command, "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-accel", self.accel, "-m", memory),
+            *("-accel", self.accel, "-m", memory, "-smp", str(spec.vcpus)),
             *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
             *("-machine", "q35,memory-backend=memory", "-no-reboot"),
             *("-bios", "qboot.rom", "-kernel", str(self.guest)),
@@ -142,11 +144,13 @@ def missing(command: Sequence[str]) -> str:
 
 
 def check_shape(spec: VmSpec) -> None:
-    """Check that QEMU has room for the devices.
+    """Check that QEMU and its guest have room for the vCPUs and devices.
 
     Raises:
-        OptionError: it has not.
+        OptionError: they have not.
     """
+    if spec.vcpus > MAX_VCPUS:
+        raise OptionError(f"{spec.vcpus} vCPUs: the guest in QEMU starts {MAX_VCPUS} at most")
     if len(spec.devices) > MAX_DEVICES:
         raise OptionError(f"{len(spec.devices)} devices: QEMU's bus has room for {MAX_DEVICES}")
 
@@ -302,24 +306,22 @@ class QemuSide:
         except HangUpError:
             raise ProgramError(self._program.exit_description()) from None
 
-    def await_guest(self) -> GuestStatus:
-        """Return when the guest has set up all rings, and each has completed a request.
+    def await_guest(self) -> None:
+        """Return when all vCPUs are started, and each ring is set up and has completed a request.
 
         Raises:
-            EmuError: it has not, or QEMU does not use a back-end.
+            EmuError: that takes too long, the guest has failed, or QEMU does not use a back-end.
         """
+        spec = self._spec
+        wanted = spec.vcpus, len(spec.devices), spec.rings
+        what = "{} vCPUs, {} devices and {} rings".format(*wanted)
         look_until(
-            lambda: self._board.status().ready,
-            f"the guest of QEMU {self._name} to set up its rings",
+            lambda: self._board.status().ready and self._board.status().counts == wanted,
+            f"the guest of QEMU {self._name} to start {what}",
             BOOT_TIMEOUT,
             self._watcher,
         )
         self.check_back_ends()
-        status = self._board.status()
-        wanted = len(self._spec.devices), self._spec.rings
-        if (status.devices, status.rings) != wanted:
-            raise EmuError(f"the guest has set up {status}, and not {wanted[1]} rings")
-        return status
 
     def check_rings(self) -> None:
         """Have the guest use all rings that complete requests.

@@ -95,7 +95,7 @@ class Result:
             for group in spec.groups
         )
         return (
-            f"{devices}; 1 vCPU, {size(spec.memory_bytes)}, no I/O\n"
+            f"{devices}; {counted(spec.vcpus, 'vCPU')}, {size(spec.memory_bytes)}, no I/O\n"
             f"accelerators: {self.qemu.accel} of QEMU, {self.plan.accel} of this project\n"
             "medians in milliseconds; ratio: QEMU's to that of the last column"
         )

@@ -34,9 +34,9 @@ def board(memory: int) -> GuestBoard:
 
 
 def test_the_state_of_the_guest(memory: int, board: GuestBoard) -> None:
-    assert board.status() == GuestStatus(False, 0, 0, 0, 0)
-    os.pwrite(memory, struct.pack("<6I", 1, 0, 40, 608, 624, 9), 0)
-    assert board.status() == GuestStatus(True, 40, 608, 624, 9)
+    assert board.status() == GuestStatus(False, 0, 0, 0, 0, 0)
+    os.pwrite(memory, struct.pack("<7I", 1, 0, 40, 608, 624, 9, 224), 0)
+    assert board.status() == GuestStatus(True, 40, 608, 624, 9, 224)
     os.pwrite(memory, struct.pack("<2I", 2, 123), 0)
     with pytest.raises(EmuError, match="failed at line 123"):
         board.status()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.qemu_baseline import qemu_vm
-from bench.qemu_baseline.qemu_vm import MAX_DEVICES, Qemu
+from bench.qemu_baseline.qemu_vm import MAX_DEVICES, MAX_VCPUS, Qemu
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError, OptionError
 from emu.orchestrator.signals import SignalWatcher
@@ -58,6 +58,12 @@ def test_memory_is_shared_and_the_vm_may_be_incoming() -> None:
     assert values(words, "-object") == ["memory-backend-memfd,id=memory,size=256M,share=on"]
     assert values(words, "-incoming") == ["unix:/stream"]
     assert values(argv(), "-incoming") == []
+
+
+def test_a_guest_starts_some_vcpus() -> None:
+    qemu_vm.check_shape(VmSpec(MAX_VCPUS, 256 << 20))
+    with pytest.raises(OptionError, match=f"{MAX_VCPUS} at most"):
+        qemu_vm.check_shape(VmSpec(MAX_VCPUS + 1, 256 << 20))
 
 
 def test_a_bus_has_room_for_some_devices() -> None:
