@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
 from emu.guest.request_log import RequestLog
-from emu.report.results import Integrity, Proof, integrity_between
+from emu.report.proofs import Proof
+from emu.report.results import Integrity, integrity_between
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from emu.report.proofs import compared
 from emu.report.results import Integrity, document_head
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class LoadReport:
             ],
             "totals": self.totals,
             "integrity": self.integrity.to_json(),
+            "compared": compared(self.machine, self.integrity.proofs),
             **({} if self.arrival is None else {"arrival": self.arrival.to_json()}),
             **({"departed": True} if self.departed else {}),
         }

@@ -6,7 +6,6 @@ import os
 import platform
 import statistics
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import psutil
 
 from emu.config.device_kinds import KINDS
 from emu.guest.workload import TICK_NS
+from emu.report.proofs import Proof, compared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -133,14 +133,6 @@ class Precopy:
     bytes_per_s: int | None = None
     throttle_percent: int | None = None
     note: str | None = None
-
-
-class Proof(StrEnum):
-    """What the guest's request log was compared with, as the report says it."""
-
-    BLOCKS = "all blocks read back by the guest"
-    IMAGES = "the disk images"
-    COUNTERS = "the back-ends' counters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,10 +401,12 @@ class MigrationReport:
             for run, value in zip(self.runs, runs, strict=True):
                 if run.timeline and any(run is each for each in chosen):
                     value["timeline"] = [row.to_json() for row in run.timeline]
+        elsewhere = any(run.checked_elsewhere for run in self.runs)
         return {
             **document_head(self.machine, self.accel),
             "via": self.via,
             "network": self.network,
+            **({} if elsewhere else {"compared": compared(self.machine, self.integrity.proofs)}),
             "runs": runs,
             **({"not_run": self.not_run} if self.not_run else {}),
         }

@@ -8,7 +8,6 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from backends.durations import format_duration
-from emu.config.device_kinds import KINDS
 from emu.report.cells import (
     count,
     median_downtime,
@@ -19,7 +18,8 @@ from emu.report.cells import (
     size,
 )
 from emu.report.phase_table import PhaseTable
-from emu.report.results import MigrationReport, Proof, median
+from emu.report.proofs import compared, complete
+from emu.report.results import MigrationReport, median
 from vhost_user.console import console_for
 
 if TYPE_CHECKING:
@@ -55,28 +55,9 @@ def proof_line(plan: MachinePlan, integrity: Integrity) -> str:
 
     It is empty if that is everything, and all back-ends are this project's.
     """
-    possible = _possible_proofs(plan)
-    compared = [proof for proof in possible if proof in integrity.proofs]
-    if compared == possible and not plan.other_back_ends:
+    if complete(plan, integrity.proofs) and not plan.other_back_ends:
         return ""
-    return "proof: " + ", ".join(["the guest's request log", *compared])
-
-
-def _possible_proofs(plan: MachinePlan) -> list[Proof]:
-    classes = {group.device_class for group in plan.spec.groups}
-    disks = [device for device in plan.spec.devices if KINDS[device.device_class].has_image]
-    images = [
-        device
-        for device in disks
-        if device.device_class not in plan.listening and not (plan.disk and device.number == 0)
-    ]
-    requests = {name for name in classes if "requests" in KINDS[name].counters}
-    possible = {
-        Proof.BLOCKS: bool(disks),
-        Proof.IMAGES: bool(images),
-        Proof.COUNTERS: bool(requests) and plan.counted,
-    }
-    return [proof for proof, has in possible.items() if has]
+    return "proof: " + ", ".join(compared(plan, integrity.proofs))
 
 
 def integrity_line(integrity: Integrity, when: str = "") -> str:

@@ -80,7 +80,7 @@ _RUN = Members(
     {"error": str, "missed": str, "timeline": Each(_TIMELINE), "downtime_error_ms": _MS},
 )
 #: Members of the documents of some commands, and of those of a command that ended early.
-_SOME: Mapping[str, Shape] = {"command": str, "not_run": int}
+_SOME: Mapping[str, Shape] = {"command": str, "not_run": int, "compared": Each(str)}
 MIGRATIONS = Members({**HEAD, "vm": VM, "via": str, "network": str, "runs": Each(_RUN)}, _SOME)
 _POINT = Members(
     {

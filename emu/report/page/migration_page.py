@@ -47,7 +47,7 @@ def outcome_of(runs: Sequence[JsonObject], document: JsonObject) -> Cell:
 
     Args:
         runs: of all VMs.
-        document: has ``not_run`` if the command ended early.
+        document: has ``not_run`` if the command ended early, and may have ``compared``.
     """
     for run in runs:
         reason = run.get("missed") or run.get("error")
@@ -55,17 +55,20 @@ def outcome_of(runs: Sequence[JsonObject], document: JsonObject) -> Cell:
             which = f"{run['strategy']}, run {run['repeat']}"
             return Cell(f"{which}: {run['outcome']}: {reason or 'unknown reason'}", BAD)
     if not_run := document.get("not_run"):
-        return Cell(f"{not_run} migrations were not finished; {_integrity(runs).text}", BAD)
-    return _integrity(runs)
+        text = _integrity(runs, document).text
+        return Cell(f"{not_run} migrations were not finished; {text}", BAD)
+    return _integrity(runs, document)
 
 
-def _integrity(runs: Iterable[JsonObject]) -> Cell:
+def _integrity(runs: Iterable[JsonObject], document: JsonObject) -> Cell:
     known = [run["integrity"] for run in runs if run["integrity"] is not None]
     if not known:
         return Cell("integrity: the destination checks the guest's request log when its run ends")
     names = [name for name in Integrity.__dataclass_fields__ if name in known[0]]
     total = Integrity(**{name: sum(each[name] for each in known) for name in names})
     text = integrity_line(total, "while the VM was down").replace("packets: 0 sent, ", "packets: ")
+    if proofs := document.get("compared"):
+        text += f"; proof: {', '.join(proofs)}"
     return Cell(text, GOOD if total.clean else BAD)
 
 

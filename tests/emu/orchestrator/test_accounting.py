@@ -10,7 +10,8 @@ from emu.errors import EmuError
 from emu.guest.request_log import RequestLog
 from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.vm_host import Verified
-from emu.report.results import Integrity, Proof
+from emu.report.proofs import Proof
+from emu.report.results import Integrity
 
 if TYPE_CHECKING:
     from emu.orchestrator.vm_host import VmHost

@@ -78,6 +78,16 @@ def test_a_failure_is_the_outcome() -> None:
     assert page(migrations()).outcome.tone == GOOD
 
 
+def test_the_outcome_names_what_was_compared() -> None:
+    """Documents of earlier releases do not say it."""
+    document = migrations()
+    compared = ", ".join(document["compared"])
+    assert compared.startswith("the guest's request log, ")
+    assert page(document).outcome.text.endswith(f"; proof: {compared}")
+    del document["compared"]
+    assert "proof" not in page(document).outcome.text
+
+
 def test_integrity_may_be_known_at_the_destination_only() -> None:
     """With --to the destination checks it."""
     document = migrations(run("prewired"))
