@@ -16,10 +16,10 @@ import pytest
 
 from bench.floor_program import shape_of
 from bench.replay import recorded, replay
-from emu.commands import host_limits
 from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError, SignalError
+from emu.orchestrator import host_limits
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import SilentProgress

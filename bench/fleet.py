@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Self
 
 from devices import lifecycle
 from devices.procedure import AwaitSwitchover
-from emu.commands import host_limits
 from emu.config.costs import NATIVE
 from emu.config.plan import MachinePlan
+from emu.orchestrator import host_limits
 from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher

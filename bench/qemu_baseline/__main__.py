@@ -14,11 +14,12 @@ from bench.qemu_baseline.emu_vm import EmuVm
 from bench.qemu_baseline.qemu_vm import QemuVm
 from bench.qemu_baseline.result import SCHEMA, Result
 from bench.qemu_baseline.rounds import QEMU, Rounds, other_back_ends, own_back_ends
-from emu.commands import host_limits, validate
+from emu.commands import validate
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.config.plan import MachinePlan
 from emu.errors import EmuError, OptionError, SignalError
 from emu.machine.accel import registry
+from emu.orchestrator import host_limits
 from emu.orchestrator.signals import SignalWatcher
 from vhost_user.temporary_directory import TemporaryDirectory
 

@@ -8,6 +8,7 @@ import click
 from click.shell_completion import ShellComplete, get_completion_class
 
 from emu.commands.color_option import color_option
+from emu.commands.validate import ALL_STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,8 @@ def conditions(context: click.Context, _option: click.Parameter, incomplete: str
     from emu.strategies import registry
 
     given = context.params.get("strategies")
-    strategies = given.split(",") if given else registry.STRATEGIES
+    named = given if given != ALL_STRATEGIES else None
+    strategies = named.split(",") if named else registry.STRATEGIES
     found = []
     for name in strategies:
         written = incomplete.removeprefix(f"{name}.") if incomplete.startswith(f"{name}.") else ""

@@ -18,10 +18,10 @@ import psutil
 
 from backends import landlock
 from emu import distribution
-from emu.commands import host_limits
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.machine.accel import registry
+from emu.orchestrator import host_limits
 from emu.orchestrator.network.namespaces import NamespaceNetwork
 
 if TYPE_CHECKING:

@@ -116,8 +116,8 @@ class _Migrate(click.Command):
     "strategies",
     shell_complete=completion.strategies,
     metavar="NAME[,NAME...]",
-    help="Schedulers that stop and start the devices; one migration each. "
-    f"[default: {','.join(registry.DEFAULT_COMPARED)}; "
+    help="Schedulers that stop and start the devices, one migration each; "
+    f"{validate.ALL_STRATEGIES} for all of them. [default: {','.join(registry.DEFAULT_COMPARED)}; "
     f"with --to: {registry.DEFAULT_COMPARED[-1]}]",
 )
 @click.option(

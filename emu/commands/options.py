@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from backends.options import option_group
-from emu.commands import backend_options, host_limits, validate
+from emu.commands import backend_options, validate
 from emu.commands.backend_options import BackEndOptions, command_options
 from emu.commands.json_output import json_option
 from emu.commands.option_values import values_of
@@ -25,13 +25,20 @@ from emu.config.plan import (
 )
 from emu.errors import OptionError
 from emu.machine.accel import registry
+from emu.orchestrator import host_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from backends.options import F
 
 #: How help is laid out.
 _FILE = click.Path(path_type=Path)
 _ACCELERATORS = ", ".join(f"{name} ({row.summary})" for name, row in registry.ACCELERATORS.items())
+ACCEL_HELP = (
+    "What runs the vCPUs and implements the notifiers. auto is the first of these that works here "
+    f"and has room for the VM: {_ACCELERATORS}."
+)
 
 #: The options for the devices of each kind, and for a file that describes the whole VM.
 _DEVICE_OPTIONS = (
@@ -51,7 +58,7 @@ _DEVICE_OPTIONS = (
         help="A TOML file that describes the VM.",
     ),
 )
-_OPTIONS = (
+_VM_OPTIONS = (
     click.option("--vcpus", type=int, metavar="N", help="Number of vCPUs. [default: 224]"),
     click.option("--memory", metavar="SIZE", help="Guest memory, such as 512M. [default: 180G]"),
     click.option(
@@ -97,14 +104,15 @@ _OPTIONS = (
         metavar="TIME",
         help="How long each device's back-end takes to stop, such as 20ms.",
     ),
-    click.option(
-        "--accel",
-        type=click.Choice(registry.CHOICES),
-        default="auto",
-        show_default=True,
-        help="What runs the vCPUs and implements the notifiers. auto is the first of these that "
-        f"works here and has room for the VM: {_ACCELERATORS}.",
-    ),
+)
+_ACCEL_OPTION = click.option(
+    "--accel",
+    type=click.Choice(registry.CHOICES),
+    default=registry.AUTO,
+    show_default=True,
+    help=ACCEL_HELP,
+)
+_RUN_OPTIONS = (
     click.option(
         "--disk",
         "disk_file",
@@ -127,7 +135,12 @@ device_options = option_group(*_DEVICE_OPTIONS, ring_use_options)
 
 
 #: Decorator: the options that describe the rest of a VM, and where the results go.
-machine_options = option_group(command_options, *_OPTIONS)
+machine_options = option_group(command_options, *_VM_OPTIONS, _ACCEL_OPTION, *_RUN_OPTIONS)
+
+
+def machine_options_with(accel_option: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Decorator: `machine_options` of a command whose option ``--accel`` is another one."""
+    return option_group(command_options, *_VM_OPTIONS, accel_option, *_RUN_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +217,15 @@ def _check_own_options(options: MachineOptions, others: Iterable[str]) -> None:
                 )
 
 
-def machine_plan(options: MachineOptions, sides: Sequence[str] = ("src", "dst")) -> MachinePlan:
+def machine_plan(
+    options: MachineOptions, sides: Sequence[str] = ("src", "dst"), *, check_host: bool = True
+) -> MachinePlan:
     """The VM that the options describe, after all checks.
 
     Args:
         options: the values.
         sides: of a migration that the run has: ``src``, ``dst`` or both.
+        check_host: check that this host can run the VM.
 
     Raises:
         PreflightError: an option is invalid, or the host's limits are too low.
@@ -228,9 +244,10 @@ def machine_plan(options: MachineOptions, sides: Sequence[str] = ("src", "dst"))
         raise OptionError("use --disk or --src-blk and --dst-blk, not both")
     disk = validate.disk(options.disk_file, spec, write=options.write)
     stop_time = validate.duration("--stop-time", options.stop_time)
-    validate.accelerator(options.accel, spec)
     validate.output_file("--json", options.json_file)
-    host_limits.check(spec)
+    if check_host:
+        host_limits.check_accelerator(options.accel, spec)
+        host_limits.check(spec)
     return MachinePlan(
         spec=spec,
         accel=options.accel,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from backends.trace_options import trace_options
-from emu.commands import completion, host_limits, validate
+from emu.commands import validate
 from emu.commands.color_option import color_option
 from emu.commands.fail_if_option import check, fail_if_option, gates
 from emu.commands.json_output import deliver, report_stream
@@ -21,41 +22,43 @@ from emu.commands.migration_options import (
 )
 from emu.commands.openmetrics_option import deliver_migrations, openmetrics_option
 from emu.commands.option_values import values_of
-from emu.commands.options import MachineOptions, machine_options, machine_plan
+from emu.commands.options import MachineOptions, machine_plan
 from emu.commands.report_option import ReportFiles, command_line, report_options
+from emu.commands.sweep_options import (
+    SweepOptions,
+    cluster_options,
+    matrix_options,
+    sweep_machine_options,
+)
 from emu.commands.trace_option import trace_option
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
+from emu.orchestrator import host_limits
 from emu.report import progress
+from vhost_user import tracing
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
-    from emu.report.results import MigrationReport
-
-
-@dataclass(frozen=True, slots=True)
-class SweepOptions:
-    """The values of the options that only `emu sweep` has."""
-
-    devices: str
-    rings: int
-    strategies: str
-    repeat: int
-    fail_if: tuple[str, ...]
-    openmetrics: Path | None
-
+    from emu.strategies.base import Strategy
+    from emu.sweep.matrix import SweepPoint
+    from emu.sweep.run import SweepOutcome
 
 HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
 
-Half of a VM's devices are NICs and half are disks, with --rings rings each. Every VM migrates
---repeat times with each strategy; the table has the medians, and their ratios to those of the
-smallest VM.
+Half of a VM's devices are NICs and half are disks, with --rings rings each; with --net, --blk or
+--rng the VMs are all combinations of these shapes. Every VM migrates --repeat times with each
+strategy; the table has the medians, and their ratios to those of the smallest VM.
+
+With --results a sweep that was interrupted continues: the VMs that were finished do not migrate
+again. With --scheduler the VMs migrate on workers, at most one at a time on each.
 
 \b
 Examples:
   emu sweep
   emu sweep --devices 2,8,32 --rings 4 --strategy split,prewired
+  emu sweep --net 1..16x32 --blk 24x4,24x16 --strategy all --accel soft,kvm
+  emu sweep --results DIR --scheduler tcp://HOST:8786
   emu sweep --costs rfc2021 --control shared
   emu sweep --report sweep.html
   emu sweep --fail-if 'prewired.stop_ms > 20'
@@ -63,63 +66,72 @@ Examples:
 
 
 @click.command(help=HELP, short_help="Migrate VMs of several sizes and compare.")
-@click.option(
-    "--devices",
-    default="4,16,40,128",
-    show_default=True,
-    metavar="N[,N...]",
-    help="Numbers of devices, one for each VM.",
-)
-@click.option(
-    "--rings",
-    type=click.IntRange(2, 256),
-    default=8,
-    show_default=True,
-    metavar="R",
-    help="Rings of each device.",
-)
-@click.option(
-    "--strategy",
-    "-s",
-    "strategies",
-    default="qemu-2021,prewired",
-    show_default=True,
-    shell_complete=completion.strategies,
-    metavar="NAME[,NAME...]",
-    help="Schedulers that stop and start the devices, in turn.",
-)
-@click.option(
-    "--repeat",
-    type=click.IntRange(1, validate.MAX_REPEAT),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Migrations of each VM with each strategy.",
-)
+@matrix_options
+@cluster_options
 @fail_if_option
 @openmetrics_option
 @migration_options
-@machine_options
+@sweep_machine_options
 @report_options
 @trace_options
 @trace_option
 @color_option
 def sweep(**options: Any) -> None:
     """Validate the options, migrate every VM, and print the report."""
-    from emu.orchestrator.migrate_local import migrate_all
-    from emu.report import sweep as sweeping
-    from vhost_user.console import console_for
-
-    machine = MachineOptions.of(options)
+    own = SweepOptions.of(options)
+    machine = MachineOptions.of({**options, **own.first_devices})
     migration = values_of(MigrationOptions, options)
-    own = values_of(SweepOptions, options)
-    numbers = sweeping.sizes(own.devices)
-    if own.rings % 2:
-        raise OptionError(f"--rings {own.rings}: a NIC's rings come in pairs")
+    _check_scheduler(own)
     strategies = validate.strategies(own.strategies, migration.plugins)
     conditions = gates(own.fail_if, [strategy.NAME for strategy in strategies])
+    plans = _plans(own, machine, migration, strategies)
+    outcome = _run(own, plans, quiet=machine.quiet)
+    documents = list(outcome.documents.values())
+    if not documents and outcome.error is not None:
+        raise outcome.error
+    from emu.report.sweep import document
+
+    path = machine.json_file
+    first = next(iter(plans.values()))
+    whole = {**document(first, documents, not_run=outcome.not_run), "command": command_line()}
+    if not machine.quiet:
+        _print(own, outcome, machine)
+    deliver(path, whole)
+    deliver_migrations(own.openmetrics, documents)
+    values_of(ReportFiles, options).deliver("sweep_page", whole)
+    if outcome.error is not None:
+        raise outcome.error
+    if outcome.failure:
+        raise EmuError(outcome.failure)
+    check(conditions, [(_which(own, point), each) for point, each in outcome.documents.items()])
+
+
+def _check_scheduler(own: SweepOptions) -> None:
+    from emu.sweep import cluster
+
+    if own.scheduler is None:
+        if own.workers is not None:
+            raise OptionError(f"--workers goes with --scheduler {cluster.LOCAL}")
+        return
+    cluster.check_scheduler(own.scheduler, own.workers)
+    if tracing.environment("-"):
+        raise OptionError("--scheduler: a trace has no events of workers, leave its options out")
+
+
+def _plans(
+    own: SweepOptions,
+    machine: MachineOptions,
+    migration: MigrationOptions,
+    strategies: Sequence[type[Strategy]],
+) -> dict[SweepPoint, MigrationPlan]:
+    """The plan of each point; checked against this host, unless the workers are others'."""
+    from emu.sweep import cluster, matrix
+
+    accels = matrix.accelerators(own.accel)
+    here = own.scheduler in (None, cluster.LOCAL)
+    base = machine_plan(dataclasses.replace(machine, accel=accels[0]), check_host=False)
     plan = MigrationPlan(
-        machine=machine_plan(machine),
+        machine=base,
         strategies=tuple(strategy.NAME for strategy in strategies),
         handing_over=[strategy.NAME for strategy in strategies if strategy.hands_over],
         repeat=own.repeat,
@@ -127,53 +139,59 @@ def sweep(**options: Any) -> None:
         parameters=parameters(migration),
         strict_downtime=migration.strict_downtime,
     )
-    plans = [_sized(plan, number, own.rings) for number in numbers]
-    reports: list[MigrationReport] = []
-    error = None
-    for each in plans:
-        report, error = migrate_all(each, progress.make(quiet=machine.quiet))
-        reports += [] if report is None else [report]
-        if error is not None:
-            break
-    if not reports and error is not None:
-        raise error
-    path = machine.json_file
-    if not machine.quiet:
-        console = console_for(report_stream(path))
-        points = [point for report in reports for point in sweeping.points_of(report)]
-        plain = not console.is_terminal
-        console.print(sweeping.heading(plan, reports[0].accel), soft_wrap=plain)
-        console.print(sweeping.table(points, plain=plain))
-        for report in reports:
-            if report.ended_early:
-                console.print(report.ended_early)
-    planned = sum(len(each.sequence) for each in plans)
-    not_run = planned - sum(len(report.runs) for report in reports)
-    whole = {**sweeping.document(plan, reports, not_run=not_run), "command": command_line()}
-    deliver(path, whole)
-    deliver_migrations(own.openmetrics, whole["migrations"])
-    values_of(ReportFiles, options).deliver("sweep_page", whole)
-    if error is not None:
-        raise error
-    for report in reports:
-        if not report.ok:
-            raise EmuError(report.failure())
-    check(
-        conditions,
-        [
-            (f"with {number} devices", each)
-            for number, each in zip(numbers, whole["migrations"], strict=True)
-        ],
-    )
+    plans = {}
+    for point in matrix.points(own.specs(base.spec), accels):
+        if here:
+            host_limits.check_accelerator(point.accel, point.spec)
+            host_limits.check(point.spec)
+        sized = dataclasses.replace(base, spec=point.spec, accel=point.accel)
+        plans[point] = dataclasses.replace(plan, machine=sized)
+    return plans
 
 
-def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
-    from emu.config.vm_spec import ShapeError
-    from emu.report.sweep import shape_of
+def _run(own: SweepOptions, plans: dict[SweepPoint, MigrationPlan], *, quiet: bool) -> SweepOutcome:
+    from emu.orchestrator.signals import SignalWatcher
+    from emu.sweep import cluster, results, run
 
-    try:
-        spec = shape_of(devices, rings, plan.machine.spec)
-    except ShapeError as error:
-        raise OptionError(str(error)) from None
-    host_limits.check(spec)
-    return dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, spec=spec))
+    make_progress = partial(progress.make, quiet=quiet)
+    with ExitStack() as stack:
+        kept = None
+        if own.results_path is not None:
+            settings = results.settings_of(next(iter(plans.values())))
+            kept = stack.enter_context(results.ResultsDirectory(own.results_path, settings))
+        if own.scheduler is None:
+
+            def report(text: str) -> None:
+                with make_progress() as between:  # each point has a progress of its own
+                    between.done(text)
+
+            return run.run_sweep(plans, run.run_here(make_progress), report, kept)
+        watcher = stack.enter_context(SignalWatcher())
+        shown = stack.enter_context(make_progress())
+        workers = partial(
+            cluster.run_on_workers, own.scheduler, own.workers, watcher=watcher, progress=shown
+        )
+        return run.run_sweep(plans, workers, shown.done, kept)
+
+
+def _print(own: SweepOptions, outcome: SweepOutcome, machine: MachineOptions) -> None:
+    """Print the table of the points with completed migrations."""
+    from emu.report import sweep as sweeping
+    from vhost_user.console import console_for
+
+    documents = list(outcome.documents.values())
+    console = console_for(report_stream(machine.json_file))
+    points = [point for each in documents for point in sweeping.points_of(each)]
+    plain = not console.is_terminal
+    first = next(iter(outcome.plans.values()))
+    console.print(sweeping.heading(first, documents), soft_wrap=plain)
+    console.print(sweeping.table(points, plain=plain, shapes=bool(own.shapes)))
+    if outcome.not_run:
+        console.print(f"{outcome.not_run} of {outcome.planned} migrations were not finished")
+
+
+def _which(own: SweepOptions, point: SweepPoint) -> str:
+    """The point, for conditions of ``--fail-if``."""
+    if own.shapes or "," in own.accel:
+        return f"with {point.label}"
+    return f"with {len(point.spec.devices)} devices"

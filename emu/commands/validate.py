@@ -22,8 +22,7 @@ from emu.config.vm_spec import (
     parse_size,
     with_use,
 )
-from emu.errors import EmuError, OptionError, PreflightError
-from emu.machine.accel import registry
+from emu.errors import OptionError, PreflightError
 from vhost_user.output_file import is_stream
 from vhost_user.virtio.blk import SECTOR_SIZE
 
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 #: Bytes: guest memory is one mapping in every process, and the address space has no room for more.
 MAX_MEMORY = 16 << 40
 MAX_REPEAT = 1000
+#: Instead of the names of strategies.
+ALL_STRATEGIES = "all"
 #: Bytes a second; far above the rate that a guest reaches.
 MAX_DIRTY_RATE = 64 << 30
 #: Seconds. On a busy host a correct device may take some tenths of a second.
@@ -111,7 +112,7 @@ def _memory(text: str) -> int:
 
 
 def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy], ...]:
-    """The strategies of ``NAME[,NAME...]``, in order.
+    """The strategies of ``NAME[,NAME...]``, in order, or all of them for `ALL_STRATEGIES`.
 
     Args:
         text: the option's value.
@@ -124,6 +125,9 @@ def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy],
 
     for plugin in plugins:
         registry.load_file(plugin.absolute())
+    if text == ALL_STRATEGIES:
+        registry.load_installed()
+        return tuple(registry.STRATEGIES.values())
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if names.count(name) > 1:
@@ -261,19 +265,6 @@ def _disk_size(path: Path, *, write: bool) -> int:
         raise PreflightError(f"--disk {path}: has no size: {error.strerror}") from None
     finally:
         os.close(fd)
-
-
-def accelerator(name: str, spec: VmSpec) -> None:
-    """Check that this accelerator works on this host and supports so large a VM.
-
-    Raises:
-        PreflightError: it does not.
-    """
-    size = {"vcpus": spec.vcpus, "rings": spec.rings}
-    try:
-        registry.check(registry.resolve(name, **size), **size)
-    except EmuError as error:
-        raise PreflightError(f"--accel {name}: {error}") from None
 
 
 def output_file(option: str, path: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from emu.json_input import Each, JsonInputError, Map, Maybe, Members, check, parse
 from emu.report.cells import counted
 from emu.report.permutation import SLOWER, shown_p_value, verdict
-from emu.report.results import COMPLETED, SCHEMA, totals
+from emu.report.results import COMPLETED, SCHEMA, shape_of_groups, totals
 from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
@@ -317,7 +317,8 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
         raise DocumentError(f"one is a document of {one}, the other one of {other}")
     if before.kind == CONFORMANCE:
         return _verdicts(before.whole, after.whole)
-    old, new = (_runs(document) for document in (before, after))
+    named = any(map(_has_twins, (before, after)))
+    old, new = (_runs(document, named=named) for document in (before, after))
     rows = [
         Comparison(devices, rings, strategy, figure, one, other, shown_p_value(one, other))
         for (devices, rings, strategy), runs in old.items()
@@ -346,14 +347,31 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
     )
 
 
-def _runs(document: Document) -> dict[tuple[int, int, str], list[JsonObject]]:
-    """The runs by devices, rings and strategy."""
+def _migrations(document: Document) -> list[tuple[Any, JsonObject]]:
+    """The devices of each VM, as far as they are known, and its document."""
     whole = document.whole
+    migrations = whole["migrations"] if document.kind == SWEEP else [whole]
+    return [(each["vm"]["devices"] if "vm" in each else (), each) for each in migrations]
+
+
+def _has_twins(document: Document) -> bool:
+    """Whether VMs of a sweep have as many devices and rings, or have another accelerator only."""
+    sizes = [totals(devices) for devices, _ in _migrations(document)]
+    return len(set(sizes)) < len(sizes)
+
+
+def _runs(document: Document, *, named: bool) -> dict[tuple[int, int, str], list[JsonObject]]:
+    """The runs by devices, rings and strategy.
+
+    Args:
+        document: of migrations.
+        named: the VM and its accelerator follow the name of the strategy.
+    """
     found: dict[tuple[int, int, str], list[JsonObject]] = {}
-    for migration in whole["migrations"] if document.kind == SWEEP else [whole]:
-        devices, rings = totals(migration["vm"]["devices"] if "vm" in migration else ())
+    for devices, migration in _migrations(document):
+        vm = f" ({shape_of_groups(devices)}, {migration.get('accel', '?')})" if named else ""
         for run in migration["runs"]:
-            found.setdefault((devices, rings, run["strategy"]), []).append(run)
+            found.setdefault((*totals(devices), f"{run['strategy']}{vm}"), []).append(run)
     return found
 
 

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from emu.report.results import COMPLETED, totals
+from emu.report.results import COMPLETED, shape_of_groups, totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
 
 _PREFIX = "vhost_emu"
-_RUN_LABELS = ("devices", "rings", "strategy", "repeat")
+_RUN_LABELS = ("devices", "rings", "shape", "accel", "strategy", "repeat")
 #: Times of a run: the member of the document, the metric, and its description.
 _TIMES = (
     ("downtime_ms", "downtime", "Accounted downtime of a migration."),
@@ -107,9 +107,10 @@ def _migrations(documents: Sequence[JsonObject]) -> Iterator[Metric]:
 def _runs(documents: Iterable[JsonObject]) -> Iterator[tuple[list[str], JsonObject]]:
     """Each run with the values of `_RUN_LABELS`."""
     for whole in documents:
-        devices, rings = totals(whole["vm"]["devices"])
+        groups = whole["vm"]["devices"]
+        vm = [*map(str, totals(groups)), shape_of_groups(groups), whole["accel"]]
         for run in whole["runs"]:
-            yield [str(devices), str(rings), run["strategy"], str(run["repeat"])], run
+            yield [*vm, run["strategy"], str(run["repeat"])], run
 
 
 def _conformance(document: JsonObject) -> Iterator[Metric]:

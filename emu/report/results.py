@@ -448,6 +448,11 @@ def totals(groups: Iterable[JsonObject]) -> tuple[int, int]:
     return sum(count for count, _ in sizes), sum(count * rings for count, rings in sizes)
 
 
+def shape_of_groups(groups: Iterable[JsonObject]) -> str:
+    """The devices of a VM, ``net 16x32, blk 24x4``, from ``vm.devices`` of a document."""
+    return ", ".join(f"{group['class']} {group['count']}x{group['rings']}" for group in groups)
+
+
 def host_facts() -> JsonObject:
     """Properties of the host that affect the figures, without its name."""
     return {

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
-from emu.config.vm_spec import DeviceGroup, VmSpec, default_groups
-from emu.errors import OptionError
 from emu.report.cells import milliseconds, new_table, times
-from emu.report.results import document_head, median
+from emu.report.results import COMPLETED, document_head, median, shape_of_groups, totals
 from emu.report.tables import vm_line
 
 if TYPE_CHECKING:
@@ -21,44 +17,6 @@ if TYPE_CHECKING:
 
     from emu.config.plan import MigrationPlan
     from emu.qmp.protocol import JsonObject
-    from emu.report.results import MigrationReport
-
-#: The most devices of a VM: the limit of open files does not allow for more.
-MAX_DEVICES = 1000
-
-
-def sizes(text: str) -> tuple[int, ...]:
-    """Numbers of devices, as ``4,16,40,128``.
-
-    Raises:
-        OptionError: the text is invalid.
-    """
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(1 <= number <= MAX_DEVICES for number in numbers):
-        raise OptionError(
-            f"--devices {text!r}: write numbers from 1 to {MAX_DEVICES}, such as 4,16,40,128"
-        )
-    if len(set(numbers)) < len(numbers):
-        raise OptionError(f"--devices {text}: a number is there twice; see --repeat")
-    return numbers
-
-
-def shape_of(devices: int, rings: int, base: VmSpec) -> VmSpec:
-    """A VM with that many devices, the default VM's kinds in equal parts, with ``rings`` each.
-
-    Raises:
-        ShapeError: a kind does not support that number of rings.
-    """
-    kinds = [group.device_class for group in default_groups()]
-    bounds = [devices * part // len(kinds) for part in range(len(kinds) + 1)]
-    parts = zip(kinds, itertools.pairwise(bounds), strict=True)
-    groups = tuple(
-        DeviceGroup(kind, end - start, rings) for kind, (start, end) in parts if end > start
-    )
-    return dataclasses.replace(base, groups=groups)
 
 
 class Point(NamedTuple):
@@ -70,6 +28,8 @@ class Point(NamedTuple):
         downtime_ms: by the timelines of both sides.
         stop_ms, start_ms: from the beginning of the first device's first step in the blackout to
             the end of the last step, at the source and at the destination.
+        shape: the VM's devices, such as ``net 4x8, blk 2x4``.
+        accel: the accelerator that was used.
     """
 
     devices: int
@@ -78,43 +38,61 @@ class Point(NamedTuple):
     downtime_ms: float
     stop_ms: float
     start_ms: float
+    shape: str = ""
+    accel: str = ""
 
 
-def points_of(report: MigrationReport) -> list[Point]:
-    """A point for each strategy with completed runs."""
-    spec = report.machine.spec
+def points_of(document: JsonObject) -> list[Point]:
+    """A point for each strategy with completed runs, of a document of `emu migrate`."""
+    groups = document["vm"]["devices"]
+    completed = [run for run in document["runs"] if run["outcome"] == COMPLETED]
     points = []
-    for name in report.strategies:
-        runs = report.completed(name)
+    for name in dict.fromkeys(run["strategy"] for run in document["runs"]):
+        runs = [run for run in completed if run["strategy"] == name]
         figures = [
-            median([getattr(run, key) for run in runs])
-            for key in ("downtime_ms", "stop_ms", "start_ms")
+            median([run[key] for run in runs]) for key in ("downtime_ms", "stop_ms", "start_ms")
         ]
         known = [value for value in figures if value is not None]
         if len(known) == len(figures):
-            points.append(Point(len(spec.devices), spec.rings, name, *known))
+            devices, rings = totals(groups)
+            downtime, stop, start = known
+            shape, accel = shape_of_groups(groups), document["accel"]
+            points.append(Point(devices, rings, name, downtime, stop, start, shape, accel))
     return points
 
 
-def table(points: Sequence[Point], *, plain: bool) -> Table:
-    """A row for each VM and strategy; growth is relative to the strategy's smallest VM."""
+def table(points: Sequence[Point], *, plain: bool, shapes: bool = False) -> Table:
+    """A row for each VM, accelerator and strategy; growth is since the smallest VM of both latter.
+
+    Args:
+        points: in the order of the rows.
+        plain: for a file or a pipe.
+        shapes: each VM has its devices instead of their number.
+    """
+    accels = len({point.accel for point in points}) > 1
     result = new_table("medians, ms; growth since the smallest VM", plain=plain)
-    for name in ("devices", "rings", "x", "strategy", "downtime", "stop", "x", "start", "x"):
-        result.add_column(name, justify="left" if name == "strategy" else "right")
-    smallest: dict[str, Point] = {}
+    left = {"VM", "accel", "strategy"}
+    for name in (
+        "VM" if shapes else "devices",
+        *("rings", "x", *(["accel"] if accels else []), "strategy"),
+        *("downtime", "stop", "x", "start", "x"),
+    ):
+        result.add_column(name, justify="left" if name in left else "right")
+    smallest: dict[tuple[str, str], Point] = {}
     for point in sorted(points, key=lambda each: each.rings):
-        smallest.setdefault(point.strategy, point)
-    size = 0
+        smallest.setdefault((point.accel, point.strategy), point)
+    size: tuple[int, str] | None = None
     for point in points:
-        if size not in (0, point.rings):
+        if size not in (None, (point.rings, point.shape)):
             result.add_section()
-        size = point.rings
-        base = smallest[point.strategy]
+        size = (point.rings, point.shape)
+        base = smallest[point.accel, point.strategy]
         rings = point.rings / base.rings
         result.add_row(
-            str(point.devices),
+            point.shape if shapes else str(point.devices),
             str(point.rings),
             times(rings),
+            *([point.accel] if accels else []),
             point.strategy,
             milliseconds(point.downtime_ms),
             milliseconds(point.stop_ms),
@@ -131,28 +109,38 @@ def _growth(factor: float, rings: float) -> Text:
     return Text(f"{factor:.1f}x", style=style)
 
 
-def heading(plan: MigrationPlan, accel: str) -> str:
-    """The settings that all VMs have in common."""
-    line = vm_line(plan.machine, accel)
-    return line.partition("; ")[2]
+def heading(plan: MigrationPlan, documents: Sequence[JsonObject]) -> str:
+    """The settings that all VMs have in common, and whether their hosts differ."""
+    line = vm_line(plan.machine, _accel_of(documents) or plan.machine.accel).partition("; ")[2]
+    hosts = [each["host"] for each in documents]
+    if any(host != hosts[0] for host in hosts):
+        return f"{line}\nthe hosts differ: compare the strategies of each VM only"
+    return line
 
 
 def document(
-    plan: MigrationPlan, reports: Iterable[MigrationReport], *, not_run: int = 0
+    plan: MigrationPlan, documents: Iterable[JsonObject], *, not_run: int = 0
 ) -> JsonObject:
     """The JSON document: the points, and the migrations that they summarise.
 
     Args:
         plan: of each VM, but for its devices.
-        reports: of the VMs that have migrated.
+        documents: of `emu migrate`, of the VMs that have migrated.
         not_run: number of migrations of all VMs that were not finished.
     """
-    kept = list(reports)
-    head = document_head(plan.machine, kept[0].accel if kept else plan.machine.accel)
+    kept = list(documents)
+    head = document_head(plan.machine, _accel_of(kept) or plan.machine.accel)
+    if kept:
+        head["host"] = kept[0]["host"]
     del head["vm"]
     return {
         **head,
         **({"not_run": not_run} if not_run else {}),
-        "points": [point._asdict() for report in kept for point in points_of(report)],
-        "migrations": [report.to_json(timelines=False) for report in kept],
+        "points": [point._asdict() for each in kept for point in points_of(each)],
+        "migrations": kept,
     }
+
+
+def _accel_of(documents: Iterable[JsonObject]) -> str:
+    """The accelerators that were used: ``soft``, or ``kvm, soft``."""
+    return ", ".join(sorted({each["accel"] for each in documents}))

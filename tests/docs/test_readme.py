@@ -77,6 +77,9 @@ USES = {
     "compare strategies on my own VM's shape": Use(),
     "reproduce the RFC's figures": Use(),
     "see how downtime grows with the number of rings": Use(options="--devices 4,8"),
+    "migrate hundreds of VMs on several hosts, and continue after an interruption": Use(
+        options="--net 1x2 --blk 0,1x1 --repeat 1"
+    ),
     "migrate a real disk image while the guest hashes it": Use(
         "head -c 16M /dev/urandom > disk.img"
     ),

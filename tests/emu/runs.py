@@ -44,14 +44,15 @@ class Run:
         before: words before the command itself.
 
     Attributes:
+        log: the file.
         tmp: its ``TMPDIR``, where nothing may be left.
     """
 
     def __init__(self, log: Path, argv: Sequence[str], *, before: Sequence[str] = ()) -> None:
-        self._log = log
+        self.log = log
         # A socket's path must be short.
         self.tmp = Path(tempfile.mkdtemp(prefix="emu-test-"))
-        with self._log.open("wb") as err:
+        with self.log.open("wb") as err:
             self.process = subprocess.Popen(
                 [*before, *EMU, *argv],
                 stdout=subprocess.PIPE,
@@ -66,7 +67,7 @@ class Run:
 
         def printed() -> bool:
             ended = self.process.poll() is not None  # first: the line may be its last one
-            text = self._log.read_text()
+            text = self.log.read_text()
             found[:] = [line for line in text.splitlines() if words in line]
             assert len(found) >= count or not ended, f"it has ended: {text}"
             return len(found) >= count
@@ -93,4 +94,4 @@ class Run:
         out, _ = self.process.communicate(timeout=PROGRAM_TIMEOUT)
         assert not running(family)
         self.tmp.rmdir()  # which fails if anything is left in it
-        return Ended(self.process.returncode, out, self._log.read_text())
+        return Ended(self.process.returncode, out, self.log.read_text())

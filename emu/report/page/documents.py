@@ -90,7 +90,8 @@ _POINT = Members(
         "downtime_ms": _MS,
         "stop_ms": _MS,
         "start_ms": _MS,
-    }
+    },
+    {"shape": str, "accel": str},
 )
 SWEEP = Members({**HEAD, "points": Each(_POINT), "migrations": Each(MIGRATIONS)}, _SOME)
 

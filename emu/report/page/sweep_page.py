@@ -27,7 +27,7 @@ def page(document: JsonObject) -> Page:
         JsonInputError: the document has another shape.
     """
     known = check(document, SWEEP)
-    points: list[JsonObject] = known["points"]
+    points = _series(known["points"])
     names = list(dict.fromkeys(point["strategy"] for point in points))
     colours = series_colours(names)
     own = {
@@ -87,6 +87,13 @@ def page(document: JsonObject) -> Page:
     )
 
 
+def _series(points: Sequence[JsonObject]) -> list[JsonObject]:
+    """The points; with several accelerators each series is a strategy with one of them."""
+    if len({point.get("accel") for point in points}) <= 1:
+        return list(points)
+    return [{**point, "strategy": f"{point['strategy']}, {point['accel']}"} for point in points]
+
+
 def _sentence(document: JsonObject, own: dict[str, list[JsonObject]]) -> str:
     migrations = document["migrations"]
     runs = sum(len(each["runs"]) for each in migrations)
@@ -121,16 +128,20 @@ def _tiles(own: dict[str, list[JsonObject]]) -> list[Tile]:
 
 
 def _table(points: Sequence[JsonObject], own: dict[str, list[JsonObject]]) -> Table:
-    titles = ("strategy", "devices", "rings", "x", "downtime", "x", "stop", "x", "start", "x")
+    shapes = any(point.get("shape") for point in points)
+    titles = ("devices", "rings", "x", "downtime", "x", "stop", "x", "start", "x")
+    columns = [Column("strategy", numeric=False)]
+    columns += [Column("VM", numeric=False)] if shapes else []
+    columns += [Column(title, numeric=True) for title in titles]
     rows = []
     for point in points:
         base = own[point["strategy"]][0]
         rings = point["rings"] / base["rings"] if base["rings"] else 0.0
-        cells = [Cell(point["strategy"]), Cell(str(point["devices"])), Cell(str(point["rings"]))]
-        cells.append(Cell(times(rings)))
+        cells = [Cell(point["strategy"]), *([Cell(point.get("shape", ""))] if shapes else [])]
+        cells += [Cell(str(point["devices"])), Cell(str(point["rings"])), Cell(times(rings))]
         for name in _FIGURES:
             factor = point[name] / base[name] if base[name] else 0.0
             tone = GOOD if factor < rings else BAD if factor > rings else ""
             cells += [Cell(milliseconds(point[name])), Cell(f"{factor:.1f}x", tone)]
         rows.append(cells)
-    return Table([Column(title, numeric=at > 0) for at, title in enumerate(titles)], rows)
+    return Table(columns, rows)

@@ -156,6 +156,7 @@ def test_a_condition_is_completed_up_to_its_operator() -> None:
     assert "prewired.downtime_ms" in fields("pre")
     assert "qemu-2021.integrity.lost" in fields("")
     assert fields("", "split,threads")[0] == "split.downtime_ms"
+    assert fields("", "all") == fields("")
     assert all(text.startswith(("split.", "threads.")) for text in fields("", "split,threads"))
     assert fields("prewired.", "split") == []
     assert "split.src.get_vring_base.blk.wall_ms" in fields("split.s")

@@ -15,7 +15,7 @@ from emu.commands.option_values import values_of
 from emu.commands.options import MachineOptions
 from emu.commands.ring_use_options import RingUseOptions
 from emu.commands.run import RunOptions
-from emu.commands.sweep import SweepOptions
+from emu.commands.sweep_options import SweepOptions
 from emu.config.device_kinds import KINDS
 
 GROUPS: dict[str, tuple[type, ...]] = {

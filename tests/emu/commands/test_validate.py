@@ -14,6 +14,8 @@ from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError, PreflightError
 from emu.machine.accel.registry import resolve
+from emu.orchestrator import host_limits
+from emu.strategies.registry import STRATEGIES
 from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
@@ -71,6 +73,11 @@ def test_strategies_keep_their_order() -> None:
     assert names == ["split", "threads"]
     with pytest.raises(OptionError, match="split is there twice; see --repeat"):
         validate.strategies("split, threads,split")
+
+
+def test_all_is_each_known_strategy() -> None:
+    """In the order of the table."""
+    assert validate.strategies("all") == tuple(STRATEGIES.values())
 
 
 @pytest.mark.parametrize("text", ["c", "", "split,,threads", "split,", " "])
@@ -155,11 +162,11 @@ def test_a_vm_that_is_too_large_for_kvm_is_one_line(vcpus: int, rings: int, line
     """With another accelerator as advice; `auto` selects it."""
     spec = VmSpec(vcpus, 1 << 30, (DeviceGroup("blk", 32, rings),))
     try:
-        validate.accelerator("kvm", SMALL)
+        host_limits.check_accelerator("kvm", SMALL)
     except PreflightError as error:
         pytest.skip(str(error))
     with pytest.raises(PreflightError, match=f"--accel kvm: .*{line}"):
-        validate.accelerator("kvm", spec)
+        host_limits.check_accelerator("kvm", spec)
     assert resolve("auto", vcpus=vcpus, rings=spec.rings) == "soft"
     assert resolve("auto", vcpus=SMALL.vcpus, rings=SMALL.rings) == "kvm"
 

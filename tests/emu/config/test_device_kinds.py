@@ -23,7 +23,7 @@ from emu.errors import OptionError
 from emu.guest.driver import Driver
 from emu.guest.layout import GuestLayout
 from emu.machine.ram import RamRegion
-from emu.report.sweep import shape_of
+from emu.sweep.matrix import shape_of
 from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:

@@ -50,7 +50,8 @@ def migration(times: Mapping[str, Iterable[float | None]], **more: Any) -> dict[
 
 def sweep_of(reports: Sequence[MigrationReport]) -> dict[str, Any]:
     """The document of `emu sweep`."""
-    return sweep.document(MigrationPlan(_plan(2), ("prewired",)), reports)
+    documents = [each.to_json(timelines=False) for each in reports]
+    return sweep.document(MigrationPlan(_plan(2), ("prewired",)), documents)
 
 
 def conformance(*verdicts: Verdict, role: str = BACK_END, first: int = 0) -> dict[str, Any]:

@@ -105,6 +105,14 @@ def test_verdicts_that_differ() -> None:
     assert (whole["schema"], whole["compared"], len(whole["cases"])) == (1, CONFORMANCE, 3)
 
 
+def test_vms_of_the_same_size_are_not_mixed_up() -> None:
+    """Nor accelerators: the names of the strategies have both, in either document."""
+    one, other = report({"split": FAST}), report({"split": SLOW}, accel="kvm")
+    found = result(sweep_of([one, other]), sweep_of([one]))
+    assert [each.strategy for each in found.compared] == ["split (blk 2x2, soft)"]
+    assert found.missing == ["split (blk 2x2, kvm) (2 devices)"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -26,8 +26,9 @@ def parsed(text: str) -> dict[str, list[Sample]]:
 def test_the_figures_of_migrations_are_in_seconds() -> None:
     documents = [migration({"split": (10.0, None)}), migration({'pre\n"wired\\': (5.0,)}, disks=8)]
     found = parsed(openmetrics.migrations(documents))
-    one = {"devices": "2", "rings": "4", "strategy": "split", "repeat": "1"}
-    other = {"devices": "8", "rings": "16", "strategy": 'pre\n"wired\\', "repeat": "1"}
+    one = {"devices": "2", "rings": "4", "shape": "blk 2x2", "accel": "soft", "repeat": "1"}
+    other = {**one, "devices": "8", "rings": "16", "shape": "blk 8x2"}
+    one["strategy"], other["strategy"] = "split", 'pre\n"wired\\'
     assert found["vhost_emu_migration_downtime_seconds"] == [(one, 0.01), (other, 0.005)]
     assert found["vhost_emu_migration_stop_seconds"] == [(one, 0.005), (other, 0.0025)]
     assert "vhost_emu_migration_guest_gap_seconds" not in found

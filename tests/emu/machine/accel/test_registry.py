@@ -6,13 +6,14 @@ from __future__ import annotations
 import click
 import pytest
 
-from emu.commands import host_checks, validate
+from emu.commands import host_checks
 from emu.commands.migrate import migrate
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError, PreflightError
 from emu.machine.accel import registry
 from emu.machine.accel.base import Limits
 from emu.machine.accel.soft import SoftAccelerator
+from emu.orchestrator import host_limits
 
 SMALL = VmSpec(2, 1 << 30, (DeviceGroup("blk", 1, 1),))
 
@@ -99,11 +100,11 @@ def test_auto_is_the_first_row_that_works_and_supports_the_machine() -> None:
 
 @pytest.mark.usefixtures("others")
 def test_the_checks_before_a_run_use_the_rows_limits() -> None:
-    validate.accelerator("auto", SMALL)
+    host_limits.check_accelerator("auto", SMALL)
     with pytest.raises(PreflightError, match="--accel absent: its device is missing"):
-        validate.accelerator("absent", SMALL)
+        host_limits.check_accelerator("absent", SMALL)
     with pytest.raises(PreflightError, match="--accel tiny: 2 vCPUs"):
-        validate.accelerator("tiny", SMALL)
+        host_limits.check_accelerator("tiny", SMALL)
 
 
 @pytest.mark.usefixtures("others")

@@ -54,3 +54,16 @@ def test_growth_is_told_of_strategies_that_migrated_the_largest_vm() -> None:
     for point in document["points"]:
         point["rings"] = 0
     assert "as long" not in page(document).sentence
+
+
+def test_each_accelerator_has_a_series_of_its_own() -> None:
+    """And a point has its VM in the table."""
+    document = sweep_document()
+    for at, point in enumerate(document["points"]):
+        point["shape"], point["accel"] = "blk 4x8", ("soft", "kvm")[at % 2]
+    made = page(document)
+    assert {value["strategy"] for value in made.figures[0].spec["data"]["values"]} == {
+        "qemu-2021, soft",
+        "prewired, kvm",
+    }
+    assert rows_of(table_of(made, "The figures"))[0][:3] == ["qemu-2021, soft", "blk 4x8", "4"]

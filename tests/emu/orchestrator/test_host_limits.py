@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu.commands import host_limits
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError
+from emu.orchestrator import host_limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ SMALL = VmSpec(2, 256 << 20, (DeviceGroup("blk", 1, 1),))
 
 LIMITED = """
 import resource, sys
-from emu.commands import host_limits
+from emu.orchestrator import host_limits
 from emu.errors import PreflightError
 from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import VmSpec

@@ -1,4 +1,4 @@
-"""Checks that the host has the descriptors, memory and path lengths that a VM needs."""
+"""Checks that the host has the accelerator, descriptors, memory and paths that a VM needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from emu.errors import PreflightError
+from emu.errors import EmuError, PreflightError
+from emu.machine.accel import registry
 from emu.orchestrator.run_directory import PREFIX, longest_name
 from vhost_user import descriptor_table
 from vhost_user.channel import MAX_SOCKET_PATH
@@ -45,6 +46,19 @@ def check(spec: VmSpec) -> None:
     _check_descriptors(spec)
     _check_memory(spec)
     _check_socket_paths(spec)
+
+
+def check_accelerator(name: str, spec: VmSpec) -> None:
+    """Check that this accelerator works on this host and supports so large a VM.
+
+    Raises:
+        PreflightError: it does not.
+    """
+    size = {"vcpus": spec.vcpus, "rings": spec.rings}
+    try:
+        registry.check(registry.resolve(name, **size), **size)
+    except EmuError as error:
+        raise PreflightError(f"--accel {name}: {error}") from None
 
 
 def descriptors_needed(spec: VmSpec) -> int:

@@ -1,0 +1,1 @@
+"""Sweeps: which VMs migrate, where each of them does, and where the results are kept."""

@@ -1,0 +1,1 @@
+"""Sweeps: the matrix, the results that are kept, and the workers."""
