@@ -1,21 +1,35 @@
 """A virtio block device on a file (virtio 1.3, section 5.2).
 
 Reads that hit the page cache are served in the loop's thread, directly to guest memory, and so are
-writes where the file system can promise not to wait (RWF_NOWAIT). All other calls go to the
-device's own threads, and complete through the loop: a disk that hangs delays no other device.
+writes where the file system can promise not to wait (RWF_NOWAIT). Where it cannot, writes are made
+by the loop's thread at the end of its turn, and another thread takes the loop over if one blocks
+(`backends.loop`). All other calls go to the device's own threads, and complete through the loop: a
+disk that hangs delays no other device.
+
+Requests of the usual kind are served by a compiled function (`backends.disk_batch`), many in one
+call; the functions here serve all kinds, and are the same without it.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import time
 from functools import partial
 from os import preadv, pwritev
 from typing import TYPE_CHECKING
 
 from backends import stats
+from backends.blocking_call import BlockingCall
+from backends.disk_batch import DiskBatch, Writes
 from backends.image import IOV_MAX, Image, ImageError
-from backends.limits import BUDGET, DISK_REQUEST_BYTES, INLINE_BYTES, MAX_SEGMENTS, requests_in
+from backends.limits import (
+    DISK_REQUEST_BYTES,
+    INLINE_BYTES,
+    MAX_SEGMENTS,
+    SLOW_NS,
+)
+from backends.ring_service import Served, serve_ring
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
@@ -99,6 +113,9 @@ class BlkDevice(VirtioDevice):
         super().__init__(name, loop, rings, counters)
         self._image = image
         self._pool = pool
+        # Until then writes block, and are made by the threads of the pool.
+        self._slow_until = 0
+        self._batch = DiskBatch(image, self.counters)
         self._serial = serial.encode()[:VIRTIO_BLK_ID_BYTES].ljust(VIRTIO_BLK_ID_BYTES, b"\0")
         self.protocol_features |= (
             ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.BACKEND_REQ
@@ -156,19 +173,22 @@ class BlkDevice(VirtioDevice):
 
     def process(self, ring: Ring, queue: DeviceQueue) -> bool:
         """Serve requests; see `VirtioDevice.process`."""
-        pop, serve = queue.pop, self._serve
-        try:
-            left = BUDGET
-            while left > 0:
-                chain = pop()
-                if chain is None:
-                    break
-                serve(ring, queue, chain)
-                left -= requests_in(chain)
-        finally:
-            if queue.publish():
-                ring.interrupt()
-        return chain is not None or queue.arm()
+        return serve_ring(ring, queue, self._serve_batch, self._serve)
+
+    def _serve_batch(self, ring: Ring) -> Served:
+        """By the compiled function."""
+        batch = ring.lend()
+        if batch is None:
+            return Served.UNUSUAL
+        served = self._batch.serve(batch, collect=not self._is_slow)
+        if self._batch.notify:
+            ring.interrupt()
+        writes = self._batch.writes
+        if writes is not None:
+            ring.begin_async(writes.length)
+            work = partial(writes.make, self._image.fd, ring.losses)
+            self._call_blocking(ring, work, partial(self._written, ring, writes), writes.length)
+        return served
 
     # A request
 
@@ -266,7 +286,11 @@ class BlkDevice(VirtioDevice):
                 if error.errno != errno.EOPNOTSUPP or not flags:
                     raise self._failed(ring, buffers, error) from None
                 image.write_flags = None  # the file system cannot promise not to wait
-        self._submit(ring, chain, partial(image.write, buffers, offset), 1)
+        work = partial(image.write, buffers, offset)
+        if image.write_flags is None and length <= INLINE_BYTES:
+            self._write_in_loop(ring, chain, work)
+        else:
+            self._submit(ring, chain, work, 1)
         return 0
 
     @staticmethod
@@ -330,15 +354,22 @@ class BlkDevice(VirtioDevice):
 
     def _work(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
         """In a thread of the pool."""
+        status = self._attempt(ring, chain, work)
+        if status:
+            written = 1
+        ring.post_completion(partial(self._done, ring, chain, status, written))
+
+    @staticmethod
+    def _attempt(ring: Ring, chain: Chain, work: Callable[[], None]) -> int:
+        """In any thread: the status of the request."""
         ring.check_memory()  # it may be gone since the request was taken
-        status = VIRTIO_BLK_S_OK
         try:
             work()
         except OSError as error:
-            status, written = VIRTIO_BLK_S_IOERR, 1
             if error.errno == GONE:
                 look(chain.writable + chain.readable)
-        ring.post_completion(partial(self._done, ring, chain, status, written))
+            return VIRTIO_BLK_S_IOERR
+        return VIRTIO_BLK_S_OK
 
     @staticmethod
     def _lost(ring: Ring, error: Exception) -> None:
@@ -352,6 +383,71 @@ class BlkDevice(VirtioDevice):
             ring.abort(error)
         else:
             ring.complete(chain.head, written)
+
+    # Writes by the loop's thread, where the file system cannot promise not to wait
+
+    @property
+    def _is_slow(self) -> bool:
+        """A write has blocked, not long ago."""
+        return self._slow_until > 0 and time.monotonic_ns() < self._slow_until
+
+    def _write_in_loop(self, ring: Ring, chain: Chain, work: Callable[[], None]) -> None:
+        status = VIRTIO_BLK_S_OK
+
+        def write() -> None:
+            nonlocal status
+            status = self._attempt(ring, chain, work)
+
+        ring.begin_async()
+        self._call_blocking(ring, write, lambda: self._done(ring, chain, status, 1), 1)
+
+    def _call_blocking(
+        self, ring: Ring, work: Callable[[], None], done: Callable[[], None], count: int
+    ) -> None:
+        """Have a call made for as many requests that were popped."""
+        failed = partial(ring.abort, count=count)
+        call = BlockingCall(work, ring.completion(done), failed, self._pool, self._blocked)
+        if not self._is_slow:
+            self.loop.call_blocking(call)
+            return
+        try:
+            call.make_in_pool(ring.post_completion)
+        except RuntimeError as error:  # the system has no thread for it
+            failed(error)
+
+    def _blocked(self) -> None:
+        self._slow_until = time.monotonic_ns() + SLOW_NS
+
+    def _written(self, ring: Ring, writes: Writes) -> None:
+        """Complete what `_serve_batch` has taken from the ring."""
+        batch = ring.lend()
+        try:
+            if batch is not None:
+                notify, failures = writes.complete(batch)
+                batch.end()
+                self.counters[stats.ERRORS] += failures
+                if notify:
+                    ring.interrupt()
+            else:
+                self._written_one_by_one(ring, writes)
+        except Exception as error:  # noqa: BLE001  whatever is raised, the requests have to end
+            ring.abort(error, count=writes.length)
+        else:
+            ring.end_async(writes.length)
+        self._batch.release(writes)
+
+    def _written_one_by_one(self, ring: Ring, writes: Writes) -> None:
+        """The same without the compiled function: the ring was set up anew meanwhile."""
+        queue, mark = ring.queue, ring.log_mark
+        for write in writes.all:
+            write.status[0] = VIRTIO_BLK_S_IOERR if write.error else VIRTIO_BLK_S_OK
+            self.counters[stats.ERRORS] += bool(write.error)
+            if mark is not None:
+                mark(write.status_gpa, 1)
+            if queue is not None:
+                queue.push(write.head, 1)
+        if queue is not None and queue.publish():
+            ring.interrupt()
 
     def _complete_now(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
         self._set_status(ring, chain, status)

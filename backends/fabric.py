@@ -51,6 +51,11 @@ class Fabric:
         """Add the uplink as a port."""
         self._uplink = uplink
 
+    @property
+    def returns_frames(self) -> bool:
+        """Each frame comes back to the pair that sends it, and goes nowhere else."""
+        return not self._switching and self._uplink is None
+
     def announce(self, nic: NetDevice, mac: bytes) -> None:
         """Announce where an address is now (RARP)."""
         frame = rarp(mac)

@@ -24,6 +24,7 @@ class GuestMemory:
         acked: the feature bits that the front-end acknowledged.
         event_idx: rings have the event index fields (VIRTIO_F_EVENT_IDX).
         log: the dirty log, or None.
+        losses: `vhost_user.mapping.losses` when no page of this memory was gone.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class GuestMemory:
         self.log: DirtyLog | None = None
         self._inflight: InflightRegion | None = None
         self._tables = 1
-        self._losses = losses[0]
+        self.losses = losses[0]
 
     @property
     def generation(self) -> tuple[int, ...]:
@@ -96,14 +97,14 @@ class GuestMemory:
                 has shrunk.
         """
         count = losses[0]
-        if count == self._losses:
+        if count == self.losses:
             return
         self.table.check()
         if self.log is not None:
             self.log.check()
         if self._inflight is not None:
             self._inflight.check()
-        self._losses = count  # it was another device's memory
+        self.losses = count  # it was another device's memory
 
     def forget(self) -> None:
         """Drop everything: the front-end has disconnected."""

@@ -22,6 +22,7 @@ from vhost_user.errors import VhostUserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backends.blocking_call import BlockingCall
     from backends.loop import Loop, Timer
     from backends.pacing import Pacer
 
@@ -139,12 +140,13 @@ class GuardedLoop:
         """The same loop, for another part."""
         return GuardedLoop(self.base, part)
 
-    def _guard(self, callback: Callable[P, None]) -> Callable[P, None]:
+    def guard(self, callback: Callable[P, None]) -> Callable[P, None]:
+        """The callback, with an exception of which the part fails."""
         return partial(_call, self._part, callback)
 
     def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
         """See `Loop.watch`."""
-        self.base.watch(fd, self._guard(handler), events)
+        self.base.watch(fd, self.guard(handler), events)
 
     def change(self, fd: int, events: int) -> None:
         """See `Loop.change`."""
@@ -156,7 +158,7 @@ class GuardedLoop:
 
     def watch_kick(self, fd: int, handler: Callback) -> None:
         """See `Loop.watch_kick`."""
-        self.base.watch_kick(fd, self._guard(handler))
+        self.base.watch_kick(fd, self.guard(handler))
 
     def mute_kick(self, fd: int) -> None:
         """See `Loop.mute_kick`."""
@@ -168,23 +170,27 @@ class GuardedLoop:
 
     def post(self, callback: Callback) -> None:
         """See `Loop.post`."""
-        self.base.post(self._guard(callback))
+        self.base.post(self.guard(callback))
 
     def again(self, callback: Callback) -> None:
         """See `Loop.again`."""
-        self.base.again(self._guard(callback))
+        self.base.again(self.guard(callback))
 
     def finally_(self, callback: Callback) -> None:
         """See `Loop.finally_`."""
-        self.base.finally_(self._guard(callback))
+        self.base.finally_(self.guard(callback))
+
+    def call_blocking(self, call: BlockingCall) -> None:
+        """See `Loop.call_blocking`. The call itself is not guarded."""
+        self.base.call_blocking(call)
 
     def on_loss(self, callback: Callback) -> None:
         """See `Loop.on_loss`."""
-        self.base.on_loss(self._guard(callback))
+        self.base.on_loss(self.guard(callback))
 
     def at(self, due: int, callback: Callback) -> Timer:
         """See `Loop.at`."""
-        return self.base.at(due, self._guard(callback))
+        return self.base.at(due, self.guard(callback))
 
     def take_control(self, holder: object) -> None:
         """See `Loop.take_control`."""
@@ -196,4 +202,4 @@ class GuardedLoop:
 
     def must_wait(self, device: object, resume: Callback) -> bool:
         """See `Loop.must_wait`."""
-        return self.base.must_wait(device, self._guard(resume))
+        return self.base.must_wait(device, self.guard(resume))

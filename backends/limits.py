@@ -32,6 +32,15 @@ CLOSING = 1024
 BUDGET = 16
 #: Descriptors of a chain that count as one more request.
 CHAIN_SHARE = 64
+#: Requests that one poll of a ring serves, where a compiled function serves them.
+COMPILED_BUDGET = 64
+#: Bytes of such requests: the poll ends with the request that reaches it.
+COMPILED_BYTES = 1 << 20
+#: Nanoseconds that a call of the loop's thread may block before another thread takes the loop over;
+#: it happens within twice this time.
+TAKE_OVER_NS = 1_000_000
+#: Nanoseconds after such a call for which the device's calls are made by other threads.
+SLOW_NS = 1_000_000_000
 #: Control descriptors are checked again after this many rings.
 RINGS_PER_CHECK = 4
 #: Bytes of one disk request; a larger one fails. The used length has 32 bits.
@@ -89,6 +98,12 @@ BOUNDS = (
     Bound("descriptors of an indirect table, if the ring has fewer", MAX_CHAIN, "the ring fails"),
     Bound("requests of a ring in one poll", BUDGET, "the ring is polled again"),
     Bound(
+        "requests of a ring in one poll, by a compiled function",
+        COMPILED_BUDGET,
+        "the ring is polled again",
+    ),
+    Bound("bytes of these requests", COMPILED_BYTES, "the ring is polled again"),
+    Bound(
         "descriptors of a chain that counts as one request", CHAIN_SHARE - 1, "it counts as several"
     ),
     Bound("polls between two reads of the sockets", RINGS_PER_CHECK, "messages are read first"),
@@ -96,6 +111,7 @@ BOUNDS = (
     Bound("bytes of a disk request in the loop", INLINE_BYTES, "another thread serves it"),
     Bound("ranges of a discard or write-zeroes", MAX_SEGMENTS, "its status is IOERR"),
     Bound("threads for calls that may block", IO_THREADS, "requests wait for a thread"),
+    Bound("ns that a write blocks the loop", TAKE_OVER_NS, "another thread takes the loop over"),
     Bound("bytes of an entropy request", RNG_REQUEST_BYTES, "it gets only these"),
     Bound("bytes of a frame", LARGEST_FRAME, "it is dropped"),
     Bound("frames that wait for another thread", INBOX_FRAMES, "they are dropped"),

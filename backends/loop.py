@@ -4,6 +4,11 @@ There are two epoll sets. Control descriptors (listening and connected sockets, 
 one, kicks in the other, and the first is nested in the second. So a turn can check for control
 messages between two rings with one system call, and a stop does not wait for the requests of all
 other rings.
+
+Calls that may block, but seldom do, are made by the loop's thread at the end of a turn. A *spare
+thread* takes the loop over when one does: the thread that is blocked is the spare one afterwards.
+So the call of a fast file needs no other thread, and that of a slow one delays the loop for
+`TAKE_OVER_NS` to twice as long.
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from backends.limits import RINGS_PER_CHECK
+from backends.limits import RINGS_PER_CHECK, TAKE_OVER_NS
 from backends.pacing import Pacer
 from vhost_user.mapping import losses
 from vhost_user.readiness import readable
@@ -27,11 +33,15 @@ from vhost_user.readiness import readable
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from backends.blocking_call import BlockingCall
+
 Callback = Callable[[], None]
 #: Seconds that `Loop.stop` waits for the thread.
 JOIN_TIMEOUT = 5.0
 #: Seconds before a timer is due at which the wait becomes precise to the microsecond.
 _COARSE = 0.002
+#: Periods of `TAKE_OVER_NS` without a call after which the spare thread sleeps.
+_QUIET_PERIODS = 100
 
 
 class Timer:
@@ -77,8 +87,15 @@ class Loop:
         self._sequence = itertools.count()
         self._holder: object | None = None
         self._waiting: deque[Callback] = deque()
+        self._calls: deque[BlockingCall] = deque()
+        self._calling: list[BlockingCall] = []  # one at most; who pops it has the loop
+        self._calls_made = 0
+        self._spare_is_free = False
+        self._spare_awake = threading.Event()
         self._stopping = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._spare: threading.Thread | None = None
         self.watch(self._wake_fd, self._on_wake)
 
     # Descriptors
@@ -143,6 +160,10 @@ class Loop:
         """
         self._finally.append(callback)
 
+    def call_blocking(self, call: BlockingCall) -> None:
+        """Make a call at the end of this turn, and finish it; later, if it blocks."""
+        self._calls.append(call)
+
     def on_loss(self, callback: Callback) -> None:
         """Call it after each turn in which mapped memory was gone (`vhost_user.mapping.losses`).
 
@@ -190,10 +211,16 @@ class Loop:
         Args:
             timeout: seconds.
         """
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            return True
+        if not self._ended.is_set():
             self.post(self._on_stop)
+        ended = self._ended.wait(timeout)
+        if ended and (self._spare is None or self._spare_is_free):
             self._thread.join(timeout)
-        return not self._thread.is_alive()
+            if self._spare is not None:
+                self._spare.join(timeout)
+        return ended
 
     def close(self) -> None:
         """Close the loop's descriptors, when its thread has ended and no thread posts any more."""
@@ -215,11 +242,94 @@ class Loop:
         if self.stop():
             self.close()
 
-    def _run(self) -> None:
-        while not self._stopping:
-            self._turn()
+    def _run(self, *, has_loop: bool = True) -> None:
+        """A thread of the loop: one has it, the other one is the spare thread."""
+        try:
+            while has_loop or self._take_over():
+                has_loop = self._turn()
+                if has_loop and self._stopping:
+                    break
+        finally:
+            if has_loop:
+                self._ended.set()
+                self._spare_awake.set()
 
-    def _turn(self) -> None:
+    def _take_over(self) -> bool:
+        """Wait for a call that takes long, and take the loop over; False at the loop's end."""
+        self._spare_is_free = True
+        while not self._stopping:
+            self._spare_awake.wait()
+            if self._await_long_call():
+                self._spare_is_free = False
+                return True
+        return False
+
+    def _await_long_call(self) -> bool:
+        """True when a call has taken long, and the loop was taken over; False after a while."""
+        made, quiet = -1, 0
+        while quiet < _QUIET_PERIODS:
+            time.sleep(TAKE_OVER_NS / 1e9)
+            if self._stopping:
+                return False
+            if made != self._calls_made:
+                made, quiet = self._calls_made, 0
+            elif self._calling:
+                with suppress(IndexError):  # it has just ended
+                    self._calling.pop().late = True
+                    return True
+            else:
+                quiet += 1
+        self._spare_awake.clear()
+        if made != self._calls_made:  # before it was cleared
+            self._spare_awake.set()
+        return False
+
+    def _make_calls(self) -> bool:
+        """Make the calls that may block; False when another thread has the loop now."""
+        while self._calls:
+            call = self._calls.popleft()
+            if not self._spare_is_free and not self._start_spare():
+                self._make_in_pool(call)
+                continue
+            self._calling.append(call)
+            self._calls_made += 1
+            if not self._spare_awake.is_set():
+                self._spare_awake.set()
+            call.make()
+            try:
+                self._calling.pop()
+            except IndexError:
+                if not self._stopping:
+                    self.post(call.finish)
+                return False
+            call.finish()
+        return True
+
+    def _start_spare(self) -> bool:
+        """Have a spare thread; False where that is not possible, or its call has not ended yet."""
+        if self._thread.ident is None:
+            return True  # the loop has no thread, but is turned by its caller
+        if self._spare is not None:
+            return False
+        run = partial(self._run, has_loop=False)
+        spare = threading.Thread(target=run, name=f"{self.name}-spare", daemon=True)
+        try:
+            spare.start()
+        except RuntimeError:
+            return False
+        self._spare = spare
+        self._spare_is_free = True
+        return True
+
+    def _make_in_pool(self, call: BlockingCall) -> None:
+        try:
+            call.make_in_pool(self.post)
+        except RuntimeError as error:  # the system has no thread for it
+            call.outcome = error
+            call.finish()
+
+    def _turn(self) -> bool:
+        """Serve what is ready; False when another thread has taken the loop over."""
         events = self._data.poll(self._timeout(), 64)
         if self._timers:
             self._run_timers()
@@ -236,6 +346,8 @@ class Loop:
                 handler()
                 if not count % RINGS_PER_CHECK:
                     self._serve_control()
+        if self._calls and not self._make_calls():
+            return False
         if losses[0] != self._losses:
             self._losses = losses[0]
             for callback in self._on_loss:
@@ -244,6 +356,7 @@ class Loop:
             done, self._finally = self._finally, []
             for callback in done:
                 callback()
+        return True
 
     def _ignore(self, fd: int) -> None:
         """Unregister a kick without a handler: level-triggered, it would wake every turn."""
@@ -258,7 +371,7 @@ class Loop:
                 handler(events)
 
     def _timeout(self) -> float | None:
-        if self._again or self._finally:
+        if self._again or self._finally or self._calls:
             return 0
         if not self._timers:
             return None

@@ -2,6 +2,9 @@
 
 Even rings receive, odd ones transmit; two are a pair. A frame for which the driver has no buffer
 is dropped: no frames are queued here.
+
+Frames that come back to their NIC are returned by a compiled function (`backends.nic_batch`), many
+in one call, where they are of the usual kind.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from backends import stats
 from backends.limits import BUDGET, INBOX_FRAMES, LARGEST_FRAME, requests_in
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
+from backends.nic_batch import NicBatch
+from backends.ring_service import Served, serve_ring
 from backends.virtio_device import VirtioDevice, scatter
 from vhost_user.errors import FrontendError
 from vhost_user.features import VIRTIO_F_VERSION_1, ProtocolFeature
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from backends.ring import Ring
     from vhost_user.messages import Request
     from vhost_user.payloads import U64
-    from vhost_user.virtqueue import DeviceQueue
+    from vhost_user.virtqueue import Chain, DeviceQueue
 
 #: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers = 1.
 RX_HEADER = bytes(LEGACY_NET_HEADER_SIZE) + b"\x01\x00"
@@ -50,6 +55,10 @@ LONGEST_FRAME = longest_frame(MTU_RANGE[-1])
 
 class Network(Protocol):
     """What a NIC is connected to: a `backends.fabric.Fabric`, or a `backends.tap.TapPort`."""
+
+    @property
+    def returns_frames(self) -> bool:
+        """Each frame comes back to the pair that sends it, and goes nowhere else."""
 
     def attach(self, nic: NetDevice, /) -> None:
         """Add a NIC, which receives frames from now on."""
@@ -102,6 +111,7 @@ class NetDevice(VirtioDevice):
         self._own_mtu = self._mtu = mtu
         self._longest = LONGEST_FRAME
         self._header = RX_HEADER
+        self._batch = NicBatch(self.counters)
         self._touched: list[Ring] = []
         # Frames for rings that wait for pages of guest memory, in order.
         self._held: dict[Ring, deque[bytes]] = {}
@@ -111,6 +121,7 @@ class NetDevice(VirtioDevice):
         self._acked = 0
         self._rings: Sequence[Ring] = ()
         self._observer: DeviceObserver | None = None
+        self._apply_mtu()
 
     def attach(self, rings: Sequence[Ring], observer: DeviceObserver) -> None:
         """Connect the device to its network."""
@@ -161,37 +172,43 @@ class NetDevice(VirtioDevice):
             if self._held:
                 self._deliver_held(ring)
             return False
-        pop, push, transmit = queue.pop, queue.push, self._fabric.transmit
-        header, pair, frames = len(self._header), ring.index >> 1, 0
-        longest = self._longest
         try:
-            left = BUDGET
-            while left > 0:
-                chain = pop()
-                if chain is None:
-                    break
-                left -= requests_in(chain)
-                readable = chain.readable
-                length = len(readable[0]) if len(readable) == 1 else sum(map(len, readable))
-                push(chain.head, 0)
-                if not header + SHORTEST_FRAME <= length <= LARGEST_FRAME:
-                    self.counters[stats.ERRORS] += 1
-                    continue
-                data = readable[0] if len(readable) == 1 else b"".join(readable)
-                frame = bytes(data[header:])
-                if len(frame) > longest and too_long(frame, longest):
-                    self.counters[stats.ERRORS] += 1
-                    continue
-                ring.check_memory()
-                frames += 1
-                transmit(self, pair, frame)
+            return serve_ring(ring, queue, self._return_frames, self._send)
         finally:
-            self.counters[stats.PACKETS_TX] += frames
-            if queue.publish():
-                ring.interrupt()
             if self._touched:
                 self.publish()
-        return chain is not None or queue.arm()
+
+    def _return_frames(self, ring: Ring) -> Served:
+        """By the compiled function, into the receive ring of the same pair."""
+        target = self._rings[ring.index - 1]
+        if self._held or not self._fabric.returns_frames or not _receives(target):
+            return Served.UNUSUAL
+        tx, rx = ring.lend(), target.lend()
+        if tx is None or rx is None:
+            return Served.UNUSUAL
+        returned = self._batch.serve(tx, rx)
+        if returned.notify_tx:
+            ring.interrupt()
+        if returned.notify_rx:
+            target.interrupt()
+        return returned.served
+
+    def _send(self, ring: Ring, queue: DeviceQueue, chain: Chain) -> None:
+        """Forward one frame."""
+        readable, header, longest = chain.readable, len(self._header), self._longest
+        length = len(readable[0]) if len(readable) == 1 else sum(map(len, readable))
+        queue.push(chain.head, 0)
+        if not header + SHORTEST_FRAME <= length <= LARGEST_FRAME:
+            self.counters[stats.ERRORS] += 1
+            return
+        data = readable[0] if len(readable) == 1 else b"".join(readable)
+        frame = bytes(data[header:])
+        if len(frame) > longest and too_long(frame, longest):
+            self.counters[stats.ERRORS] += 1
+            return
+        ring.check_memory()
+        self.counters[stats.PACKETS_TX] += 1
+        self._fabric.transmit(self, ring.index >> 1, frame)
 
     def discard(self, ring: Ring) -> None:
         """The frames of a disabled transmit ring are popped and dropped."""
@@ -333,6 +350,8 @@ class NetDevice(VirtioDevice):
         """The MTU limits both directions once the driver has acknowledged it (5.1.4)."""
         known = self._mtu if self._acked >> VIRTIO_NET_F_MTU & 1 else None
         self._longest = LONGEST_FRAME if known is None else longest_frame(known)
+        longest = min(self._longest, LARGEST_FRAME - len(self._header))
+        self._batch.set_header(self._header, SHORTEST_FRAME, longest)
 
 
 def _receives(ring: Ring) -> bool:

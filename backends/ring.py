@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backends.observer import DeviceObserver
     from vhost_user.payloads import VringAddr
     from vhost_user.virtqueue import DeviceQueue
+    from vhost_user.virtqueue.batch import Batch
 
 log = logging.getLogger("backends")
 
@@ -192,6 +193,11 @@ class Ring:
         self._reported_generation: tuple[int, ...] | None = None
 
     @property
+    def losses(self) -> int:
+        """See `GuestMemory.losses`."""
+        return self._guest.losses
+
+    @property
     def active(self) -> bool:
         """Whether it has a queue; see `queue`."""
         return self.queue is not None
@@ -345,11 +351,11 @@ class Ring:
                     return
             self.schedule()
         self._resubmitting = False
-        self._end_async()
+        self.end_async()
 
-    def begin_async(self) -> None:
-        """Count a popped request that another thread serves, until `complete` or `abort`."""
-        self.in_flight += 1
+    def begin_async(self, count: int = 1) -> None:
+        """Count popped requests that are served later, until `complete`, `abort` or `end_async`."""
+        self.in_flight += count
 
     def complete(self, head: int, written: int) -> None:
         """Complete a request that another thread has served; see `post_completion`."""
@@ -359,12 +365,12 @@ class Ring:
                 queue.push(head, written)
                 if queue.publish():
                     self.interrupt()
-        self._end_async()
+        self.end_async()
 
-    def abort(self, error: Exception) -> None:
-        """End a request that another thread could not serve; see `post_completion`."""
+    def abort(self, error: Exception, count: int = 1) -> None:
+        """End requests that another thread could not serve; see `post_completion`."""
         contain(self, error)
-        self._end_async()
+        self.end_async(count)
 
     def post_completion(self, callback: Callable[[], None]) -> None:
         """From any thread: have the loop's thread call `complete` or `abort`, in ``callback``.
@@ -372,6 +378,19 @@ class Ring:
         The request has ended even where the callback raises: a stop does not wait for it.
         """
         self._completions.post(callback)
+
+    def completion(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """The callback of `post_completion`, for who has it called in the loop's thread."""
+        return self._completions.guard(callback)
+
+    def lend(self) -> Batch | None:
+        """The ring for a compiled function, until `Batch.end`; None where there is none for it."""
+        queue = self.queue
+        batch = None if queue is None else queue.batch()
+        if batch is None:
+            return None
+        guest, log_buffers = self._guest, self.log_mark is not None
+        return batch if batch.begin(guest.losses, guest.log, log_buffers=log_buffers) else None
 
     def interrupt(self) -> None:
         """Interrupt the driver."""
@@ -543,8 +562,9 @@ class Ring:
             self.poll()
             self._poll_later()
 
-    def _end_async(self) -> None:
-        self.in_flight -= 1
+    def end_async(self, count: int = 1) -> None:
+        """Requests of `begin_async` have ended."""
+        self.in_flight -= count
         if self.in_flight:
             return
         with Contained(self._device):  # the request has ended, whatever this raises

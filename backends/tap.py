@@ -130,6 +130,11 @@ class TapPort:
         self._nic: NetDevice | None = None
         self._gone = self._down = False
 
+    @property
+    def returns_frames(self) -> bool:
+        """See `backends.net_device.Network`."""
+        return False
+
     def attach(self, nic: NetDevice) -> None:
         """Read the TAP device for this NIC from now on."""
         self._nic = nic

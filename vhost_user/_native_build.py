@@ -12,9 +12,10 @@ ffibuilder.set_source(
     "vhost_user._native",
     '#include "native.h"',
     sources=[
-        f"vhost_user/native/{name}.c" for name in ("native", "notify", "mapping", "sha256", "uffd")
+        f"vhost_user/native/{name}.c"
+        for name in ("native", "notify", "mapping", "sha256", "uffd", "queue", "disk", "nic")
     ],
-    depends=["vhost_user/native/native.h"],
+    depends=["vhost_user/native/native.h", "vhost_user/native/queue.h"],
     include_dirs=["vhost_user/native"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )

@@ -38,6 +38,7 @@ class DirtyLog:
         fd: the descriptor of the log; -1 at a back-end, which does not keep one.
         size: bytes of the log.
         offset: where in the file it starts.
+        address: of its first byte in this process.
     """
 
     def __init__(self, mapping: memoryview, *, fd: int, offset: int) -> None:
@@ -46,7 +47,7 @@ class DirtyLog:
         self.offset = offset
         self._view: memoryview | None = mapping
         self._mapping: Mapping | None = None
-        self._address = native.address_of(mapping)
+        self.address = native.address_of(mapping)
         self._mark = native.log_marker()
 
     @classmethod
@@ -92,7 +93,7 @@ class DirtyLog:
         view = self._view  # a reference, so that a close by another thread does not unmap it yet
         if view is None:
             raise UsageError("this dirty log was closed")
-        if self._mark(self._address, self.size, gpa, length):
+        if self._mark(self.address, self.size, gpa, length):
             raise FrontendError(f"guest addresses {gpa:#x}+{length:#x} are beyond the dirty log")
 
     def _extents(self) -> Iterator[tuple[int, int]]:
@@ -131,7 +132,7 @@ class DirtyLog:
         ffi, harvest = native.ffi, native.lib.vu_log_harvest
         out, taken = ffi.new("uint64_t[]", 2 * _RUNS), ffi.new("size_t *")
         while start < end:
-            words = ffi.cast("uint64_t *", self._address + start)
+            words = ffi.cast("uint64_t *", self.address + start)
             count = (end - start) // WORD_BYTES
             done = harvest(words, count, start * 8, out, _RUNS, taken)
             flat = ffi.unpack(out, 2 * taken[0]) if taken[0] else []

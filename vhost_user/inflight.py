@@ -51,16 +51,21 @@ def create(rings: int, size: int) -> tuple[int, int]:
 
 
 class InflightRing:
-    """The part of one ring, at the back-end."""
+    """The part of one ring, at the back-end.
 
-    __slots__ = ("_batch", "_bytes", "_counter", "_counters", "_words", "size")
+    Attributes:
+        size: descriptors of the ring.
+        counter: the number of the next request.
+    """
+
+    __slots__ = ("_batch", "_bytes", "_counters", "_words", "counter", "size")
 
     def __init__(self, part: memoryview, size: int) -> None:
         self.size = size
         self._bytes = part
         self._words = part.cast("H")
         self._counters = part.cast("Q")
-        self._counter = 0
+        self.counter = 0
         self._batch: list[int] = []
 
     def resume(self, used_idx: int) -> list[int]:
@@ -90,8 +95,13 @@ class InflightRing:
             last = self._count_of(waiting[-1])
             if last >= _LAST_COUNT:
                 raise FrontendError(f"an inflight region whose last request has number {last:#x}")
-            self._counter = last + 1
+            self.counter = last + 1
         return waiting
+
+    @property
+    def part(self) -> memoryview:
+        """The ring's bytes in the region."""
+        return self._bytes
 
     @property
     def occupied(self) -> bool:
@@ -120,8 +130,8 @@ class InflightRing:
     def taken(self, head: int) -> None:
         """A chain was taken from the available ring."""
         at = 16 + 16 * head
-        self._counters[at // 8 + 1] = self._counter
-        self._counter += 1
+        self._counters[at // 8 + 1] = self.counter
+        self.counter += 1
         self._bytes[at] = 1
 
     def given_back(self, head: int) -> None:

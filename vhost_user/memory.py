@@ -7,12 +7,14 @@ the front-end's process ("user addresses"). Both are translated to the same mapp
 from __future__ import annotations
 
 import os
+import struct
 from bisect import bisect_right
 from collections import Counter
 from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user import native
 from vhost_user.errors import FrontendError
 from vhost_user.mapping import LostMemoryError, Mapping, MappingError
 
@@ -48,6 +50,22 @@ class MappedRegion(NamedTuple):
     mapping: Mapping
     file: tuple[int, int]
 
+
+class RegionArray(NamedTuple):
+    """The regions of a table for compiled functions, as ``struct vu_region[count]``.
+
+    Attributes:
+        address: of the array.
+        length: how many there are, one at least.
+        keep: what the array refers to.
+    """
+
+    address: int
+    length: int
+    keep: tuple[object, ...]
+
+
+_REGION = struct.Struct("=3Q")
 
 # (start, end, bytes) of the region of the last hit: it is tried before the lookup.
 _NOWHERE = (0, 0, memoryview(b""))
@@ -116,6 +134,7 @@ class MemoryTable:
         self._by_user = sorted(self._regions, key=attrgetter("user"))
         self._starts = [region.gpa for region in self._regions]
         self._user_starts = [region.user for region in self._by_user]
+        self._array: RegionArray | None = None
         self._last = _NOWHERE
         self._user_last = _NOWHERE
 
@@ -135,6 +154,19 @@ class MemoryTable:
     def end(self) -> int:
         """One past the highest guest-physical address: the range of a dirty log."""
         return self._regions[-1].gpa_end if self._regions else 0
+
+    @property
+    def array(self) -> RegionArray | None:
+        """The regions for compiled functions; None where there are none, or no such functions."""
+        if self._array is None and self._regions and native.available:
+            views = [mapped.data for mapped in self._regions]
+            data = bytearray().join(
+                _REGION.pack(mapped.gpa, len(mapped.data), native.address_of(mapped.data))
+                for mapped in self._regions
+            )
+            address = native.address_of(memoryview(data))
+            self._array = RegionArray(address, len(views), (data, *views))
+        return self._array
 
     def replace(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
         """Replace the whole table (SET_MEM_TABLE); owns and closes `fds`, one for each region.

@@ -275,6 +275,10 @@ class FaultingTable(MemoryTable):
         """
         return self._present(super().user_view(user_addr, length))
 
+    @property
+    def array(self) -> None:
+        """Compiled functions cannot tell which pages have arrived."""
+
     def _present(self, view: memoryview) -> memoryview:
         length = len(view)
         bytes_ = native.ffi.from_buffer(view)

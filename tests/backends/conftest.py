@@ -14,6 +14,7 @@ from backends.loop import Loop
 from backends.server import DeviceServer
 from tests.backends.rig import Rig, RigOptions
 from tests.backends.served import pair
+from vhost_user.virtqueue import batch
 
 if TYPE_CHECKING:
     from backends.virtio_device import VirtioDevice
@@ -32,6 +33,15 @@ def _frozen() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "python"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether compiled functions serve the rings of this process, which have the same rules."""
+    if request.param and not batch.enabled:
+        pytest.skip("the compiled extension was not built")
+    monkeypatch.setattr(batch, "enabled", request.param)
+    return bool(request.param)
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ import itertools
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
-from backends import blk_device, limits
+from backends import blk_device, limits, stats
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from backends.loop import Loop
     from backends.ring import Ring
     from vhost_user.virtqueue import DeviceQueue
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 SECTORS = 512
 SIZE = SECTORS * 512
@@ -549,3 +552,44 @@ def test_requests_of_the_inflight_region_are_served_in_several_turns(
     assert turns[:2] == [RING_SIZE // 2, RING_SIZE // 2 - limits.BUDGET]
     done = [rig.rings[0].wait().head for _ in heads]
     assert done == heads
+
+
+@pytest.fixture
+def held(disk: Disk) -> Disk:
+    """A disk whose file system cannot promise not to wait."""
+    disk.device._image.write_flags = None
+    return disk
+
+
+def test_writes_are_made_by_the_loops_thread(held: Disk) -> None:
+    for number in range(8):
+        data = bytes([number + 1]) * 512
+        assert held.request(VIRTIO_BLK_T_OUT, number, data) == (VIRTIO_BLK_S_OK, b"", 1)
+        assert held.content(number) == data
+    assert held.device.loop.base._spare is not None
+    assert not held.device._pool._threads
+
+
+def test_a_write_that_fails_in_the_loops_thread(held: Disk, path: Path) -> None:
+    errors = held.device.counters[stats.ERRORS]
+    read_only = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(read_only, held.device._image.fd, inheritable=False)
+    os.close(read_only)
+    for _ in range(2):
+        assert held.request(VIRTIO_BLK_T_OUT, 0, bytes(512)) == (VIRTIO_BLK_S_IOERR, b"", 1)
+    assert held.device.counters[stats.ERRORS] == errors + 2
+
+
+def test_after_a_write_has_blocked_other_threads_make_the_next_ones(held: Disk) -> None:
+    held.device._slow_until = time.monotonic_ns() + 10**12
+    assert held.request(VIRTIO_BLK_T_OUT, 0, bytes(512)) == (VIRTIO_BLK_S_OK, b"", 1)
+    assert held.device.loop.base._spare is None
+    assert len(held.device._pool._threads) == 1
+    held.device._slow_until = 1
+    assert held.request(VIRTIO_BLK_T_OUT, 0, bytes(512)) == (VIRTIO_BLK_S_OK, b"", 1)
+    assert held.device.loop.base._spare is not None
+
+
+def test_a_write_that_blocks_is_remembered(held: Disk) -> None:
+    held.device._blocked()
+    assert held.device._is_slow

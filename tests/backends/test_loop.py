@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends import loop as loop_module
+from backends.blocking_call import BlockingCall
+from backends.io_pool import IoPool
 from backends.loop import Loop
 from tests.descriptors import HIGH, high_descriptors
 from tests.timeouts import TIMEOUT
-from tests.waiting import open_fds
+from tests.waiting import open_fds, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,3 +205,166 @@ def test_stop_ends_the_thread_and_closes(loop: Loop) -> None:
     other.close()
     assert open_fds() <= before
     assert "other" not in {thread.name for thread in threading.enumerate()}
+
+
+class Blocking:
+    """A call that blocks until it is released, and what has followed it."""
+
+    def __init__(self, pool: IoPool) -> None:
+        self.begun, self.gate, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.thread = self.finished_in = ""
+        self.blocked = False
+        self.call = BlockingCall(self._work, self._done, self._failed, pool, self._blocked)
+
+    def _work(self) -> None:
+        self.thread = threading.current_thread().name
+        self.begun.set()
+        assert self.gate.wait(TIMEOUT)
+
+    def _done(self) -> None:
+        self.finished_in = threading.current_thread().name
+        self.ended.set()
+
+    def _failed(self, error: Exception) -> None:
+        self.finished_in = str(error)
+        self.ended.set()
+
+    def _blocked(self) -> None:
+        self.blocked = True
+
+
+@pytest.fixture
+def pool() -> Iterator[IoPool]:
+    made = IoPool(1)
+    yield made
+    made.close()
+
+
+def test_a_short_call_is_made_and_finished_by_the_loops_thread(loop: Loop, pool: IoPool) -> None:
+    made = Blocking(pool)
+    made.gate.set()
+    loop.post(lambda: loop.call_blocking(made.call))
+    assert made.ended.wait(TIMEOUT)
+    assert made.thread == made.finished_in == "test"
+    assert not made.blocked
+
+
+def test_while_a_call_blocks_another_thread_has_the_loop(loop: Loop, pool: IoPool) -> None:
+    """Again and again: each time the other thread, and never a third one."""
+    threads = []
+    for _ in range(4):
+        made = Blocking(pool)
+        loop.post(partial(loop.call_blocking, made.call))
+        assert made.begun.wait(TIMEOUT)
+        on_loop(loop, lambda: threads.append(threading.current_thread().name))
+        assert made.thread != threads[-1]
+        assert not made.ended.is_set()
+        made.gate.set()
+        assert made.ended.wait(TIMEOUT)
+        assert made.blocked
+        assert made.finished_in == threads[-1]
+        wait_until(lambda: loop._spare_is_free, "the thread that was blocked is the spare one")
+    assert set(threads) == {"test", "test-spare"}
+
+
+def test_a_second_call_that_would_block_is_one_for_the_pool(loop: Loop, pool: IoPool) -> None:
+    first, second = Blocking(pool), Blocking(pool)
+    loop.post(lambda: loop.call_blocking(first.call))
+    assert first.begun.wait(TIMEOUT)
+    loop.post(lambda: loop.call_blocking(second.call))
+    assert second.begun.wait(TIMEOUT)
+    assert second.thread == "io-0"
+    second.gate.set()
+    assert second.ended.wait(TIMEOUT)
+    assert not second.blocked
+    first.gate.set()
+    assert first.ended.wait(TIMEOUT)
+
+
+def test_calls_of_one_turn_behind_one_that_blocks(loop: Loop, pool: IoPool) -> None:
+    first, second = Blocking(pool), Blocking(pool)
+
+    def both() -> None:
+        loop.call_blocking(first.call)
+        loop.call_blocking(second.call)
+
+    loop.post(both)
+    second.gate.set()
+    assert second.ended.wait(TIMEOUT)
+    assert not first.ended.is_set()
+    first.gate.set()
+    assert first.ended.wait(TIMEOUT)
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Threads of these names cannot be started."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name in names:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_without_a_thread_to_spare_the_pool_makes_the_call(
+    loop: Loop, pool: IoPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Blocking(pool)
+    made.gate.set()
+
+    refuse_threads(monkeypatch, "test-spare")
+    loop.post(lambda: loop.call_blocking(made.call))
+    assert made.ended.wait(TIMEOUT)
+    assert made.thread == "io-0"
+
+
+def test_without_any_thread_the_call_has_failed(
+    loop: Loop, pool: IoPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Blocking(pool)
+
+    refuse_threads(monkeypatch, "test-spare", "io-0")
+    loop.post(lambda: loop.call_blocking(made.call))
+    assert made.ended.wait(TIMEOUT)
+    assert made.finished_in == "can't start new thread"
+
+
+def test_a_loop_ends_while_a_call_blocks(pool: IoPool) -> None:
+    loop = Loop("test")
+    made = Blocking(pool)
+    with loop:
+        loop.post(lambda: loop.call_blocking(made.call))
+        assert made.begun.wait(TIMEOUT)
+        on_loop(loop, lambda: None)
+        assert loop.stop(TIMEOUT)
+    made.gate.set()
+    wait_until(lambda: not loop._thread.is_alive(), "the thread that was blocked has ended")
+    assert not made.ended.is_set()
+
+
+def test_a_quiet_spare_thread_sleeps_and_wakes_up(
+    loop: Loop, pool: IoPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "_QUIET_PERIODS", 2)
+    for _ in range(3):
+        made = Blocking(pool)
+        loop.post(partial(loop.call_blocking, made.call))
+        assert made.begun.wait(TIMEOUT)
+        on_loop(loop, lambda: None)
+        made.gate.set()
+        assert made.ended.wait(TIMEOUT)
+        wait_until(lambda: loop._spare_is_free, "the thread that was blocked is the spare one")
+        wait_until(lambda: not loop._spare_awake.is_set(), "it sleeps")
+
+
+def test_calls_are_made_where_the_caller_turns_the_loop(pool: IoPool) -> None:
+    loop = Loop("by hand")
+    made = Blocking(pool)
+    made.gate.set()
+    loop.call_blocking(made.call)
+    loop.post(lambda: None)
+    assert loop._turn()
+    assert made.ended.is_set()
+    loop.close()

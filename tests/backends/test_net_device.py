@@ -29,6 +29,8 @@ from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET
 if TYPE_CHECKING:
     from backends.loop import Loop
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 @pytest.fixture
 def nic(loop: Loop, attach: Attach) -> Nic:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends import stats
 from backends.control import Control, ControlOptions
 from backends.loop import Loop
 from backends.ring import Ring
@@ -34,7 +35,7 @@ from vhost_user.payloads import (
     VringState,
 )
 from vhost_user.readiness import readable
-from vhost_user.virtqueue import split_offsets
+from vhost_user.virtqueue import batch, split_offsets
 from vhost_user.virtqueue.layout import DESCRIPTOR, DESCRIPTOR_SIZE, F_INDIRECT, F_NEXT, F_WRITE
 
 if TYPE_CHECKING:
@@ -241,10 +242,33 @@ class DeviceUnderFuzz:
             if self.memory[part] != before[part]:
                 assert self._log[page // 8] >> page % 8 & 1, f"page {page} is not in the log"
 
+    def differs_from(self, other: DeviceUnderFuzz) -> str:
+        """What is not the same in two devices to which the same has been done; or ""."""
+        if self.memory[:] != other.memory[:]:
+            return "guest memory differs"
+        if self.inflight[:] != other.inflight[:]:
+            return "the inflight regions differ"
+        # One interrupt may be for several requests.
+        counters = [
+            [count for slot, count in enumerate(each.device.counters) if slot != stats.CALLS]
+            for each in (self, other)
+        ]
+        return "" if counters[0] == counters[1] else f"the counters differ: {counters}"
+
     def used(self, number: int) -> int:
         """The used index of a ring."""
         used = self._at(number) + split_offsets(RING_SIZE).used
         return int.from_bytes(self.memory[used + 2 : used + 4], "little")
+
+
+@contextmanager
+def batches(*, enabled: bool) -> Iterator[None]:
+    """Within it, compiled functions serve rings, or do not."""
+    before, batch.enabled = batch.enabled, enabled and batch.enabled
+    try:
+        yield
+    finally:
+        batch.enabled = before
 
 
 def _shared(name: str, size: int) -> tuple[int, mmap.mmap]:

@@ -43,3 +43,55 @@ void vu_touch(const uint8_t *bytes, size_t length, size_t page);
 
 /* SHA-256: `count` blocks of 64 bytes */
 void vu_sha256_blocks(uint32_t *state, const uint8_t *data, size_t count);
+
+/* Split virtqueues, many requests in one call. What is unusual stays in the ring, for Python. The
+   structs are memory of Python (vhost_user/virtqueue/batch.py), which has the same fields. */
+typedef struct vu_region {
+    uint64_t start, length; /* guest-physical addresses */
+    uint8_t *bytes;
+} vu_region;
+typedef struct vu_buffer { /* struct iovec */
+    uint8_t *bytes;
+    size_t length;
+} vu_buffer;
+typedef struct vu_queue {
+    uint64_t size, event_idx;
+    const uint8_t *desc;
+    uint16_t *avail, *used;
+    const vu_region *regions; /* sorted, at least one */
+    uint64_t region_count, region;
+    uint8_t *inflight;       /* NULL: nothing is recorded */
+    uint8_t *log, *used_log; /* NULL: buffers, or the used ring, are not logged */
+    uint64_t log_bytes, used_gpa;
+    uint64_t losses; /* vu_losses when they were last looked at */
+    uint64_t last_avail, used_idx, used_start, call_next, inflight_count;
+    uint16_t heads[64]; /* pushed and not published */
+} vu_queue;
+
+/* what a call has done: the ring is empty and armed; there may be more; or, neither: the next
+   request is not one for here. And whether the driver wants an interrupt of a ring */
+enum { VU_SERVED_ALL = 1, VU_SERVED_SOME = 2, VU_SERVED_NOTIFY = 4, VU_SERVED_NOTIFY_OTHER = 8 };
+typedef struct vu_disk_write {
+    uint64_t offset, head, status_gpa;
+    uint8_t *status;
+    uint64_t error, count;
+    vu_buffer buffers[62];
+} vu_disk_write;
+typedef struct vu_disk {
+    int64_t fd, read_flags, write_flags; /* flags below 0: such calls may block, and are not made */
+    uint64_t bytes, largest; /* of the disk; of a request */
+    uint64_t *counters; /* requests, bytes read, bytes written (backends.stats) */
+    vu_disk_write *writes; /* where writes are collected; or NULL */
+    uint64_t write_count;
+} vu_disk;
+int vu_disk_serve(vu_queue *queue, vu_disk *disk, int budget, uint64_t bytes);
+void vu_disk_write_all(int fd, vu_disk_write *writes, uint64_t count, uint64_t losses);
+int vu_disk_written(vu_queue *queue, vu_disk_write *writes, uint64_t count);
+
+/* NICs */
+typedef struct vu_nic {
+    uint64_t header_bytes, shortest, longest; /* of a virtio header; of a frame with it */
+    uint64_t *counters; /* backends.stats */
+    uint8_t header[16]; /* of frames that come back */
+} vu_nic;
+int vu_nic_return(vu_queue *tx, vu_queue *rx, const vu_nic *nic, int budget, uint64_t bytes);

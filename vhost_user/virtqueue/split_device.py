@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user.errors import FrontendError
 from vhost_user.memory import TranslationError
 from vhost_user.native import WEAKLY_ORDERED, barrier
+from vhost_user.virtqueue import batch as compiled
 from vhost_user.virtqueue.layout import (
     DESCRIPTOR,
     DESCRIPTOR_SIZE,
@@ -84,12 +85,14 @@ class DeviceQueue:
         "_again",
         "_avail",
         "_avail_idx",
+        "_batch",
         "_call_next",
         "_desc",
         "_event_idx",
         "_last_avail",
         "_mask",
         "_memory",
+        "_unaligned",
         "_used",
         "_used_elements",
         "_used_idx",
@@ -134,6 +137,8 @@ class DeviceQueue:
         self._call_next = True
         self.inflight = inflight
         self._again: deque[int] = deque()
+        self._batch: compiled.Batch | None = None
+        self._unaligned = False
 
     def resume(self) -> None:
         """Resubmit what an earlier back-end has not completed, by the inflight region.
@@ -167,6 +172,46 @@ class DeviceQueue:
     def last_avail(self) -> int:
         """Index of the next available entry, 0 to 65535: the vring base."""
         return self._last_avail
+
+    # For compiled functions
+
+    def batch(self) -> compiled.Batch | None:
+        """The ring for compiled functions.
+
+        Returns:
+            None where there are none, where they cannot access the ring, while there are chains to
+            resubmit or to publish, and before the first request.
+        """
+        if self._again or self._used_idx != self._used_start or not compiled.enabled:
+            return None
+        if self._batch is None and self._avail[1] != self._last_avail:
+            self._make_batch()
+        return self._batch
+
+    def _make_batch(self) -> None:
+        regions = self._memory.array
+        if regions is None or self._unaligned:
+            return
+        parts = (self._desc, self._avail, self._used)
+        self._unaligned = not compiled.aligned(parts)
+        if not self._unaligned:
+            self._batch = compiled.Batch(self, regions, parts, event_idx=self._event_idx)
+
+    def lend(self, words: memoryview, at: int) -> None:
+        """Write the state into five words: see ``struct vu_queue``, from ``last_avail`` on."""
+        words[at] = self._last_avail
+        words[at + 1] = words[at + 2] = self._used_idx
+        words[at + 3] = self._call_next
+        if self.inflight is not None:
+            words[at + 4] = self.inflight.counter
+
+    def take_back(self, words: memoryview, at: int) -> None:
+        """Read what a compiled function has made of the state."""
+        self._last_avail = self._avail_idx = words[at]
+        self._used_idx = self._used_start = words[at + 1]
+        self._call_next = bool(words[at + 3])
+        if self.inflight is not None:
+            self.inflight.counter = words[at + 4]
 
     def _more(self) -> int:
         """Read the available index again; how many entries can be taken."""

@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.blocking_call import BlockingCall
+from backends.io_pool import IoPool
+from backends.loop import Loop
 from tests.backends.bounds.lab import GIB, tries
 from tests.backends.rig import MIB
 from tests.backends.served import Blk
+from tests.timeouts import TIMEOUT
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SEGMENT,
@@ -109,6 +115,25 @@ def threads(lab: Lab, most: int) -> None:
     driver.wait(count)
     assert 1 < disk.threads() - before <= most
     assert {status[0] for status in states} == {VIRTIO_BLK_S_OK}
+
+
+@tries("ns that a write blocks the loop")
+def take_over(lab: Lab, most: int) -> None:
+    """The timers of a loop go on while a call blocks. `isolation.test_waits` has disks."""
+    loop, pool = Loop("blocked"), IoPool()
+    gate, due = threading.Event(), threading.Event()
+    call = BlockingCall(gate.wait, lambda: None, lambda _: None, pool, lambda: None)
+    lab.stack.callback(pool.close)
+    lab.stack.enter_context(loop)
+    lab.stack.callback(gate.set)
+
+    def begin() -> None:
+        loop.at(time.monotonic_ns() + most // 10, due.set)
+        loop.call_blocking(call)
+
+    loop.post(begin)
+    assert due.wait(TIMEOUT)
+    assert call.late
 
 
 @tries("ranges of a discard or write-zeroes")

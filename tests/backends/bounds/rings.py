@@ -21,6 +21,7 @@ from vhost_user.virtio.blk import (
     VIRTIO_BLK_S_OK,
     VIRTIO_BLK_S_UNSUPP,
     VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_IN,
 )
 from vhost_user.virtqueue.layout import DESCRIPTOR_SIZE, F_NEXT
 
@@ -106,6 +107,31 @@ def poll(lab: Lab, most: int) -> None:
         ring.driver.add(request.readable(1), request.writable)
     assert signals(rig, ring, 4 * most) == 4
     assert request.status == VIRTIO_BLK_S_UNSUPP
+
+
+@tries("requests of a ring in one poll, by a compiled function")
+def compiled_poll(lab: Lab, most: int) -> None:
+    rig = lab.attach(lab.run(Blk()), features=POLLS_ARE_SEEN)
+    rig.set_features()
+    rig.set_mem_table()
+    ring, (gpa, data) = lab.ring(rig, 0, 16 * most), rig.alloc(1024)
+    data[:16] = REQUEST_HEADER.pack(VIRTIO_BLK_T_IN, 0, 0)
+    for _ in range(3 * most):
+        ring.driver.add([(gpa, 16)], [(gpa + 512, 512), (gpa + 16, 1)])
+    assert signals(rig, ring, 3 * most) == 3
+
+
+@tries("bytes of these requests")
+def compiled_bytes(lab: Lab, most: int) -> None:
+    rig = lab.attach(lab.run(Blk()), features=POLLS_ARE_SEEN)
+    rig.set_features()
+    rig.set_mem_table()
+    each = 128 << 10
+    ring, (gpa, data) = lab.ring(rig, 0, 64), rig.alloc(each + 4096)
+    data[:16] = REQUEST_HEADER.pack(VIRTIO_BLK_T_IN, 0, 0)
+    for _ in range(2 * most // each):
+        ring.driver.add([(gpa, 16)], [(gpa + 4096, each), (gpa + 16, 1)])
+    assert signals(rig, ring, 2 * most // each) == 2
 
 
 @tries("descriptors of a chain that counts as one request")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.backends.rig import Rig
     from tests.backends.served import Kind, Served
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 def test_ring_index_out_of_range_closes(rig: Rig, kind: Kind, device: Served) -> None:
     with pytest.raises(Disconnected):

@@ -20,6 +20,8 @@ from vhost_user.readiness import readable
 if TYPE_CHECKING:
     from tests.backends.served import Kind
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 def test_logs_buffers_and_used_ring(kind: Kind, running: Rig) -> None:
     kind.work(running, 0)

@@ -15,6 +15,8 @@ from vhost_user.payloads import VringAddr, VringState
 if TYPE_CHECKING:
     from tests.backends.served import Kind
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 def test_memory_by_regions(kind: Kind, rig: Rig) -> None:
     rig.set_features()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.backends.contract.given import MakeRig
     from tests.backends.served import Kind, Served
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 @pytest.mark.parametrize("order", [QEMU_ORDER, PREWIRED_ORDER], ids=["qemu", "prewired"])
 def test_works_in_either_order(kind: Kind, rig: Rig, order: tuple[F, ...]) -> None:

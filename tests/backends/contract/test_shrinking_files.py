@@ -39,6 +39,8 @@ FILES = {
 }
 OUTSTANDING = 8
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 @pytest.fixture(params=all_but({"blk"}, KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:

@@ -27,7 +27,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends import io_pool, isolation
+from backends import blocking_call, io_pool, isolation
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -125,7 +125,7 @@ def _serves(frame: FrameType | None, device: str) -> bool:
         code = frame.f_code
         if code is isolation._call.__code__:
             return str(frame.f_locals["part"].name).startswith(device)
-        if code.co_filename == io_pool.__file__:
+        if code.co_filename in (io_pool.__file__, blocking_call.__file__):
             return True  # only the device of a test has requests there
         frame = frame.f_back
     return False

@@ -7,11 +7,12 @@ The neighbour is served meanwhile, and its stops are answered.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from backends.image import Image
 from tests.backends.isolation import pair
 from tests.backends.served import KINDS, Blk
 from tests.backends.test_postcopy import Incoming, begin
@@ -50,17 +51,17 @@ CALLS = {
 LARGE = 512 << 10
 
 
-def _submit(rig: Rig, kind: int) -> memoryview:
-    """A request that is served by another thread; its status byte."""
+def _submit(rig: Rig, kind: int, length: int = LARGE) -> memoryview:
+    """A request; its status byte. A large one is served by another thread."""
     gpa, data = rig.alloc(LARGE + 4096)
     data[:16] = REQUEST_HEADER.pack(kind, 0, 0)
     status = data[LARGE + 100 : LARGE + 101]
     status[0] = 0xFF
     readable_, writable = [(gpa, 16)], [(gpa + LARGE + 100, 1)]
     if kind == VIRTIO_BLK_T_OUT:
-        readable_.append((gpa + 64, LARGE))
+        readable_.append((gpa + 64, length))
     elif kind == VIRTIO_BLK_T_IN:
-        writable.insert(0, (gpa + 64, LARGE))
+        writable.insert(0, (gpa + 64, length))
     elif kind != VIRTIO_BLK_T_FLUSH:
         data[16 : 16 + SEGMENT.size] = SEGMENT.pack(0, 8, 0)
         readable_ = [(gpa, 16 + SEGMENT.size)]
@@ -86,6 +87,40 @@ def test_a_disk_that_hangs(name: str, tmp_path: Path) -> None:
         rig.connection.submit([Request(F.GET_VRING_BASE, VringState(Blk.ring, 0))])
         given.neighbour.goes_on()
         assert not readable([rig.connection.fileno()], 0)
+        assert status[0] == 0xFF
+        orders(release=True)
+        assert rig.rings[Blk.ring].wait()
+        assert status[0] == VIRTIO_BLK_S_OK
+        rig.close()
+        given.serves_the_next()
+
+
+@pytest.mark.parametrize(
+    ("before", "point"),
+    [
+        pytest.param(0, "image.Image.write > pwritev", id="python"),
+        pytest.param(1, "disk_batch.Writes.make", id="compiled"),
+    ],
+)
+def test_a_small_write_that_hangs(before: int, point: str, tmp_path: Path) -> None:
+    """The loop's thread makes it, where the file system cannot promise not to wait."""
+    image = Image(str(Blk().image(tmp_path)))
+    with suppress(OSError):
+        os.pwritev(image.fd, [bytes(512)], 0, image.write_flags or 0)
+        pytest.skip("this file system promises not to wait")
+    image.close()
+    with pair.running_injected(Blk(), tmp_path) as (given, orders):
+        rig = pair.connect(given.victim, given.kind)
+        rig.start()
+        for _ in range(before):  # the first one shows that it cannot promise that
+            _submit(rig, VIRTIO_BLK_T_OUT, 512)
+            rig.rings[Blk.ring].wait()
+        orders(hold=pair.VICTIM, point=point)
+        status = _submit(rig, VIRTIO_BLK_T_OUT, 512)
+        wait_until(lambda: orders(held=True), "the request is at its system call")
+        assert not orders(held=True).startswith("io-")
+        given.neighbour.goes_on()
+        given.neighbour.stops()
         assert status[0] == 0xFF
         orders(release=True)
         assert rig.rings[Blk.ring].wait()
