@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -151,7 +152,16 @@ def measure(
         measured = Rounds(plan, sets, make, stops=stops, watcher=watcher, report=say)
         ended = _run_rounds(measured, rounds)
     result = Result(
-        found, plan, sets, measured, rounds, stops, names, notes, interrupted=ended is not None
+        found,
+        plan,
+        sets,
+        measured,
+        rounds,
+        stops,
+        names,
+        shlex.join(["python", "-m", "bench.qemu_baseline", *sys.argv[1:]]),
+        notes,
+        interrupted=ended is not None,
     )
     if not result.empty:
         result.print(report_stream(json_file))

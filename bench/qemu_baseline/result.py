@@ -50,6 +50,7 @@ class Result:
         rounds: as many were to be run.
         stops: of each VM in each round.
         strategies: of this project's migrations.
+        command: that was given.
         notes: what was not measured, and why.
         interrupted: whether a signal has ended them before.
     """
@@ -61,6 +62,7 @@ class Result:
     rounds: int
     stops: int
     strategies: Sequence[str]
+    command: str
     notes: Sequence[str] = ()
     interrupted: bool = False
 
@@ -94,9 +96,12 @@ class Result:
             f"{counted(group.count, _NOUNS[group.device_class])} x {group.rings} rings"
             for group in spec.groups
         )
+        loads = self.measured.loads
+        cpus = host_facts()["cpus"]
         return (
             f"{devices}; {counted(spec.vcpus, 'vCPU')}, {size(spec.memory_bytes)}, no I/O\n"
             f"accelerators: {self.qemu.accel} of QEMU, {self.plan.accel} of this project\n"
+            f"load average {min(loads):.1f} to {max(loads):.1f} on {counted(cpus, 'CPU')}\n"
             "medians in milliseconds; ratio: QEMU's to that of the last column"
         )
 
@@ -133,6 +138,7 @@ class Result:
         spec = self.plan.spec
         return {
             "schema": SCHEMA,
+            "command": self.command,
             "host": host_facts(),
             "vm": {
                 "vcpus": spec.vcpus,
@@ -144,6 +150,7 @@ class Result:
             },
             "qemu": {"version": self.qemu.version, "accel": self.qemu.accel},
             "accel": self.plan.accel,
+            "load_averages": self.measured.loads,
             "rounds": self.rounds,
             "stops": self.stops,
             "interrupted": self.interrupted,

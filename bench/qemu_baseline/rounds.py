@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,6 +106,7 @@ class Rounds:
     Attributes:
         series: by the name of the set, and that of the VM.
         failures: in order.
+        loads: the load average of the host before each VM.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Rounds:
     ) -> None:
         self.series = {each.name: {vm: Series() for vm in VMS} for each in sets}
         self.failures: list[Failure] = []
+        self.loads: list[float] = []
         self._plan = plan
         self._sets = sets
         self._make = make
@@ -136,6 +139,7 @@ class Rounds:
             for back_ends in self._sets:
                 for vm in VMS if number % 2 else VMS[::-1]:
                     self._report(f"round {number} of {rounds}: {vm} on {back_ends.programs}")
+                    self.loads.append(os.getloadavg()[0])
                     try:
                         self._watcher.check()
                         self._measure(back_ends, vm)

@@ -35,9 +35,12 @@ def unused(_name: str, _plan: MachinePlan) -> AbstractContextManager[MeasuredVm]
 
 def result(*, interrupted: bool = False) -> Result:
     measured = Rounds(PLAN, SETS, unused, stops=2, watcher=SignalWatcher(), report=lambda _: None)
+    measured.loads += [0.5, 12.0]
     qemu = Qemu(("qemu",), "10.0.13", Path("/guest"), "tcg", ("no kvm",))
     names = ["qemu-2021", "prewired"]
-    return Result(qemu, PLAN, SETS, measured, 5, 2, names, ["a note"], interrupted=interrupted)
+    return Result(
+        qemu, PLAN, SETS, measured, 5, 2, names, "command", ["a note"], interrupted=interrupted
+    )
 
 
 @pytest.fixture
@@ -67,6 +70,7 @@ def row(lines: list[str], title: str) -> list[str]:
 def test_both_vms_are_side_by_side_in_80_columns(filled: Result) -> None:
     lines = printed(filled)
     assert max(map(len, lines)) <= 80
+    assert lines[2].startswith("load average 0.5 to 12.0 on ")
     stops = lines.index("stop and cont".ljust(len(lines[lines.index("") + 3])))
     assert row(lines[stops:], "heartbeat's gap") == ["heartbeat's gap", "5000.0", "50.00", "100.0x"]
     assert row(lines[stops:], "least to most")[1:3] == ["3000 to 7000", "30.0 to 70.0"]

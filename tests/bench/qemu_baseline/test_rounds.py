@@ -65,6 +65,7 @@ def test_the_vm_that_begins_changes() -> None:
     numbers = Numbers()
     made = run(numbers, 3)
     assert numbers.made == [QEMU, EMU, EMU, QEMU, QEMU, EMU]
+    assert len(made.loads) == 6
     qemu, emu = (made.series["own"][name] for name in (QEMU, EMU))
     assert [each.gap_ms for each in qemu.stops] == [1, 1, 4, 4, 5, 5]
     assert [each.gap_ms for each in emu.migrations["prewired"]] == [2, 3, 6]
