@@ -314,9 +314,11 @@ class VhostDevice:
     def drains(self) -> bool:
         """Whether its requests are to be completed before GET_VRING_BASE is sent.
 
-        A back-end shall complete them before it replies (vhost-user, since e7985b6a56). One that
-        does not, such as QEMU 7.2's storage daemon, completes them in the memory of a VM that has
-        migrated. An inflight region names them to the destination; without one they would be lost.
+        A back-end shall complete those that it has taken before it replies (vhost-user, since
+        e7985b6a56). One that does not, such as QEMU 7.2's storage daemon, completes them later, in
+        any order. Without an inflight region its rings cannot be resumed after a roll-back or
+        `cont` meanwhile. With one they can, on the same host; but a migration does not send the
+        region, so its source awaits such requests after the stop (`emu.vm.early_stops`).
         """
         return self.connected and not self.in_order and not self.tracks_inflight
 

@@ -71,6 +71,7 @@ ACROSS = {
     # Whole migrations within one process.
     "tests/emu/migration/test_cancel.py": "a cancel at any moment",
     "tests/emu/migration/test_cut.py": "a stream that breaks at any moment",
+    "tests/emu/migration/test_early_stops.py": "migrations with emu/vm/early_stops.py",
     "tests/emu/migration/test_kvm.py": "migrations with real vCPUs",
     "tests/emu/migration/test_migration.py": "migrations by each strategy",
     "tests/emu/migration/test_reset.py": "a reset during pre-copy",

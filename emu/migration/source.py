@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
@@ -289,6 +290,9 @@ class Source(MigrationSide):
             The tasks that stop the devices, for `Strategy.finish`.
         """
         self._begin()
+        if self._stopped:
+            # The dirty log does not cover rings that were stopped before it was enabled.
+            self.vm.stopped_rings().await_requests(self._stage.timeout)
         channels = cleanup.enter_context(contextlib.closing(self._open_channels(stream, hello)))
         log = DirtyLog.create(self.vm.log_pages)
         cleanup.callback(log.close)
@@ -349,9 +353,12 @@ class Source(MigrationSide):
         timeline = self.timeline
         # Before the blackout, as this encodes the messages.
         tasks = begin_tasks(vm.devices, lifecycle.stop)
+        stopped = vm.stopped_rings()
         precopy.send_last_round()
         with self._blackout():
             self.strategy.stop(tasks, self._stage)
+            waiting = partial(timeline.span, Phase.DRAIN_REQUESTS)
+            sync.put_back(stopped.await_requests(self._stage.timeout, waiting))
             with timeline.span(Phase.FINAL_RAM):
                 channels.send_ram(vm.machine.ram, sync.dirty())
                 channels.end_round()

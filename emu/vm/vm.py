@@ -19,6 +19,7 @@ from emu.machine.machine import Machine
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
+from emu.vm.early_stops import DRAIN_INTERVAL, StoppedRings
 from emu.vm.guest_config import guest_config
 from emu.vm.handover_state import VmHandoverState
 from emu.vm.reconnect import Observer, ReconnectManager
@@ -45,8 +46,6 @@ REPLY_TIMEOUT = 2.0
 HEARTBEAT_TIMEOUT = 0.2
 #: Nanoseconds: after a heartbeat that is older than this a later one may have followed.
 HEARTBEAT_FRESH_NS = 300_000
-#: Seconds between two reads of the used indices of rings whose requests are awaited.
-DRAIN_INTERVAL = 0.0001
 #: Attempts to observe a fresh heartbeat.
 HEARTBEAT_TRIES = 5
 
@@ -279,7 +278,7 @@ class Vm:
                 if time.monotonic() > deadline:
                     raise VhostUserError(
                         f"its back-end has not completed {left} requests within {timeout:g} s, and "
-                        "it has no inflight region that would name them to another one",
+                        "it has no inflight region that would record them",
                         device=device.name,
                     )
                 # A driver may have suppressed the calls: there is no event to wait for.
@@ -292,6 +291,10 @@ class Vm:
             for ring, available, completed in self._ring_indices(device)
             if ring.started
         )
+
+    def stopped_rings(self) -> StoppedRings:
+        """The rings of all devices, as they are before they stop."""
+        return StoppedRings(self.devices, self.machine.ram)
 
     def recover_devices(self) -> None:
         """Start every device again, from any state.

@@ -10,9 +10,12 @@ from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.locking.locks import enable_checking
 from emu.machine.accel import registry
+from tests.emu.early_stops import reply_early
 from tests.emu.migration.hosts import SPEC, Host, await_requests
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
     from contextlib import ExitStack
     from pathlib import Path
@@ -76,3 +79,22 @@ def vm(accel: str, hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
 def other(accel: str, hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
     """A VM on the destination host, which waits for the migration."""
     return _make(hosts[1], accel, owned)
+
+
+@pytest.fixture
+def early(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The back-ends reply to GET_VRING_BASE early (`reply_early`).
+
+    They complete the requests in flight later; with the parameter ``suspends`` they do not.
+    """
+    reply_early(monkeypatch, suspends=getattr(request, "param", "completes") == "suspends")
+
+
+@pytest.fixture
+def busy(early: None, vm: Vm, hosts: tuple[Host, Host], owned: ExitStack) -> threading.Event:
+    """Both disks have taken requests, which they complete when the event is set."""
+    release = hosts[0].hold_requests()
+    owned.callback(release.set)
+    for disk in ("blk0", "blk1"):
+        wait_until(lambda disk=disk: hosts[0].requests_taken(disk))  # type: ignore[misc]
+    return release

@@ -156,6 +156,22 @@ class Host:
         assert held.wait(TIMEOUT)
         return release
 
+    def hold_requests(self) -> threading.Event:
+        """Complete no request of a disk until the event is set; the loops go on."""
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            release.wait(TIMEOUT)
+
+        self._pool.submit(hold, print)
+        assert held.wait(TIMEOUT)
+        return release
+
+    def requests_taken(self, device: str) -> int:
+        """Requests that the device's back-end has taken and not completed."""
+        return sum(ring.in_flight for ring in self._servers[device].device.rings)
+
     def kill(self, device: str) -> None:
         """End the device's back-end at an arbitrary moment, with requests in flight."""
         assert self.loops[device].stop(TIMEOUT)
