@@ -3,9 +3,11 @@
 A back-end shall complete the requests that it has taken before it replies (vhost-user, "Ring
 states" and GET_VRING_BASE, since e7985b6a56): then the used index of a stopped ring is its base.
 One that replies earlier completes them later. A disk whose back-end has no inflight region is
-drained before it stops (`VhostDevice.drains`). For the others the source of a migration waits after
-the stop: the destination continues after these requests, and gets no inflight region, so they would
-be lost.
+drained before it stops (`VhostDevice.drains`). For the others, two wait after the stop:
+
+- the source of a migration: the destination continues after these requests, and gets no inflight
+  region, so they would be lost;
+- a reset: they would be completed in the rings as set up again.
 
 Where the same rings are started again on the same host, nothing is awaited: the back-end gets its
 inflight region again.

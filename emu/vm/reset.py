@@ -16,8 +16,9 @@ def reset_devices(vm: Vm) -> None:
     A device whose back-end fails meanwhile is lost and does not delay the others: its rings are set
     up as well, so that it can be started when it has reconnected.
 
-    Requests of a back-end that may complete them after it has stopped a ring are awaited first
-    (`VhostDevice.drains`): otherwise it might complete them in the rings as set up again.
+    A back-end might complete requests in flight in the rings as set up again. Where no inflight
+    region records them, they are awaited before the stop (`VhostDevice.drains`); elsewhere those
+    that are left after the stop are (`Vm.reset_device`).
     """
     try:
         if vm.drains:

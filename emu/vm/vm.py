@@ -292,9 +292,9 @@ class Vm:
             if ring.started
         )
 
-    def stopped_rings(self) -> StoppedRings:
-        """The rings of all devices, as they are before they stop."""
-        return StoppedRings(self.devices, self.machine.ram)
+    def stopped_rings(self, devices: Iterable[VhostDevice] | None = None) -> StoppedRings:
+        """The rings of these devices, by default of all, as they are before they stop."""
+        return StoppedRings(self.devices if devices is None else devices, self.machine.ram)
 
     def recover_devices(self) -> None:
         """Start every device again, from any state.
@@ -394,10 +394,16 @@ class Vm:
     def reset_device(self, slot: int) -> None:
         """Reset the device in a slot, as its driver does at any moment.
 
+        Requests that its back-end has not completed when the rings have stopped are awaited: it
+        would complete them in the rings as set up again.
+
         Raises:
             VhostUserError: its back-end has failed.
         """
         device = self.device_at(slot)
+        rings = self.stopped_rings([device])
+        self.drive_one(device, lifecycle.stop(device))
+        rings.await_requests(self.timeout)
         self.drive_one(device, lifecycle.reset(device))
 
     def activate_device(self, slot: int) -> None:

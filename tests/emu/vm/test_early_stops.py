@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.vm.reset import reset_devices
 from tests.emu.early_stops import released_by_waiting
 from tests.emu.migration.hosts import await_requests, check_request_log
 from tests.timeouts import TIMEOUT
@@ -52,6 +53,33 @@ def test_a_base_before_a_completed_request_is_refused(
     monkeypatch.setattr(ring, "base", (ring.base - 1) & 0xFFFF)
     with pytest.raises(VhostUserError, match=r"blk0: .* as the base of ring 0, and has completed"):
         vm.stopped_rings().await_requests(TIMEOUT)
+
+
+def test_a_reset_awaits_them(
+    busy: threading.Event, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the back-end would complete them in the rings as set up again."""
+    released_by_waiting(busy, monkeypatch)
+    with vm.reconnect.paused():
+        reset_devices(vm)
+        assert not vm.reconnect.lost
+    assert busy.is_set()
+    vm.guest.resume_load()
+    await_requests(vm)
+    check_request_log(vm)
+
+
+def test_a_device_that_does_not_complete_them_is_lost_at_a_reset(
+    busy: threading.Event, vm: Vm
+) -> None:
+    """After the time-out; the others are reset."""
+    vm.timeout = 0.2
+    with vm.reconnect.paused():
+        reset_devices(vm)
+        assert not busy.is_set()
+        assert list(vm.reconnect.lost) == ["blk0", "blk1"]
+        assert "not completed the requests before its base" in str(vm.reconnect.lost["blk0"])
+        assert all(ring.started for ring in vm.devices[0].rings)
 
 
 @pytest.mark.parametrize("early", ["completes", "suspends"], indirect=True)
