@@ -14,6 +14,7 @@ from emu.commands.baseline import Baseline
 from emu.commands.color_option import color_option
 from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.commands.conform_options import ConformOptions, conform_options
+from emu.commands.conform_peers import peers
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.openmetrics_option import deliver_conformance
 from emu.commands.option_values import values_of
@@ -43,6 +44,7 @@ Examples:
   emu conform back-end --exec 'my-backend {socket}'   the protocol only
   emu conform back-end --device blk ...               OVERWRITES the disk
   emu conform front-end --device blk --exec 'my-vmm ... {socket}'
+  emu conform peers peers.toml                        many peers, in parts on workers
 """
 
 BACK_END_HELP = """Test a back-end that listens at --socket, or that --exec starts.
@@ -128,6 +130,9 @@ def back_end(**options: Any) -> None:
 def front_end(**options: Any) -> None:
     """Test a front-end."""
     _conform(FRONT_END, values_of(ConformOptions, options))
+
+
+conform.add_command(peers)
 
 
 @contextmanager

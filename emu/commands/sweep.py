@@ -107,13 +107,13 @@ def sweep(**options: Any) -> None:
 
 
 def _check_scheduler(own: SweepOptions) -> None:
-    from emu.sweep import cluster
+    from emu.cluster import scheduler
 
     if own.scheduler is None:
         if own.workers is not None:
-            raise OptionError(f"--workers goes with --scheduler {cluster.LOCAL}")
+            raise OptionError(f"--workers goes with --scheduler {scheduler.LOCAL}")
         return
-    cluster.check_scheduler(own.scheduler, own.workers)
+    scheduler.check_scheduler(own.scheduler, own.workers)
     if tracing.environment("-"):
         raise OptionError("--scheduler: a trace has no events of workers, leave its options out")
 
@@ -125,10 +125,11 @@ def _plans(
     strategies: Sequence[type[Strategy]],
 ) -> dict[SweepPoint, MigrationPlan]:
     """The plan of each point; checked against this host, unless the workers are others'."""
-    from emu.sweep import cluster, matrix
+    from emu.cluster.scheduler import LOCAL
+    from emu.sweep import matrix
 
     accels = matrix.accelerators(own.accel)
-    here = own.scheduler in (None, cluster.LOCAL)
+    here = own.scheduler in (None, LOCAL)
     base = machine_plan(dataclasses.replace(machine, accel=accels[0]), check_host=False)
     plan = MigrationPlan(
         machine=base,
@@ -151,7 +152,7 @@ def _plans(
 
 def _run(own: SweepOptions, plans: dict[SweepPoint, MigrationPlan], *, quiet: bool) -> SweepOutcome:
     from emu.orchestrator.signals import SignalWatcher
-    from emu.sweep import cluster, results, run
+    from emu.sweep import results, run, workers
 
     make_progress = partial(progress.make, quiet=quiet)
     with ExitStack() as stack:
@@ -168,10 +169,8 @@ def _run(own: SweepOptions, plans: dict[SweepPoint, MigrationPlan], *, quiet: bo
             return run.run_sweep(plans, run.run_here(make_progress), report, kept)
         watcher = stack.enter_context(SignalWatcher())
         shown = stack.enter_context(make_progress())
-        workers = partial(
-            cluster.run_on_workers, own.scheduler, own.workers, watcher=watcher, progress=shown
-        )
-        return run.run_sweep(plans, workers, shown.done, kept)
+        there = workers.run_there(own.scheduler, own.workers, watcher, shown)
+        return run.run_sweep(plans, there, shown.done, kept)
 
 
 def _print(own: SweepOptions, outcome: SweepOutcome, machine: MachineOptions) -> None:

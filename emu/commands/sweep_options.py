@@ -12,6 +12,7 @@ from backends.options import option_group
 from emu.commands import completion, validate
 from emu.commands.option_values import values_of
 from emu.commands.options import ACCEL_HELP, machine_options_with
+from emu.commands.scheduler_options import scheduler_options
 from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import ShapeError
 from emu.errors import OptionError
@@ -83,18 +84,7 @@ cluster_options = option_group(
         help="Keep the results of each VM as a Parquet file in this directory, and do not migrate "
         "the VMs whose results it has.",
     ),
-    click.option(
-        "--scheduler",
-        metavar="local|tcp://HOST:PORT",
-        help="Let workers of dask.distributed migrate the VMs: processes on this host, each with "
-        "cores of its own, or those of a scheduler that you have started.",
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Workers of --scheduler local. [default: one for each two cores]",
-    ),
+    *scheduler_options("migrate the VMs"),
 )
 
 #: Decorator: `machine_options`, with several accelerators.

@@ -1,21 +1,18 @@
 """One point of a sweep: its migrations, in this process or in one of its own.
 
-A worker of a cluster is a program with threads and an event loop of its own. So it runs a point in
-another process: ``python -m emu.sweep.point PID`` reads a pickled plan from stdin, and writes the
-result to stdout as JSON.
+``python -m emu.sweep.point`` is the task of a worker (`emu.cluster`): it reads a pickled plan from
+stdin, and writes the result to stdout as JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
 from emu.orchestrator import host_limits
-from emu.orchestrator.managed_process import end_with_parent
 from emu.orchestrator.migrate_local import migrate_all
 from emu.report.progress import SilentProgress
 from emu.strategies import registry
@@ -64,11 +61,8 @@ def measure(
 
 
 def main() -> None:
-    """Run the point of stdin; SIGTERM, also at the end of the worker, ends it in order."""
-    end_with_parent()
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)  # the worker ended before the line above
-    plan: MigrationPlan = pickle.load(sys.stdin.buffer)  # noqa: S301  from the worker's own pipe
+    """Run the point of stdin."""
+    plan: MigrationPlan = pickle.load(sys.stdin.buffer)  # noqa: S301  from the worker
     for plugin in plan.machine.plugins:
         registry.load_file(plugin)
     result, _error = measure(plan, SilentProgress())

@@ -100,6 +100,11 @@ USES = {
     "run a VM on a back-end that I have started": Use(server=_SERVER, slow=False),
     "test my back-end for conformance": Use(_BACKEND, options=_PART),
     "test my front-end for conformance": Use(_VMM, options=_PART),
+    "test many back-ends and front-ends, in parts side by side": Use(
+        r"printf '[nic]\nexec = \"vhost-emu-net --socket-path {socket}\"\nonly = [\"framing\"]\n'"
+        " > disk.img",
+        options="--workers 1 --shards 1",
+    ),
     "see which differences between two runs are real": Use(
         "emu migrate --net 0 --blk 1x1 --vcpus 1 --memory 64M -s split -q --json disk.img\n",
         slow=False,

@@ -1,4 +1,4 @@
-"""The points of a sweep on the workers of a dask.distributed scheduler."""
+"""Tasks of a command on the workers of a dask.distributed scheduler."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from emu.cluster.worker import (
+    CORES_VARIABLE,
+    TIMING,
+    Job,
+    Output,
+    Task,
+    WorkerError,
+    end_tasks,
+    run_task,
+)
 from emu.errors import EmuError, OptionError
-from emu.sweep.point import PointResult
-from emu.sweep.worker import CORES_VARIABLE, TIMING, Job, WorkerError, end_points, run_point
 from vhost_user.one_line import one_line
 from vhost_user.temporary_directory import TemporaryDirectory
 
@@ -27,17 +35,15 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future, SpecCluster
 
-    from emu.config.plan import MigrationPlan
     from emu.orchestrator.signals import SignalWatcher
     from emu.report.progress import Progress
-    from emu.sweep.matrix import SweepPoint
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _EXTRA = "pip install 'vhost-emu[cluster]'"
-#: Seconds until a scheduler answers, and until it has a worker that can run a point.
+#: Seconds until a scheduler answers, and until it has a worker that can run a task.
 _CONNECT_TIMEOUT, _WORKER_TIMEOUT = 10.0, 30.0
-#: Seconds for the points to end in order, and for the connections to be closed.
+#: Seconds for the tasks to end in order, and for the connections to be closed.
 _END_TIMEOUT, _CLOSE_TIMEOUT = 12.0, 5.0
 #: Seconds between two looks at signals and at the scheduler.
 _TICK = 0.5
@@ -48,7 +54,7 @@ _SETTINGS = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
-#: A worker of `LOCAL` is not in the terminal's process group: Ctrl-C is for the sweep alone.
+#: A worker of `LOCAL` is not in the terminal's process group: Ctrl-C is for the command alone.
 _PRELOAD = "import os\nos.setpgid(0, 0)\n"
 
 
@@ -90,34 +96,34 @@ def cores_of(workers: int | None) -> list[list[int]]:
 def run_on_workers(
     scheduler: str,
     workers: int | None,
-    jobs: Sequence[tuple[SweepPoint, MigrationPlan]],
+    tasks: Sequence[Task],
     *,
     watcher: SignalWatcher,
     progress: Progress,
-) -> Generator[tuple[SweepPoint, PointResult], None, None]:
-    """The results of points, in the order in which they are finished.
+) -> Generator[tuple[int, Output], None, None]:
+    """The outputs of tasks with their numbers, in the order in which they are finished.
 
-    Closing the iterator ends the points that run, and the workers of `LOCAL`.
+    Closing the iterator ends the tasks that run, and the workers of `LOCAL`.
 
     Args:
         scheduler: `LOCAL`, or the address of a scheduler.
         workers: number of the workers of `LOCAL`, see `cores_of`.
-        jobs: the points and their plans.
-        watcher: of signals, which end the sweep.
-        progress: shows which points run.
+        tasks: what is to be run.
+        watcher: of signals, which end the command.
+        progress: shows which tasks run.
 
     Raises:
-        SignalError: the user has ended the sweep.
-        EmuError: the scheduler or its workers cannot run the points.
+        SignalError: the user has ended the command.
+        EmuError: the scheduler or its workers cannot run the tasks.
     """
-    if not jobs:
+    if not tasks:
         return
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         progress.step(f"connect: --scheduler {scheduler}")
         client = stack.enter_context(_connected(scheduler, workers, watcher))
         watcher.check()
-        yield from _Sweep(client, scheduler, watcher, progress).run(jobs)
+        yield from _Command(client, scheduler, watcher, progress).run(tasks)
 
 
 @contextmanager
@@ -246,8 +252,8 @@ def _reason(error: BaseException) -> str:
     return one_line(str(error) or type(error).__name__, 300)
 
 
-class _Sweep:
-    """The points of one sweep on a scheduler."""
+class _Command:
+    """The tasks of one command on a scheduler."""
 
     def __init__(
         self, client: Client, scheduler: str, watcher: SignalWatcher, progress: Progress
@@ -257,17 +263,16 @@ class _Sweep:
         self._watcher = watcher
         self._progress = progress
         self._name = uuid.uuid4().hex
-        self._running: dict[Future[Any], SweepPoint] = {}
+        self._running: dict[Future[Any], tuple[int, Task]] = {}
         self._workers = 1
         self._finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._idle_since: float | None = None
+        self._id = str(client.scheduler_info()["id"])
         self._look()
 
-    def run(
-        self, jobs: Sequence[tuple[SweepPoint, MigrationPlan]]
-    ) -> Iterator[tuple[SweepPoint, PointResult]]:
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Output]]:
         """See `run_on_workers`."""
-        waiting = deque(jobs)
+        waiting = deque(enumerate(tasks))
         try:
             while waiting or self._running:
                 # Not more: those that wait for a worker that ends would be lost with it.
@@ -278,20 +283,20 @@ class _Sweep:
             if self._running:
                 self._end()
 
-    def _submit(self, point: SweepPoint, plan: MigrationPlan) -> None:
+    def _submit(self, number: int, task: Task) -> None:
         future = self._client.submit(
-            run_point,
-            Job(self._name, plan, version("vhost-emu")),
-            key=f"{point.key}-{self._name}",
+            run_task,
+            Job(self._name, self._id, task, version("vhost-emu")),
+            key=f"vhost-emu-{number}-{self._name}",
             resources={TIMING: 1},
             pure=False,
         )
         future.add_done_callback(self._finished.put)
-        self._running[future] = point
-        self._progress.step(f"run: {'; '.join(each.label for each in self._running.values())}")
+        self._running[future] = (number, task)
+        self._progress.step(f"run: {'; '.join(each.label for _, each in self._running.values())}")
 
-    def _next(self) -> Iterator[tuple[SweepPoint, PointResult]]:
-        """The next finished point, if there is one within a tick."""
+    def _next(self) -> Iterator[tuple[int, Output]]:
+        """The next finished task, if there is one within a tick."""
         try:
             future = self._finished.get(timeout=_TICK)
         except queue.Empty:
@@ -299,18 +304,18 @@ class _Sweep:
             self._look()
             return
         self._watcher.check()
-        result = self._result_of(future)
-        yield self._running.pop(future), result
+        output = self._output_of(future)
+        yield self._running.pop(future)[0], output
         self._look()
 
-    def _result_of(self, future: Future[Any]) -> PointResult:
+    def _output_of(self, future: Future[Any]) -> Output:
         from distributed.client import FutureCancelledError
         from distributed.scheduler import KilledWorker
 
         try:
-            result: PointResult = future.result(timeout=_CONNECT_TIMEOUT)
+            output: Output = future.result(timeout=_CONNECT_TIMEOUT)
         except KilledWorker:
-            return PointResult(None, "the worker that ran it has ended")
+            return Output(None, failure="the worker that ran it has ended")
         except WorkerError as error:
             raise self._error(str(error)) from error
         except (FutureCancelledError, TimeoutError, OSError) as error:
@@ -320,8 +325,8 @@ class _Sweep:
                 f"a worker has another installation of vhost-emu: {_reason(error)}"
             ) from error
         except Exception as error:  # noqa: BLE001  of the worker, of any kind
-            return PointResult(None, f"its worker: {type(error).__name__}: {_reason(error)}")
-        return result
+            return Output(None, failure=f"its worker: {type(error).__name__}: {_reason(error)}")
+        return output
 
     def _look(self) -> None:
         """Check that the scheduler and a worker are there.
@@ -351,14 +356,14 @@ class _Sweep:
             )
 
     def _end(self) -> None:
-        """End the points that run, in order, within `_END_TIMEOUT`."""
+        """End the tasks that run, in order, within `_END_TIMEOUT`."""
 
         def end() -> None:
             with suppress(Exception):  # the scheduler may be what has ended
                 self._client.cancel(list(self._running), force=True)
-                self._client.run(end_points, self._name, on_error="ignore")
+                self._client.run(end_tasks, self._name, on_error="ignore")
 
-        thread = threading.Thread(target=end, name="end-points", daemon=True)
+        thread = threading.Thread(target=end, name="end-tasks", daemon=True)
         thread.start()
         thread.join(_END_TIMEOUT)
 

@@ -1,0 +1,1 @@
+"""The conformance suite on many peers, in parts that run on workers."""
