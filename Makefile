@@ -22,7 +22,7 @@ QUICK   := not slow and not soak and not peer and not document
 SLOW    := (slow or peer) and not soak
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c bench/*/*.[ch] tests/peers/*.c tests/emu/machine/accel/*.c)
 
-.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-compare qemu-baseline fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
+.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-compare qemu-baseline evacuation fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -35,6 +35,7 @@ help:
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make bench-compare  benchmarks of REV=COMMIT and of the work tree in alternation: which differences are real"
 	@echo "make qemu-baseline  the same VM in QEMU and here, on the same back-ends: stop, start, migration"
+	@echo "make evacuation  what the evacuation of a host takes: costs, a simulation, measured evacuations"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make hostile  hostile peers at every socket of every program: nothing but their own connection fails"
 	@echo "make fuzz     coverage-guided fuzzing of ten parts, SECONDS=60 each"
@@ -126,6 +127,10 @@ bench-compare: $(STAMP)
 qemu-baseline: $(STAMP)
 	@mkdir -p bench/results
 	@$(BIN)/python -m bench.qemu_baseline --json bench/results/qemu-baseline.json $(BASELINE)
+
+# EVACUATION="--parallel 1,4 --vms 4" are its options; the sweep's results in the directory are kept.
+evacuation: $(STAMP)
+	@$(BIN)/python -m bench.evacuation --out bench/results/evacuation $(EVACUATION)
 
 # ONLY="prewired and hang" runs the cells whose names (strategy:place:phase:fault) match.
 fault-matrix: $(STAMP)

@@ -1,0 +1,1 @@
+"""What the evacuation of a host takes: measured costs, a simulation, measured evacuations."""

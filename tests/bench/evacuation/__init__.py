@@ -1,0 +1,1 @@
+"""The simulation of an evacuation, and what it is compared with."""
