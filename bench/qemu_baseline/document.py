@@ -64,7 +64,7 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
         f"{host['kernel']}; QEMU {qemu['version']} with "
         f"{qemu['accel']}, this project with {result['accel']}; {devices}; "
         f"{counted(vm['vcpus'], 'vCPU')}, {size(vm['memory_bytes'])}; "
-        f"{counted(result['rounds'], 'round')}. Medians in milliseconds, and the range of the gaps:"
+        f"{counted(result['rounds'], 'round')}{_incomplete(result)}. Medians in milliseconds, and the range of the gaps:"
     )
     names = dict.fromkeys(each["back_ends"] for each in result["series"])
     for name in names:
@@ -73,6 +73,14 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"| on {by_vm[QEMU]['programs']} | QEMU | this project | ratio |"
         yield "|---|---|---|---|"
         yield from _rows(by_vm[QEMU], by_vm[EMU])
+
+
+def _incomplete(result: Mapping[str, Any]) -> str:
+    """What the rounds lack, as an addition to their number."""
+    text = ""
+    if result["failures"]:
+        text = f", in which {counted(len(result['failures']), 'VM')} failed"
+    return text + (", interrupted before their end" if result["interrupted"] else "")
 
 
 def _rows(qemu: Mapping[str, Any], emu: Mapping[str, Any]) -> Iterator[str]:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from emu.orchestrator.signals import SignalWatcher
     from emu.qmp.protocol import JsonObject
 
-#: Seconds: of a command that stops or starts a VM, until a beat, and between two looks for it.
+#: Seconds: of a command that stops or starts a VM, until a beat, and between two looks for it. On a
+#: host whose CPUs are busy the devices of QEMU's destination took 27 s to start.
 STOP_TIMEOUT = 60.0
-BEAT_TIMEOUT = 20.0
+BEAT_TIMEOUT = 120.0
 LOOK = 0.001
 
 

@@ -29,6 +29,8 @@ def result(**changes: Any) -> dict[str, Any]:
             "devices": [{"class": "blk", "count": 24, "rings": 4}],
         },
         "rounds": 3,
+        "failures": [],
+        "interrupted": False,
         "series": [
             {
                 "back_ends": "own",
@@ -77,6 +79,12 @@ def test_a_vm_that_has_failed_is_a_dash() -> None:
     lines = document(f"{BEGIN}\n{END}", [made]).splitlines()
     assert "| `stop` | - | 1.00 |  |" in lines
     assert "| migration, `prewired`: gap | - | 8.00 (8.00 to 8.00) |  |" in lines
+
+
+def test_rounds_that_are_not_complete_are_named() -> None:
+    text = document(f"{BEGIN}\n{END}", [result(failures=[{}], interrupted=True)])
+    assert "; 3 rounds, in which 1 VM failed, interrupted before their end. Medians" in text
+    assert "; 3 rounds. Medians" in document(f"{BEGIN}\n{END}", [result()])
 
 
 def test_what_cannot_be_written_is_named() -> None:
