@@ -64,7 +64,8 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
         f"{host['kernel']}; QEMU {qemu['version']} with "
         f"{qemu['accel']}, this project with {result['accel']}; {devices}; "
         f"{counted(vm['vcpus'], 'vCPU')}, {size(vm['memory_bytes'])}; "
-        f"{counted(result['rounds'], 'round')}{_incomplete(result)}. Medians in milliseconds, and the range of the gaps:"
+        f"{counted(result['rounds'], 'round')}{_incomplete(result)}. "
+        "Medians in milliseconds, and the range of the gaps:"
     )
     names = dict.fromkeys(each["back_ends"] for each in result["series"])
     for name in names:
