@@ -123,10 +123,10 @@ static void add_block(struct ring *r, unsigned head, unsigned type, uint32_t byt
     *(struct header *)(at + HEADER_AT) = (struct header){type, 0, block * (bytes / 512)};
     at[STATUS_AT] = 0xff;
     uint64_t stamp = block * (bytes / BLOCK);
-    if (type == BLK_OUT)
-        memcpy(at + DATA_AT, &stamp, sizeof stamp);
-    else
+    if (type == BLK_IN)
         memset(at + DATA_AT, 0xff, sizeof stamp);
+    for (uint32_t done = 0; type == BLK_OUT && done < bytes; done += BLOCK, stamp++)
+        memcpy(at + DATA_AT + done, &stamp, sizeof stamp);
     add(r, head);
 }
 
