@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.limits import COMPILED_BUDGET, COMPILED_BYTES, INLINE_BYTES
-from backends.ring_service import NOTIFY, Served
+from backends.ring_service import NOTIFY, SERVED, Served
 from vhost_user import native
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class DiskBatch:
         self._image = image
         self._free: list[Any] = []
         self._room: Any = None
+        self._room_address = 0
         data = bytearray(8 * 8)
         self._words = memoryview(data).cast("q")
         if not native.available:
@@ -101,7 +102,7 @@ class DiskBatch:
         words[_WRITE_FLAGS] = _WAITS if writes is None else writes
         words[_BYTES] = image.size
         words[_WRITES] = self._room_for_writes() if writes is None and collect else 0
-        result = native.lib.vu_disk_serve(
+        result: int = native.lib.vu_disk_serve(
             batch.pointer, self._disk, COMPILED_BUDGET, COMPILED_BYTES
         )
         batch.end()
@@ -112,7 +113,7 @@ class DiskBatch:
             self.writes = Writes(self._room, count, batch.keep)
             self._room = None
             words[_COUNT] = 0
-        return Served(result & ~NOTIFY)
+        return SERVED[result & ~NOTIFY]
 
     def _room_for_writes(self) -> int:
         if self._image.read_only:
@@ -120,7 +121,8 @@ class DiskBatch:
         if self._room is None:
             free = self._free
             self._room = free.pop() if free else native.ffi.new(f"vu_disk_write[{COMPILED_BUDGET}]")
-        return int(native.ffi.cast("uintptr_t", self._room))
+            self._room_address = int(native.ffi.cast("uintptr_t", self._room))
+        return self._room_address
 
     def release(self, writes: Writes) -> None:
         """Reuse the room of writes that were completed."""

@@ -66,6 +66,7 @@ class Loop:
 
     Attributes:
         pacer: the pace of this control thread.
+        events: the epoll descriptor of all that the loop waits for, except timers.
     """
 
     def __init__(self, name: str) -> None:
@@ -73,7 +74,9 @@ class Loop:
         self.pacer = Pacer()
         self._control = select.epoll()
         self._data = select.epoll()
+        self.events = self._data.fileno()
         self._data.register(self._control.fileno(), select.EPOLLIN)
+        self._control_event = (self._control.fileno(), select.EPOLLIN)
         self._control_handlers: dict[int, Callable[[int], None]] = {}
         self._data_handlers: dict[int, Callback] = {}
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -331,11 +334,13 @@ class Loop:
     def _turn(self) -> bool:
         """Serve what is ready; False when another thread has taken the loop over."""
         events = self._data.poll(self._timeout(), 64)
+        more = bool(self._timers or self._again)
         if self._timers:
             self._run_timers()
         if self._again:
             self._run_again()
-        self._serve_control()
+        if more or len(events) > RINGS_PER_CHECK or self._control_event in events:
+            self._serve_control()
         handlers = self._data_handlers
         for count, (fd, _) in enumerate(events, 1):
             # No handler: the nested control set, or a ring that has been stopped meanwhile.

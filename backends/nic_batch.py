@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.limits import COMPILED_BUDGET, COMPILED_BYTES
-from backends.ring_service import NOTIFY, NOTIFY_OTHER, Served
+from backends.ring_service import NOTIFY, NOTIFY_OTHER, SERVED, Served
 from vhost_user import native
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ class NicBatch:
 
     def serve(self, tx: Batch, rx: Batch) -> Returned:
         """Return the frames of a transmit ring; take back both rings, which were lent."""
-        result = native.lib.vu_nic_return(
+        result: int = native.lib.vu_nic_return(
             tx.pointer, rx.pointer, self._nic, COMPILED_BUDGET, COMPILED_BYTES
         )
         tx.end()
         rx.end()
-        served = Served(result & ~(NOTIFY | NOTIFY_OTHER))
+        served = SERVED[result & ~(NOTIFY | NOTIFY_OTHER)]
         return Returned(served, bool(result & NOTIFY), bool(result & NOTIFY_OTHER))

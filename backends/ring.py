@@ -389,8 +389,15 @@ class Ring:
         batch = None if queue is None else queue.batch()
         if batch is None:
             return None
-        guest, log_buffers = self._guest, self.log_mark is not None
-        return batch if batch.begin(guest.losses, guest.log, log_buffers=log_buffers) else None
+        guest = self._guest
+        lent = batch.begin(
+            guest.losses,
+            guest.log,
+            log_buffers=self.log_mark is not None,
+            call=self._call_fd,
+            events=self._loop.base.events,
+        )
+        return batch if lent else None
 
     def interrupt(self) -> None:
         """Interrupt the driver."""

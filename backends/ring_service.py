@@ -34,6 +34,10 @@ class Served(IntEnum):
     SOME = 2
 
 
+#: By their values: a call of `Served` takes longer.
+SERVED = tuple(Served)
+
+
 def serve_ring(
     ring: Ring,
     queue: DeviceQueue,

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import select
+import threading
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -18,8 +21,10 @@ from backends.image import Image
 from backends.loop import Loop
 from backends.ring_service import Served
 from tests.fuzz.device import InlinePool, batches
+from tests.timeouts import TIMEOUT
 from tests.vhost_user.rings import Ring as Memory
 from tests.vhost_user.rings import guest_memory
+from tests.waiting import wait_until
 from vhost_user import native
 from vhost_user.errors import FrontendError
 from vhost_user.mapping import losses
@@ -218,6 +223,90 @@ def test_a_call_serves_so_many_requests_and_bytes(disk: Disk) -> None:
     assert disk.serve() is Served.SOME
     assert disk.queue.last_avail == limits.COMPILED_BUDGET
     assert disk.serve() is Served.ALL
+
+
+@pytest.fixture
+def event() -> Iterator[int]:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def call() -> Iterator[int]:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    yield fd
+    os.close(fd)
+
+
+def test_the_driver_is_interrupted_if_there_is_a_descriptor(disk: Disk, event: int) -> None:
+    disk.add(0, Request(VIRTIO_BLK_T_IN, 0, [512]))
+    disk.driver.publish()
+    made = disk.queue.batch()
+    assert made is not None
+    made.begin(losses[0], None, log_buffers=False, call=event)
+    assert disk.batch.serve(made, collect=True) is Served.ALL
+    assert not disk.batch.notify
+    assert os.eventfd_read(event) == 1
+    assert disk.counters[stats.CALLS] == 1
+
+
+def test_a_descriptor_that_cannot_be_signalled_is_the_callers(disk: Disk) -> None:
+    disk.add(0, Request(VIRTIO_BLK_T_IN, 0, [512]))
+    disk.driver.publish()
+    made = disk.queue.batch()
+    assert made is not None
+    with disk.path.open("rb") as file:
+        made.begin(losses[0], None, log_buffers=False, call=file.fileno())
+        assert disk.batch.serve(made, collect=True) is Served.ALL
+    assert disk.batch.notify
+    assert disk.counters[stats.CALLS] == 0
+
+
+def test_the_next_request_is_waited_for_until_there_is_something_else(
+    disk: Disk, event: int, call: int
+) -> None:
+    """Without a kick: the driver publishes, and the ring did not ask for one."""
+    disk.add(0, Request(VIRTIO_BLK_T_IN, 0, [512]))
+    disk.driver.publish()
+    made = disk.queue.batch()
+    assert made is not None
+    served: list[Served] = []
+    with select.epoll() as events:
+        events.register(event, select.EPOLLIN)
+        made.begin(losses[0], None, log_buffers=False, call=call, events=events.fileno())
+        made.pointer.wait_ns = int(TIMEOUT * 1e9)
+        thread = threading.Thread(
+            target=lambda: served.append(disk.batch.serve(made, collect=True))
+        )
+        thread.start()
+        for number in (1, 2):
+            wait_until(lambda: disk.driver.pop() is not None, "the request is served")
+            disk.add(number, Request(VIRTIO_BLK_T_IN, 0, [512]))
+            disk.driver.publish()
+        wait_until(lambda: disk.driver.pop() is not None, "the last request is served")
+        os.eventfd_write(event, 1)
+        thread.join(TIMEOUT)
+    assert served == [Served.ALL]
+
+
+def test_a_ring_is_waited_for_if_its_driver_is_fast(disk: Disk, event: int, call: int) -> None:
+    with select.epoll() as events:
+        events.register(event, select.EPOLLIN)
+        os.eventfd_write(event, 1)  # nothing is waited for here
+        waits = []
+        for gap in (0, 0, 0, 0, 0, 10**9):
+            disk.add(0, Request(VIRTIO_BLK_T_IN, 0, [512]))
+            disk.driver.publish()
+            made = disk.queue.batch()
+            assert made is not None
+            made.begin(losses[0], None, log_buffers=False, call=call, events=events.fileno())
+            if made.pointer.empty_since:
+                made.pointer.empty_since = time.monotonic_ns() - gap
+            disk.batch.serve(made, collect=True)
+            assert disk.driver.pop() is not None
+            waits.append(made.pointer.wait_ns)
+    assert waits == [0, 4000, 8000, 16000, 32000, 0]
 
 
 requests = st.builds(

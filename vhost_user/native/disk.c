@@ -11,7 +11,7 @@
    layout than drivers use, is not in the page cache, or fails, is left to backends.blk_device. */
 
 enum { SECTOR = 512, T_IN = 0, T_OUT = 1, S_OK = 0, S_IOERR = 1 };
-enum { REQUESTS, BYTES_READ, BYTES_WRITTEN };
+enum { REQUESTS, BYTES_READ, BYTES_WRITTEN, CALLS = 8 };
 
 _Static_assert(sizeof(struct iovec) == sizeof(vu_buffer) &&
                    offsetof(struct iovec, iov_len) == offsetof(vu_buffer, length),
@@ -99,11 +99,14 @@ static int serve(vu_queue *q, vu_disk *disk, vu_chain *c, uint64_t *length) {
    others. Returns VU_SERVED_* bits. */
 int vu_disk_serve(vu_queue *q, vu_disk *disk, int budget, uint64_t bytes) {
     vu_chain c;
-    int result = VU_SERVED_SOME, left = budget < VU_BATCH ? budget : VU_BATCH;
+    int notify = 0, result = VU_SERVED_SOME, left = budget < VU_BATCH ? budget : VU_BATCH;
+    vu_awaken(q);
     for (uint64_t moved = 0, length; left && moved < bytes; left--) {
         int kind = vu_next(q, &c);
         if (kind == VU_NONE) {
-            if (vu_arm(q))
+            notify |= vu_show(q, &disk->counters[CALLS]);
+            /* the caller has something to do */
+            if (notify || disk->write_count ? vu_arm(q) : vu_wait(q))
                 continue;
             result = VU_SERVED_ALL;
             break;
@@ -114,7 +117,8 @@ int vu_disk_serve(vu_queue *q, vu_disk *disk, int budget, uint64_t bytes) {
         }
         moved += length;
     }
-    return result | (vu_publish(q) ? VU_SERVED_NOTIFY : 0);
+    notify |= vu_show(q, &disk->counters[CALLS]);
+    return result | (notify ? VU_SERVED_NOTIFY : 0);
 }
 
 static int write_all(vu_disk_write *w, int fd) {

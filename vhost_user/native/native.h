@@ -64,6 +64,8 @@ typedef struct vu_queue {
     uint8_t *log, *used_log; /* NULL: buffers, or the used ring, are not logged */
     uint64_t log_bytes, used_gpa;
     uint64_t losses; /* vu_losses when they were last looked at */
+    int64_t call, events; /* descriptors: to interrupt the driver; what else the caller waits for */
+    uint64_t wait_ns, empty_since;
     uint64_t last_avail, used_idx, used_start, call_next, inflight_count;
     uint16_t heads[64]; /* pushed and not published */
 } vu_queue;

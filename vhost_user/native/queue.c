@@ -1,5 +1,7 @@
 #include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
 
 #include "queue.h"
 
@@ -11,6 +13,7 @@
    the same rules in Python, takes it and says what is wrong. */
 
 enum { F_NEXT = 1, F_WRITE = 2, F_INDIRECT = 4 };
+enum { LOOKS = 100, LEAST_NS = 4000, MOST_NS = 32000 };
 enum { AT_BATCH = 12, AT_USED = 14, AT_RING = 16 }; /* offsets in the inflight region of a ring */
 
 struct descriptor {
@@ -157,6 +160,55 @@ int vu_publish(vu_queue *q) {
         return (uint16_t)(new - event - 1) < count;
     }
     return !(__atomic_load_n(&q->avail[0], __ATOMIC_RELAXED) & 1);
+}
+
+/* Publishes, and interrupts the driver if it wants that; 1: the caller has to. */
+int vu_show(vu_queue *q, uint64_t *calls) {
+    if (!vu_publish(q))
+        return 0;
+    if (q->call < 0 || vu_signal((int)q->call))
+        return 1;
+    ++*calls;
+    return 0;
+}
+
+static uint64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* A driver that waits for each request makes the next one within microseconds: looking for it costs
+   less than a kick. This ends when there is anything else to do. Returns whether there is more;
+   otherwise a kick was asked for. */
+int vu_wait(vu_queue *q) {
+    struct epoll_event event;
+    if (q->events < 0)
+        return vu_arm(q);
+    q->empty_since = now();
+    while (now() - q->empty_since < q->wait_ns) {
+        for (int i = 0; i < LOOKS; i++) {
+            if (avail_index(q) != q->last_avail) {
+                q->empty_since = 0;
+                return 1;
+            }
+        }
+        if (epoll_wait((int)q->events, &event, 1, 0))
+            break;
+    }
+    return vu_arm(q);
+}
+
+/* A ring that was empty has been kicked. It is waited for the next time if that was soon: for twice
+   as long as the last time. */
+void vu_awaken(vu_queue *q) {
+    if (!q->empty_since)
+        return;
+    int soon = now() - q->empty_since < MOST_NS;
+    q->wait_ns = !soon ? 0 : q->wait_ns ? q->wait_ns * 2 : LEAST_NS;
+    if (q->wait_ns > MOST_NS)
+        q->wait_ns = MOST_NS;
+    q->empty_since = 0;
 }
 
 /* Asks for a kick; whether there is more already. */

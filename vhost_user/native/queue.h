@@ -24,5 +24,8 @@ void vu_dirty(vu_queue *q, uint64_t gpa, uint64_t length);
 void vu_push(vu_queue *q, unsigned head, uint32_t written);
 int vu_publish(vu_queue *q);
 int vu_arm(vu_queue *q);
+int vu_show(vu_queue *q, uint64_t *calls);
+int vu_wait(vu_queue *q);
+void vu_awaken(vu_queue *q);
 
 #endif

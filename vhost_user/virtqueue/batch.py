@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 #: Requests that a compiled function serves in one call at most: the room of ``heads``.
 MOST = 64
 #: ``struct vu_queue``: all fields are words, but for the u16 ``heads`` at its end.
-_WORDS = 19
+_WORDS = 23
 _BYTES = 8 * _WORDS + 2 * MOST
 # Words of it that change.
-_LOG, _USED_LOG, _LOG_BYTES, _USED_GPA, _LOSSES, _LAST_AVAIL = range(9, 15)
+_LOG, _USED_LOG, _LOG_BYTES, _USED_GPA, _LOSSES, _CALL, _EVENTS = range(9, 16)
+_LAST_AVAIL = 18
+_WORD = (1 << 64) - 1
 #: False: nothing is served by compiled functions.
 enabled = native.available
 
@@ -86,10 +88,19 @@ class Batch:
         )
         struct.pack_into(f"={len(first)}Q", data, 0, *first)
         memory = native.ffi.from_buffer(data)
+        struct.pack_into("=2q", data, 8 * _CALL, -1, -1)
         self.pointer: Any = native.ffi.cast("vu_queue *", memory)
         self.keep = memory, regions, parts, inflight
 
-    def begin(self, losses: int, log: DirtyLog | None, *, log_buffers: bool) -> bool:
+    def begin(
+        self,
+        losses: int,
+        log: DirtyLog | None,
+        *,
+        log_buffers: bool,
+        call: int = -1,
+        events: int = -1,
+    ) -> bool:
         """Hand the ring to a compiled function.
 
         Returns:
@@ -100,9 +111,14 @@ class Batch:
                 function serves nothing when it is another number.
             log: the dirty log, if there is one.
             log_buffers: mark there what is written to buffers.
+            call: descriptor for interrupts; the caller interrupts the driver where it is -1.
+            events: an epoll descriptor for what else is to be done. If there is one, the function
+                may wait some microseconds for the next request.
         """
         words, queue = self._words, self._queue
         words[_LOSSES] = losses
+        words[_CALL] = call & _WORD
+        words[_EVENTS] = events & _WORD
         if log is None:
             words[_LOG] = words[_USED_LOG] = 0
         else:
