@@ -186,8 +186,11 @@ class BlkDevice(VirtioDevice):
         writes = self._batch.writes
         if writes is not None:
             ring.begin_async(writes.length)
-            work = partial(writes.make, self._image.fd, ring.losses)
-            self._call_blocking(ring, work, partial(self._written, ring, writes), writes.length)
+            try:
+                work = partial(writes.make, self._image.fd, ring.losses)
+                self._call_blocking(ring, work, partial(self._written, ring, writes), writes.length)
+            except Exception as error:  # noqa: BLE001  whatever is raised, the requests have to end
+                ring.abort(error, writes.length)
         return served
 
     # A request
@@ -399,21 +402,21 @@ class BlkDevice(VirtioDevice):
             status = self._attempt(ring, chain, work)
 
         ring.begin_async()
-        self._call_blocking(ring, write, lambda: self._done(ring, chain, status, 1), 1)
+        try:
+            self._call_blocking(ring, write, lambda: self._done(ring, chain, status, 1), 1)
+        except Exception as error:  # noqa: BLE001  whatever is raised, the request has to end
+            ring.abort(error)
 
     def _call_blocking(
         self, ring: Ring, work: Callable[[], None], done: Callable[[], None], count: int
     ) -> None:
         """Have a call made for as many requests that were popped."""
         failed = partial(ring.abort, count=count)
-        call = BlockingCall(work, ring.completion(done), failed, self._pool, self._blocked)
-        if not self._is_slow:
-            self.loop.call_blocking(call)
-            return
-        try:
+        call = BlockingCall(work, done, failed, self._pool, self._blocked)
+        if self._is_slow:
             call.make_in_pool(ring.post_completion)
-        except RuntimeError as error:  # the system has no thread for it
-            failed(error)
+        else:
+            self.loop.call_blocking(call)
 
     def _blocked(self) -> None:
         self._slow_until = time.monotonic_ns() + SLOW_NS
@@ -430,11 +433,11 @@ class BlkDevice(VirtioDevice):
                     ring.interrupt()
             else:
                 self._written_one_by_one(ring, writes)
+            self._batch.release(writes)
         except Exception as error:  # noqa: BLE001  whatever is raised, the requests have to end
             ring.abort(error, count=writes.length)
         else:
             ring.end_async(writes.length)
-        self._batch.release(writes)
 
     def _written_one_by_one(self, ring: Ring, writes: Writes) -> None:
         """The same without the compiled function: the ring was set up anew meanwhile."""

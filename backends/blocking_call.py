@@ -58,7 +58,13 @@ class BlockingCall:
             self.outcome = error
 
     def finish(self) -> None:
-        """In the loop's thread, after `make`."""
+        """In the loop's thread, after `make`; the call has ended, whatever is raised on the way."""
+        try:
+            self._finish()
+        except Exception as error:  # noqa: BLE001  a request waits for it
+            self._failed(error)
+
+    def _finish(self) -> None:
         if self.late:
             self._blocked()
         if self.outcome is None:

@@ -40,7 +40,7 @@ COMPILED_BYTES = 1 << 20
 #: it happens within twice this time.
 TAKE_OVER_NS = 1_000_000
 #: Nanoseconds after such a call for which the device's calls are made by other threads.
-SLOW_NS = 1_000_000_000
+SLOW_NS = 50_000_000
 #: Control descriptors are checked again after this many rings.
 RINGS_PER_CHECK = 4
 #: Bytes of one disk request; a larger one fails. The used length has 32 bits.

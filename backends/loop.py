@@ -298,14 +298,17 @@ class Loop:
             self._calls_made += 1
             if not self._spare_awake.is_set():
                 self._spare_awake.set()
-            call.make()
+            try:
+                call.make()
+            except Exception as error:  # noqa: BLE001  the loop goes on, whatever is raised
+                call.outcome = error
             try:
                 self._calling.pop()
             except IndexError:
                 if not self._stopping:
-                    self.post(call.finish)
+                    self.post(partial(_finish, call))
                 return False
-            call.finish()
+            _finish(call)
         return True
 
     def _start_spare(self) -> bool:
@@ -326,10 +329,10 @@ class Loop:
 
     def _make_in_pool(self, call: BlockingCall) -> None:
         try:
-            call.make_in_pool(self.post)
-        except RuntimeError as error:  # the system has no thread for it
+            call.make_in_pool(lambda finish: self.post(partial(_finish, call, finish)))
+        except Exception as error:  # noqa: BLE001  the system may have no thread for it
             call.outcome = error
-            call.finish()
+            _finish(call)
 
     def _turn(self) -> bool:
         """Serve what is ready; False when another thread has taken the loop over."""
@@ -410,3 +413,12 @@ class Loop:
 
     def _on_stop(self) -> None:
         self._stopping = True
+
+
+def _finish(call: BlockingCall, finish: Callback | None = None) -> None:
+    """Finish a call; the loop goes on, and a request ends, whatever is raised."""
+    try:
+        (finish or call.finish)()
+    except Exception as error:  # noqa: BLE001
+        call.outcome = error
+        call.finish()

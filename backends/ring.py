@@ -379,10 +379,6 @@ class Ring:
         """
         self._completions.post(callback)
 
-    def completion(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """The callback of `post_completion`, for who has it called in the loop's thread."""
-        return self._completions.guard(callback)
-
     def lend(self) -> Batch | None:
         """The ring for a compiled function, until `Batch.end`; None where there is none for it."""
         queue = self.queue
