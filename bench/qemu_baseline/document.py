@@ -61,7 +61,7 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{counted(host['cpus'], 'CPU')}, load average {min(loads):.1f} to {max(loads):.1f}, Linux "
-        f"{host['kernel']}; QEMU {qemu['version']} with "
+        f"{host['kernel'].partition('-')[0]}; QEMU {qemu['version']} with "
         f"{qemu['accel']}, this project with {result['accel']}; {devices}; "
         f"{counted(vm['vcpus'], 'vCPU')}, {size(vm['memory_bytes'])}; "
         f"{counted(result['rounds'], 'round')}{_incomplete(result)}. "
