@@ -73,9 +73,9 @@ class ActiveRings:
         self._count += 1
         return True
 
-    def leave(self) -> None:
-        """A ring is not active any more."""
-        self._count -= 1
+    def leave(self, count: int = 1) -> None:
+        """So many rings are not active any more."""
+        self._count -= count
         if not self._count:
             self._device.release()
 

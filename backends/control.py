@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.backend_channel import ConfigChanges
-from backends.handlers import Handler, Handlers
+from backends.handlers import Handler, Handlers, RunHandler
 from backends.isolation import describe
 from backends.limits import MESSAGES_NS, REPLIES
 from backends.pacing import InjectedLatency
@@ -25,11 +25,11 @@ from backends.stop_policy import StopPolicy
 from backends.stops import Stops
 from vhost_user.backend import BackendConnection
 from vhost_user.errors import Disconnected, FrontendError
-from vhost_user.messages import FrontendRequest, Request, wire_name
+from vhost_user.messages import FrontendRequest, Request, RequestRun, wire_name
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backends.device import BackendDevice
 
@@ -84,7 +84,7 @@ class Control:
         )
         self._fd = self._connection.fileno()
         # Requests that were received and not handled yet: see `_serve_inbox`.
-        self._inbox: deque[Request] = deque()
+        self._inbox: deque[Request | RequestRun] = deque()
         # When the messages that are handled now arrived; monotonic nanoseconds.
         self._arrival = 0
         self._paced = any(options.latency)
@@ -112,6 +112,14 @@ class Control:
             | self._config_changes.handlers()
             | self._postcopy.handlers()
         )
+        # A message that the device's class handles is handled one by one.
+        self._run_handlers: dict[int, RunHandler] = {
+            number: handler
+            for number, handler in (
+                self._handlers.run_handlers() | self._stops.run_handlers()
+            ).items()
+            if number not in device.virtio.handlers()
+        }
         self._watched = False
         # Some replies have not been sent: nothing is read until they are.
         self._writing = False
@@ -169,8 +177,12 @@ class Control:
         self._arrival = time.monotonic_ns()
         if self._paced:
             self._loop.pacer.arrived(self._arrival)
+        requests: Sequence[Request | RequestRun]
         try:
-            requests = self._connection.receive()
+            # An injected latency is that of one message.
+            requests = (
+                self._connection.receive() if self._paced else self._connection.receive_runs()
+            )
         except Disconnected:
             self._disconnect()
             return
@@ -211,12 +223,21 @@ class Control:
         waits until the front-end has read some.
         """
         inbox, end = self._inbox, time.monotonic_ns() + MESSAGES_NS
-        served = 0
+        unsent = 0
         while self._next_may_be_served() and not self._disconnecting:
-            self._serve(inbox.popleft())
-            served += 1
-            if not served % REPLIES and not self._flush():
-                break
+            request = inbox[0]
+            count = 1 if isinstance(request, Request) else len(request.payloads)
+            if unsent + count > REPLIES:
+                if not self._flush():
+                    break
+                unsent = 0
+            inbox.popleft()
+            if isinstance(request, Request):
+                self._serve(request)
+            elif not self._serve_run(request):
+                inbox.extendleft(reversed(self._connection.split(request)))
+                continue
+            unsent += count
             if time.monotonic_ns() > end:
                 break
         if self._disconnecting:
@@ -259,6 +280,19 @@ class Control:
             self._refuse(request, error)
         except Disconnected:
             return  # raised by `_inject`; the handler owns the descriptors
+
+    def _serve_run(self, run: RequestRun) -> bool:
+        """Handle a run of messages; False if they have to be handled one by one."""
+        handler = self._run_handlers.get(run.id)
+        if handler is None:
+            return False
+        try:
+            return handler(run)
+        except FrontendError as error:
+            # As for a single message: the front-end asked for no acknowledgement.
+            error.message = error.message or wire_name(run.id)
+            self._close_with(error)
+            return True
 
     def _refuse(self, request: Request, error: FrontendError) -> None:
         """Acknowledge with an error if the front-end asked for that; else close the connection."""
@@ -346,6 +380,7 @@ class Control:
     def _drop_requests(self) -> None:
         """Close the descriptors of requests that wait, and of replies that were not sent."""
         for request in self._inbox:
-            self._device.close_later(request.fds)
+            if isinstance(request, Request):
+                self._device.close_later(request.fds)
         self._inbox.clear()
         self._handlers.close_reply_fds()

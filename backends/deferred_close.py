@@ -45,15 +45,15 @@ class DeferredClose:
         self._fds.extend(fds)
         self._schedule()
 
-    def add_kick(self, fd: int) -> None:
-        """Deliver no event of this kick any more, and close it later."""
-        self._loop.mute_kick(fd)
-        self._kicks.append(fd)
+    def add_kicks(self, fds: Sequence[int]) -> None:
+        """Deliver no event of these kicks any more, and close them later."""
+        self._loop.mute_kicks(fds)
+        self._kicks.extend(fds)
         self._schedule()
 
-    def add_queue(self, queue: DeviceQueue) -> None:
-        """Release a queue's views of guest memory with the next descriptors."""
-        self._queues.append(queue)
+    def add_queues(self, queues: Sequence[DeviceQueue]) -> None:
+        """Release the queues' views of guest memory with the next descriptors."""
+        self._queues.extend(queues)
 
     def run(self) -> None:
         """Close and release everything now."""

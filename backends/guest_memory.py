@@ -33,16 +33,16 @@ class GuestMemory:
         self.event_idx = False
         self.log: DirtyLog | None = None
         self._inflight: InflightRegion | None = None
-        self._tables = 1
+        self._changes = 0
         self.losses = losses[0]
 
     @property
-    def generation(self) -> tuple[int, ...]:
-        """Differs after each change of the table, or of the rings' layout by EVENT_IDX.
+    def generation(self) -> int:
+        """Grows with each change of the table, and of the rings' layout by EVENT_IDX.
 
         Views of before are not valid any more: SET_VRING_ADDR may come before SET_FEATURES.
         """
-        return self._tables, self.table.generation, int(self.event_idx)
+        return self._changes + self.table.generation
 
     @property
     def log_mark(self) -> Callable[[int, int], None] | None:
@@ -53,7 +53,9 @@ class GuestMemory:
     def set_features(self, acked: int) -> None:
         """The front-end acknowledged these feature bits."""
         self.acked = acked
-        self.event_idx = bool(acked >> VIRTIO_RING_F_EVENT_IDX & 1)
+        event_idx = bool(acked >> VIRTIO_RING_F_EVENT_IDX & 1)
+        self._changes += event_idx is not self.event_idx
+        self.event_idx = event_idx
 
     def set_log(self, log: DirtyLog | None) -> None:
         """Writes are marked in this log from now on; the one before is closed."""
@@ -83,8 +85,9 @@ class GuestMemory:
     def use_table(self, table: MemoryTable) -> None:
         """Replace the memory table by this one, which is still empty; the old one is closed."""
         self.table.close()
+        # The new table's generation may be any.
+        self._changes += 1 + max(0, self.table.generation - table.generation)
         self.table = table
-        self._tables += 1
 
     def check(self) -> None:
         """Check that no page of the memory that is mapped was gone when it was accessed.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from backends.limits import MAX_MEM_SLOTS
@@ -18,7 +19,7 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
 from vhost_user.inflight import InflightRegion
-from vhost_user.messages import FrontendRequest, Request
+from vhost_user.messages import FrontendRequest, Request, RequestRun
 from vhost_user.payloads import (
     U64,
     VRING_INDEX_MASK,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 _F = FrontendRequest
 Handler = Callable[[Request], bool | None]
+#: Handles a run of messages: as a handler of each of them, or returns False and has done nothing.
+RunHandler = Callable[[RequestRun], bool]
 
 
 class Handlers:
@@ -99,6 +102,14 @@ class Handlers:
             _F.GET_CONFIG: self._get_config,
             _F.GET_INFLIGHT_FD: self._get_inflight_fd,
             _F.SET_INFLIGHT_FD: self._set_inflight_fd,
+        }
+
+    def run_handlers(self) -> dict[int, RunHandler]:
+        """The messages of which a run is handled at once, by id."""
+        return {
+            _F.SET_VRING_ADDR: partial(_handle_run, self._set_addrs),
+            _F.SET_VRING_BASE: partial(_handle_run, self._set_bases),
+            _F.SET_VRING_ENABLE: partial(_handle_run, self._enable_rings),
         }
 
     # Between two messages
@@ -258,20 +269,28 @@ class Handlers:
             self.to_poll[ring] = None
 
     def _set_vring_addr(self, request: Request) -> None:
-        addr = cast("VringAddr", request.payload)
-        ring = self._device.rings[addr.ring]
-        ring.set_addr(addr)
-        if ring.started:
-            self.to_poll[ring] = None
+        self._set_addrs((cast("VringAddr", request.payload),))
+
+    def _set_addrs(self, payloads: Iterable[tuple[int, ...]]) -> None:
+        rings = self._device.rings
+        for addr in payloads:
+            ring = rings[addr[0]]
+            ring.set_addr(addr)
+            if ring.started:
+                self.to_poll[ring] = None
 
     def _set_vring_base(self, request: Request) -> None:
-        state = cast("VringState", request.payload)
-        if state.num > 0xFFFF:
-            raise FrontendError(f"base {state.num:#x} is not an index of a split ring")
-        ring = self._device.rings[state.ring]
-        ring.set_base(state.num)
-        if ring.started:
-            self.to_poll[ring] = None
+        self._set_bases((cast("VringState", request.payload),))
+
+    def _set_bases(self, states: Iterable[tuple[int, ...]]) -> None:
+        rings = self._device.rings
+        for index, num in states:
+            if num > 0xFFFF:
+                raise FrontendError(f"base {num:#x} is not an index of a split ring")
+            ring = rings[index]
+            ring.set_base(num)
+            if ring.started:
+                self.to_poll[ring] = None
 
     def _set_vring_kick(self, request: Request) -> None:
         ring, fd = self._ring_and_fd(request)
@@ -299,8 +318,20 @@ class Handlers:
         return ring, fd
 
     def _set_vring_enable(self, request: Request) -> None:
-        state = cast("VringState", request.payload)
-        ring = self._device.rings[state.ring]
-        ring.enable(on=state.num != 0)
-        if ring.started:
-            self.to_poll[ring] = None
+        self._enable_rings((cast("VringState", request.payload),))
+
+    def _enable_rings(self, states: Iterable[tuple[int, ...]]) -> None:
+        rings = self._device.rings
+        for index, num in states:
+            ring = rings[index]
+            ring.enabled = num != 0
+            if ring.started:
+                self.to_poll[ring] = None
+
+
+def _handle_run(handle: Callable[[Iterable[tuple[int, ...]]], None], run: RequestRun) -> bool:
+    """Handle a run to which no reply is due; False if there is one due to each message."""
+    if run.need_reply:
+        return False
+    handle(run.payloads)
+    return True

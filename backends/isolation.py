@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backends.blocking_call import BlockingCall
     from backends.loop import Loop, Timer
@@ -160,9 +160,9 @@ class GuardedLoop:
         """See `Loop.watch_kick`."""
         self.base.watch_kick(fd, self.guard(handler))
 
-    def mute_kick(self, fd: int) -> None:
-        """See `Loop.mute_kick`."""
-        self.base.mute_kick(fd)
+    def mute_kicks(self, fds: Sequence[int]) -> None:
+        """See `Loop.mute_kicks`."""
+        self.base.mute_kicks(fds)
 
     def unwatch_kick(self, fd: int) -> None:
         """See `Loop.unwatch_kick`."""

@@ -31,6 +31,7 @@ from vhost_user.mapping import losses
 from vhost_user.readiness import readable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from backends.blocking_call import BlockingCall
@@ -126,9 +127,11 @@ class Loop:
         self._data.register(fd, select.EPOLLIN)
         self._data_handlers[fd] = handler
 
-    def mute_kick(self, fd: int) -> None:
-        """Deliver no event of a kick any more, not even of this turn; `unwatch_kick` it later."""
-        del self._data_handlers[fd]
+    def mute_kicks(self, fds: Sequence[int]) -> None:
+        """Deliver no event of kicks any more, not even of this turn; `unwatch_kick` them later."""
+        handlers = self._data_handlers
+        for fd in fds:
+            del handlers[fd]
 
     def unwatch_kick(self, fd: int) -> None:
         """Stop watching a kick."""

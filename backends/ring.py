@@ -23,7 +23,7 @@ from vhost_user.mapping import LostMemoryError
 from vhost_user.postcopy import PagesMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backends.active_rings import ActiveRings
     from backends.deferred_close import DeferredClose
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from backends.io_pool import IoPool
     from backends.loop import Timer
     from backends.observer import DeviceObserver
-    from vhost_user.payloads import VringAddr
     from vhost_user.virtqueue import DeviceQueue
     from vhost_user.virtqueue.batch import Batch
 
@@ -83,6 +82,24 @@ class RingContext(NamedTuple):
     page_waits: IoPool
     closer: DeferredClose
     observer: DeviceObserver
+
+
+class Leftovers:
+    """What rings of one device leave when they stop.
+
+    Attributes:
+        kicks, calls: their descriptors.
+        queues: the queues of those that were active.
+        started: how many of them were started.
+    """
+
+    __slots__ = ("calls", "kicks", "queues", "started")
+
+    def __init__(self) -> None:
+        self.kicks: list[int] = []
+        self.calls: list[int] = []
+        self.queues: list[DeviceQueue] = []
+        self.started = 0
 
 
 class Ring:
@@ -190,7 +207,7 @@ class Ring:
         self.unmapped = False
         self._polled = self._resubmitting = False
         # The generation of guest memory in which `_report_not_served` has reported the ring.
-        self._reported_generation: tuple[int, ...] | None = None
+        self._reported_generation: int | None = None
 
     @property
     def losses(self) -> int:
@@ -208,8 +225,8 @@ class Ring:
         """SET_VRING_NUM; see `RingMemory.set_size`."""
         self.memory.set_size(size, active=self.active)
 
-    def set_addr(self, addr: VringAddr) -> None:
-        """SET_VRING_ADDR.
+    def set_addr(self, addr: tuple[int, ...]) -> None:
+        """SET_VRING_ADDR; ``addr`` has the fields of a `VringAddr`.
 
         Raises:
             FrontendError: an address is not aligned, or is not in guest memory; or the log does not
@@ -483,18 +500,11 @@ class Ring:
 
     # Stopping
 
-    def _halt(self) -> None:
-        """Take no more requests; those in flight may still complete."""
-        with self.contained:  # the ring stops, whatever the device raises
-            self._device.stopping(self)
-        if self.started:
-            self.started = self._polled = False
-            self._counters[stats.RING_STOPS] += 1
-        self._drop_kick()
-
     def begin_stop(self) -> None:
         """Take no more requests; `stop` follows when none is in flight."""
-        self._halt()
+        left = Leftovers()
+        self._halt(left)
+        self.release(left)
         self.stopping = True
 
     def stop(self) -> int:
@@ -502,16 +512,48 @@ class Ring:
 
         The kick and call descriptors are closed later.
         """
-        self._halt()
+        return stop_all((self,))[0]
+
+    def stop_and_keep(self, left: Leftovers) -> int:
+        """`stop`, except for what the ring leaves: that is added to ``left``, for `release`."""
+        self._halt(left)
         self.stopping = False
-        if self.queue is not None:
-            self._deactivate()
-        else:
+        queue = self.queue
+        if queue is None:
             self._active_rings.forget(self)
+        else:
+            self.base = queue.last_avail
+            self.queue = None
+            left.queues.append(queue)
         if self._call_fd >= 0:
-            self._closer.add_fds([self._call_fd])
+            left.calls.append(self._call_fd)
             self._call_fd = -1
         return self.base
+
+    def _halt(self, left: Leftovers) -> None:
+        """Take no more requests; those in flight may still complete."""
+        try:
+            self._device.stopping(self)
+        except Exception as error:  # noqa: BLE001  the ring stops, whatever the device raises
+            contain(self, error)
+        if self.started:
+            self.started = self._polled = False
+            left.started += 1
+        if self._kick_fd >= 0:
+            left.kicks.append(self._kick_fd)
+            self._kick_fd = -1
+
+    def release(self, left: Leftovers) -> None:
+        """Count rings of this device as stopped, and close later what they have left."""
+        if left.started:
+            self._counters[stats.RING_STOPS] += left.started
+        if left.kicks:
+            self._closer.add_kicks(left.kicks)
+        if left.calls:
+            self._closer.add_fds(left.calls)
+        if left.queues:
+            self._closer.add_queues(left.queues)
+            self._active_rings.leave(len(left.queues))
 
     def reset(self, *, keep_base: bool = False) -> None:
         """Stop and set the initial state; no request may be in flight.
@@ -552,7 +594,7 @@ class Ring:
     def _drop_kick(self) -> None:
         """Ignore the kick descriptor from now on, and close it later."""
         if self._kick_fd >= 0:
-            self._closer.add_kick(self._kick_fd)
+            self._closer.add_kicks((self._kick_fd,))
             self._kick_fd = -1
 
     def _poll_later(self) -> None:
@@ -641,8 +683,16 @@ class Ring:
         if queue is not None:
             self.base = queue.last_avail
             self.queue = None
-            self._closer.add_queue(queue)
+            self._closer.add_queues((queue,))
             self._active_rings.leave()
+
+
+def stop_all(rings: Sequence[Ring]) -> list[int]:
+    """Stop rings of one device, as `Ring.stop` does; returns the base of each."""
+    left = Leftovers()
+    bases = [ring.stop_and_keep(left) for ring in rings]
+    rings[0].release(left)
+    return bases
 
 
 class _Completion:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.guest_memory import log_reach
 from vhost_user.errors import FrontendError
-from vhost_user.payloads import VRING_F_LOG
+from vhost_user.payloads import VRING_F_LOG, VringAddr
 from vhost_user.postcopy import PagesMissing
 from vhost_user.virtqueue import DeviceQueue
 from vhost_user.virtqueue.layout import AVAIL_ALIGN, DESC_ALIGN, MAX_SIZE, USED_ALIGN, valid_size
@@ -16,7 +16,6 @@ from vhost_user.virtqueue.layout import AVAIL_ALIGN, DESC_ALIGN, MAX_SIZE, USED_
 if TYPE_CHECKING:
     from backends.guest_memory import GuestMemory
     from vhost_user.inflight import InflightRing
-    from vhost_user.payloads import VringAddr
 
 log = logging.getLogger("backends")
 
@@ -27,7 +26,7 @@ class RingViews(NamedTuple):
     desc: memoryview
     avail: memoryview
     used: memoryview
-    generation: tuple[int, ...]
+    generation: int
 
 
 class RingMemory:
@@ -79,8 +78,11 @@ class RingMemory:
             self.size = size
             self._views = None
 
-    def set_addr(self, addr: VringAddr) -> None:
+    def set_addr(self, addr: tuple[int, ...]) -> None:
         """SET_VRING_ADDR: new addresses, or the used ring is logged from now on, or not any more.
+
+        Args:
+            addr: the fields of a `VringAddr`.
 
         Raises:
             FrontendError: the used ring is not in the log.
@@ -88,9 +90,9 @@ class RingMemory:
         guest = self._guest
         # A log that does not even cover the memory is left over: see `BackendDevice.check_log`.
         if guest.log is not None and (reach := log_reach(guest.log)) >= guest.table.end:
-            self.check_used_log(reach, addr)
+            self.check_used_log(reach, VringAddr(*addr))
         if addr != self.addr:
-            self.addr = addr
+            self.addr = VringAddr(*addr)
             self._views = None
 
     def check_used_log(self, reach: int, addr: VringAddr | None = None) -> None:
@@ -138,6 +140,9 @@ class RingMemory:
         Raises:
             FrontendError: as `map`.
         """
+        views = self._views
+        if views is not None and views.generation == self._guest.generation:
+            return
         if self.configured and self._guest.table.end:
             with suppress(PagesMissing):  # they are waited for when the ring starts
                 self.map()

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from backends import stats
+from backends.ring import stop_all
 from backends.stop_policy import StopKind, StopPolicy
 from vhost_user.errors import FrontendError
 from vhost_user.messages import FrontendRequest, Request
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backends.device import BackendDevice
-    from backends.handlers import Handler
+    from backends.handlers import Handler, RunHandler
     from backends.loop import Timer
     from backends.ring import Ring
     from vhost_user.backend import BackendConnection
+    from vhost_user.messages import RequestRun
     from vhost_user.payloads import U64
 
 #: A device status is a byte (virtio 1.3, 2.1).
@@ -101,6 +103,20 @@ class Stops:
             FrontendRequest.RESET_DEVICE: self._reset_device,
             FrontendRequest.SET_STATUS: self._set_status,
         }
+
+    def run_handlers(self) -> dict[int, RunHandler]:
+        """The messages of which a run is handled at once, by id."""
+        if self._instant and not self._drains and self._inject is None:
+            return {FrontendRequest.GET_VRING_BASE: self._get_vring_bases}
+        return {}
+
+    def _get_vring_bases(self, run: RequestRun) -> bool:
+        rings = self._device.rings
+        stopped = [rings[index] for index, _ in run.payloads]
+        if self.pending or any([ring.in_flight for ring in stopped]):  # noqa: C419  it is faster
+            return False
+        self._connection.reply_run(run, stop_all(stopped))
+        return True
 
     def _get_vring_base_after(self, inject: Callable[[], None], request: Request) -> bool:
         inject()

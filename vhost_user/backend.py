@@ -7,20 +7,23 @@ yet keeps the request (or its `ReplySlot`) and answers later; replies to later r
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from vhost_user.backend_session import BackendSession
 from vhost_user.codec import close_all
 from vhost_user.connection import Connection
 from vhost_user.errors import Disconnected, FrontendError, UsageError
 from vhost_user.features import SPEC, Dialect, ProtocolFeature
+from vhost_user.messages import Request, RequestRun
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from vhost_user.messages import Request
     from vhost_user.payload_layout import Payload
+
+#: What `BackendConnection.receive` and `BackendConnection.receive_runs` return.
+T = TypeVar("T", Request, Request | RequestRun)
 
 
 class _Answer(NamedTuple):
@@ -89,13 +92,15 @@ class BackendConnection(Connection):
             num_queues=num_queues,
             dialect=dialect,
         )
-        self._due: deque[Request] = deque()  # requests without their answer, in order
+        # Requests, and runs of them, without their answer, in order.
+        self._due: deque[Request | RequestRun] = deque()
         self._early: dict[int, _Answer] = {}  # answers that wait for earlier ones, by id()
 
     @property
     def outstanding(self) -> int:
         """Answers that are due and have not been queued, early ones included."""
-        return len(self._due)
+        due = self._due
+        return sum(1 if isinstance(each, Request) else len(each.payloads) for each in due)
 
     def receive(self) -> list[Request]:
         """All requests that have arrived, in order; never blocks.
@@ -107,26 +112,58 @@ class BackendConnection(Connection):
             FrontendError: the front-end broke the protocol.
             Disconnected: it has closed the connection, and no request is left to return.
         """
-        requests: list[Request] = []
+        return self._receive(self.session.feed)
+
+    def receive_runs(self) -> list[Request | RequestRun]:
+        """As `receive`, with runs of the same message for different rings as one item.
+
+        The caller answers a run with `reply_run`, or calls `split` first.
+
+        Raises:
+            FrontendError, Disconnected: as `receive`.
+        """
+        return self._receive(self.session.feed_runs)
+
+    def _receive(self, feed: Callable[[bytes, Sequence[int]], list[T]]) -> list[T]:
+        requests: list[T] = []
         try:
             for read in self.reads():
-                requests += self.session.feed(read.data, read.fds)
+                requests += feed(read.data, read.fds)
         except Disconnected:
             # The next read raises it again, when the requests before it have been returned.
             if not requests:
                 raise
         except FrontendError:
             for request in requests:
-                close_all(request.fds)
+                if isinstance(request, Request):
+                    close_all(request.fds)
             raise
         self._due += [request for request in requests if request.need_reply]
         return requests
+
+    def split(self, run: RequestRun) -> list[Request]:
+        """The requests of a run, to which replies are due one by one from now on."""
+        requests = run.requests()
+        if run.need_reply:
+            due = list(self._due)
+            at = next(at for at, waiting in enumerate(due) if waiting is run)
+            self._due = deque([*due[:at], *requests, *due[at + 1 :]])
+        return requests
+
+    def reply_run(self, run: RequestRun, numbers: Sequence[int]) -> None:
+        """Answer each request of a run with a `VringState`: its ring, and the next number.
+
+        Raises:
+            UsageError: the message has no such reply, or it has been answered.
+        """
+        if run.need_reply:
+            self._complete(run, self.session.answer_states(run, numbers), ())
 
     def slot(self, request: Request) -> ReplySlot:
         """The position of a request's reply, for a device that replies later."""
         return ReplySlot(self, request)
 
-    def due(self, request: Request) -> bool:
+    def due(self, request: Request | RequestRun) -> bool:
         """Whether the reply to this request is due and has not been queued."""
         return (
             request.need_reply
@@ -163,7 +200,7 @@ class BackendConnection(Connection):
         self.session.abandon()
         self._channel.close()
 
-    def _complete(self, request: Request, data: bytes, fds: Sequence[int]) -> None:
+    def _complete(self, request: Request | RequestRun, data: bytes, fds: Sequence[int]) -> None:
         due = self._due
         if due and due[0] is request:
             due.popleft()

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from vhost_user.codec import NEED_REPLY, REPLY, REQUEST_FLAGS, VERSION, Decoder, encode, fd_range
+from vhost_user.codec import (
+    NEED_REPLY,
+    REPLY,
+    REQUEST_FLAGS,
+    VERSION,
+    Decoder,
+    Frame,
+    FrameRun,
+    encode,
+    fd_range,
+)
 from vhost_user.errors import FrontendError, UsageError
 from vhost_user.features import SPEC, Dialect, ProtocolFeature, missing_dependencies
-from vhost_user.messages import FrontendRequest, Request
+from vhost_user.messages import FrontendRequest, Request, RequestRun
 from vhost_user.payload_layout import Payload, PayloadError
 from vhost_user.payloads import U64, VringState
 from vhost_user.session import SUCCESS, AllowedMessage, Session, discard, ring_of, trace_message
 from vhost_user.states import RingEvent
-from vhost_user.trace_events import BACKEND_READ, BACKEND_WRITE
+from vhost_user.trace_events import BACKEND_READ, BACKEND_WRITE, RING_STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from vhost_user.message_spec import Gate, MessageSpec
 
@@ -69,24 +80,67 @@ class BackendSession(Session):
         """
         frames = self._decoder.feed(data, fds)
         requests: list[Request] = []
-        make: Callable[[type[Request], tuple[object, ...]], Request] = tuple.__new__
         try:
-            for number, flags, payload, came in frames:
-                allowed = self._allowed.get(number) or self._admit(number)
-                if BACKEND_READ.enabled:
-                    trace_message(BACKEND_READ, self.name, allowed, payload, came)
-                if allowed.names_ring:
-                    self._check_ring(allowed, payload)
-                own_reply = allowed.own_reply and payload.__class__ is not allowed.no_reply_payload
-                due = own_reply or (self._acks and flags & NEED_REPLY != 0)
-                if allowed.effect is not None:
-                    allowed.effect(payload)
-                requests.append(make(Request, (allowed.id, payload, came, due)))
+            self._take(frames, requests)
         except FrontendError:
             self.abandon()
             discard(frames)
             raise
         return requests
+
+    def feed_runs(self, data: bytes, fds: Sequence[int] = ()) -> list[Request | RequestRun]:
+        """As `feed`, with runs of the same message for different rings as one item.
+
+        There are none while messages or ring states are traced.
+
+        Raises:
+            FrontendError: the front-end broke the protocol.
+        """
+        if BACKEND_READ.enabled or RING_STATE.enabled:
+            return list(self.feed(data, fds))
+        frames = self._decoder.feed_runs(data, fds)
+        requests: list[Request | RequestRun] = []
+        try:
+            for frame in frames:
+                if isinstance(frame, Frame):
+                    self._take((frame,), requests)
+                elif (run := self._run_of(frame)) is not None:
+                    requests.append(run)
+                else:
+                    self._take(frame.frames(), requests)
+        except FrontendError:
+            self.abandon()
+            discard(frame for frame in frames if isinstance(frame, Frame))
+            raise
+        return requests
+
+    def _take(
+        self, frames: Iterable[Frame], requests: list[Request] | list[Request | RequestRun]
+    ) -> None:
+        """Append the requests that these frames are, and let them take effect."""
+        make: Callable[[type[Request], tuple[object, ...]], Request] = tuple.__new__
+        for number, flags, payload, came in frames:
+            allowed = self._allowed.get(number) or self._admit(number)
+            if BACKEND_READ.enabled:
+                trace_message(BACKEND_READ, self.name, allowed, payload, came)
+            if allowed.names_ring:
+                self._check_ring(allowed, payload)
+            own_reply = allowed.own_reply and payload.__class__ is not allowed.no_reply_payload
+            due = own_reply or (self._acks and flags & NEED_REPLY != 0)
+            if allowed.effect is not None:
+                allowed.effect(payload)
+            requests.append(make(Request, (allowed.id, payload, came, due)))
+
+    def _run_of(self, frames: FrameRun) -> RequestRun | None:
+        """The run of requests, which has taken effect; None if one of them is not allowed."""
+        number, flags, kind, payloads = frames
+        allowed = self._allowed.get(number) or self._admit(number)
+        if max(payloads)[0] >= len(self.rings):
+            return None
+        if allowed.ring_effect is not None:
+            self._apply_to_named_rings(allowed.ring_effect, payloads)
+        due = allowed.own_reply or (self._acks and flags & NEED_REPLY != 0)
+        return RequestRun(allowed.id, due, kind, payloads)
 
     def abandon(self) -> None:
         """Do not read from the peer any more."""
@@ -130,6 +184,28 @@ class BackendSession(Session):
             return encode(request.id, VERSION | REPLY, payload)
         except PayloadError as error:
             self._misuse(allowed, str(error))
+
+    def answer_states(self, run: RequestRun, numbers: Sequence[int]) -> bytes:
+        """The bytes of a run's own replies: a `VringState` each, of the same rings.
+
+        Args:
+            run: the requests, to which replies are due.
+            numbers: the number for each of them.
+
+        Raises:
+            UsageError: no reply is due, or the message has no such reply.
+        """
+        allowed = self._allowed.get(run.id) or self._allow(self._tables.rows[run.id])
+        if BACKEND_WRITE.enabled or not run.need_reply or VringState not in allowed.answer_types:
+            answers = zip(run.requests(), numbers, strict=True)
+            return b"".join(
+                self.answer(request, VringState(request.payload.ring, number))  # type: ignore[union-attr]
+                for request, number in answers
+            )
+        words = array("I", (run.id, VERSION | REPLY, 8, 0, 0)) * len(numbers)
+        words[3::5] = array("I", [fields[0] for fields in run.payloads])
+        words[4::5] = array("I", numbers)
+        return words.tobytes()
 
     def ack(self, request: Request, code: int = 0) -> bytes:
         """The bytes of an acknowledgement, 0 for success; empty when none is due.

@@ -11,16 +11,17 @@ and its payload.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, NoReturn, cast
 
 from vhost_user.errors import ProtocolError
 from vhost_user.message_spec import FdRule, MessageSpec
 from vhost_user.payload_layout import SHAPES, Payload, PayloadError
-from vhost_user.payloads import U64, VRING_NO_FD, MemTable
+from vhost_user.payloads import U64, VRING_NO_FD, MemTable, VringAddr, VringState
 
 HEADER = struct.Struct("=III")
 VERSION = 1
@@ -30,6 +31,11 @@ NEED_REPLY = 1 << 3
 #: Flags that a request may have, and those that a reply has. Peers reject any other.
 REQUEST_FLAGS = frozenset({VERSION, VERSION | NEED_REPLY})
 REPLY_FLAGS = frozenset({VERSION | REPLY})
+
+#: Payloads of the messages that come in runs: one for each ring of a device.
+RUN_PAYLOADS: tuple[type[Payload], ...] = (VringState, VringAddr)
+#: Messages of one run at most: what handles a run at once does not take long.
+MAX_RUN = 64
 
 #: Payload types that one `struct` call packs together with the header: (packer, payload bytes).
 FLAT: dict[type[object], tuple[Callable[..., bytes], int]] = {
@@ -66,6 +72,44 @@ class Frame(NamedTuple):
     fds: tuple[int, ...]
 
 
+class FrameRun(NamedTuple):
+    """Two to `MAX_RUN` messages in a row with the same header, and without descriptors.
+
+    Attributes:
+        id, flags: of each message.
+        kind: class of the payloads, one of `RUN_PAYLOADS`.
+        payloads: the fields of each payload, as plain tuples.
+    """
+
+    id: int
+    flags: int
+    kind: type[Payload]
+    payloads: list[tuple[int, ...]]
+
+    def frames(self) -> list[Frame]:
+        """The messages, one by one."""
+        number, flags, kind, payloads = self
+        make = maker(kind)
+        return [Frame(number, flags, make(fields), ()) for fields in payloads]
+
+
+def maker(kind: type[Payload]) -> Callable[[tuple[int, ...]], Payload]:
+    """The function that makes a payload of a class with fields only, from as many values."""
+    # tuple.__new__ instead of _make, which counts them
+    return partial(tuple.__new__, cast("Any", kind))
+
+
+@cache
+def _run_at(header: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """The function that finds the run of messages with this header at an offset.
+
+    There are few headers: the decoder has checked id, flags and size.
+    """
+    size = HEADER.unpack(header)[2]
+    pattern = b"(?:%b.{%d}){2,%d}" % (re.escape(header), size, MAX_RUN)
+    return re.compile(pattern, re.DOTALL).match
+
+
 _Decode = Callable[[bytes, int], Payload]
 
 
@@ -75,9 +119,7 @@ def _decoder(kind: type[Payload], size: int) -> _Decode:
     if layout is None or not SHAPES[kind].plain:
         unpack = kind.unpack
         return lambda data, at: unpack(data[at : at + size])
-    # tuple.__new__ instead of _make: the struct yields as many values as there are fields
-    make: Callable[[tuple[int, ...]], Payload] = partial(tuple.__new__, cast("Any", kind))
-    unpack_from = layout.unpack_from
+    make, unpack_from = maker(kind), layout.unpack_from
     return lambda data, at: make(unpack_from(data, at))
 
 
@@ -88,9 +130,14 @@ class Form:
         name: wire name.
         fds: how many descriptors it carries.
         largest: bytes of payload at most.
+        run: class of the payloads in a run (`FrameRun`), or None.
+        run_size: bytes of each of them, or 0.
     """
 
-    __slots__ = ("_by_size", "_variable", "fds", "largest", "name")
+    __slots__ = (
+        *("_by_size", "_run_layout", "_variable"),
+        *("fds", "largest", "name", "run", "run_size"),
+    )
 
     def __init__(
         self, name: str, kinds: Iterable[type[Payload] | None], fds: FdRule = FdRule.NONE
@@ -103,6 +150,12 @@ class Form:
         for kind in kinds:
             self._add(kind)
         self.largest = max(SHAPES[kind].largest if kind else 0 for kind in kinds)
+        # The first kind of a size is the one that is decoded.
+        in_runs = fds is FdRule.NONE and kinds[0] in RUN_PAYLOADS
+        self.run = kinds[0] if in_runs else None
+        self.run_size = self.largest if in_runs else 0
+        layout = SHAPES[self.run].layout if self.run else None
+        self._run_layout = struct.Struct("=12x" + layout.format.lstrip("=")) if layout else HEADER
 
     def _add(self, kind: type[Payload] | None) -> None:
         if kind is None:
@@ -125,6 +178,10 @@ class Form:
                 raise PayloadError(f"has no payload of {size} bytes") from None
             return self._variable.unpack(data[at : at + size])
         return None if decode is None else decode(data, at)
+
+    def decode_run(self, data: bytes) -> list[tuple[int, ...]]:
+        """The fields of the payloads of a run: whole messages, and nothing else."""
+        return list(self._run_layout.iter_unpack(data))
 
 
 def request_forms(table: Mapping[int, MessageSpec]) -> dict[int, Form]:
@@ -216,18 +273,26 @@ class Decoder:
         Raises:
             ProtocolError: (as ``fault``) the bytes are not a message. The stream is unusable then.
         """
+        return cast("list[Frame]", self._feed(data, fds, runs=False))
+
+    def feed_runs(self, data: bytes, fds: Sequence[int] = ()) -> list[Frame | FrameRun]:
+        """As `feed`, with runs of the same message as one item."""
+        return self._feed(data, fds, runs=True)
+
+    def _feed(self, data: bytes, fds: Sequence[int], *, runs: bool) -> list[Frame | FrameRun]:
         if fds:
             start = self._base + len(self._rest)
             self._batches.append(_Batch(start, start + len(data), tuple(fds)))
-        frames: list[Frame] = []
+        frames: list[Frame | FrameRun] = []
         try:
             if self._broken:
                 self._fail("sent more after it broke the protocol")
-            self._parse(self._rest + data if self._rest else data, frames)
+            self._parse(self._rest + data if self._rest else data, frames, runs=runs)
         except ProtocolError:
             self.abandon()
             for frame in frames:
-                self._discard(frame.fds)
+                if isinstance(frame, Frame):
+                    self._discard(frame.fds)
             raise
         return frames
 
@@ -237,7 +302,7 @@ class Decoder:
         while self._batches:
             self._discard(self._batches.popleft().fds)
 
-    def _parse(self, data: bytes, frames: list[Frame]) -> None:
+    def _parse(self, data: bytes, frames: list[Frame | FrameRun], *, runs: bool) -> None:
         forms, allowed, unpack_header = self._forms, self._flags, HEADER.unpack_from
         make: Callable[[type[Frame], tuple[object, ...]], Frame] = tuple.__new__
         at, end = 0, len(data)
@@ -249,6 +314,14 @@ class Decoder:
             body = at + 12
             if body + size > end:
                 break
+            if runs and form.run is not None and size == form.run_size:
+                header = data[at:body]
+                # Without descriptors in the form there are none to claim.
+                if data.startswith(header, body + size) and (run := _run_at(header)(data, at)):
+                    payloads = form.decode_run(run[0])
+                    frames.append(FrameRun(number, flags, form.run, payloads))
+                    at = run.end()
+                    continue
             try:
                 payload = form.decode(data, body, size)
             except PayloadError as error:
@@ -282,7 +355,7 @@ class Decoder:
             self._fail(f"came with {_count(len(batch.fds))}, not {least}", form.name)
         return self._batches.popleft().fds
 
-    def _settle(self, frames: list[Frame]) -> None:
+    def _settle(self, frames: list[Frame | FrameRun]) -> None:
         """Assign descriptors that no message claimed to the one that may have some; else fail."""
         while self._batches:
             batch = self._batches[0]
@@ -291,7 +364,8 @@ class Decoder:
             if self._optional is None or len(batch.fds) != 1:
                 last = self._forms[frames[-1].id].name if frames else None
                 self._fail(f"{_count(len(batch.fds))} without a message", last)
-            frames[self._optional] = frames[self._optional]._replace(fds=batch.fds)
+            claimant = cast("Frame", frames[self._optional])
+            frames[self._optional] = claimant._replace(fds=batch.fds)
             self._optional = None
             self._batches.popleft()
 

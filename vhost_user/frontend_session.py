@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
+from functools import partial
+from itertools import islice, repeat
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
-from vhost_user.codec import NEED_REPLY, REPLY_FLAGS, VERSION, Decoder, Frame, encode, fd_range
+from vhost_user.codec import (
+    NEED_REPLY,
+    REPLY_FLAGS,
+    VERSION,
+    Decoder,
+    Frame,
+    FrameRun,
+    encode,
+    fd_range,
+    maker,
+)
 from vhost_user.errors import BackendError, Refused, UsageError
 from vhost_user.features import SPEC, Dialect, ProtocolFeature
-from vhost_user.message_spec import FdRule
+from vhost_user.message_spec import Effect, FdRule
 from vhost_user.messages import Reply, Request
 from vhost_user.payload_layout import Payload, PayloadError
 from vhost_user.payloads import MAX_RINGS, VringState
 from vhost_user.session import SUCCESS, AllowedMessage, Session, discard, ring_of, trace_message
 from vhost_user.states import RingEvent
-from vhost_user.trace_events import READ, WRITE
+from vhost_user.trace_events import READ, RING_STATE, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
     from vhost_user.message_spec import MessageSpec
     from vhost_user.payloads import U64
 
-_U32 = struct.Struct("=I")
+_pack_u32 = struct.Struct("=I").pack
 
 
 class Message(NamedTuple):
@@ -51,9 +63,16 @@ class Message(NamedTuple):
         """
         request, data, allowed, answered = self
         number, payload, fds, need_reply = request
-        state = VringState(cast("VringState", payload).ring, num)
-        changed = Request(number, state, fds, need_reply)
-        return Message(changed, data[: -_U32.size] + _U32.pack(num), allowed, answered)
+        state = _make_state((payload[0], num))  # type: ignore[index]
+        changed = _make_request((number, state, fds, need_reply))
+        return _make_message((changed, data[:-4] + _pack_u32(num), allowed, answered))
+
+
+# Tuples of fixed fields, one for each ring in a blackout: without the call of `__new__`.
+_make_state: Callable[[tuple[int, int]], VringState] = partial(tuple.__new__, VringState)
+_make_request: Callable[[tuple[Any, ...]], Request] = partial(tuple.__new__, Request)
+_make_reply: Callable[[tuple[Any, ...]], Reply] = partial(tuple.__new__, Reply)
+_make_message: Callable[[tuple[Any, ...]], Message] = partial(tuple.__new__, Message)
 
 
 class FrontendSession(Session):
@@ -76,7 +95,7 @@ class FrontendSession(Session):
     ) -> None:
         super().__init__(name, rings, dialect)
         self._refusals_raise = refusals_raise
-        self._expected: deque[tuple[AllowedMessage, Request]] = deque()
+        self._expected: deque[Message] = deque()
         self._decoder = Decoder(self._tables.replies, REPLY_FLAGS, BackendError, name)
 
     @property
@@ -87,7 +106,7 @@ class FrontendSession(Session):
     @property
     def awaited(self) -> Request | None:
         """The request whose reply is due next, or None."""
-        return self._expected[0][1] if self._expected else None
+        return self._expected[0].request if self._expected else None
 
     @property
     def partial(self) -> bool:
@@ -140,11 +159,12 @@ class FrontendSession(Session):
         writes: list[tuple[bytes, tuple[int, ...]]] = []
         parts: list[bytes] = []
         fds: tuple[int, ...] = ()
-        for request, data, allowed, answered in messages:
+        for message in messages:
+            request, data, allowed, answered = message
             if allowed.effect is not None:
                 allowed.effect(request.payload)
             if answered:
-                expect((allowed, request))
+                expect(message)
             if request.fds:
                 if parts:
                     writes.append((b"".join(parts), fds))
@@ -167,39 +187,76 @@ class FrontendSession(Session):
             BackendError: the back-end broke the protocol; `Refused`: it acknowledged a request
                 with a non-zero code (the stream stays usable; replies of the same call are lost).
         """
-        frames: Sequence[Frame] = ()
+        frames: Sequence[Frame | FrameRun] = ()
         refusal: Refused | None = None
         replies: list[Reply] = []
-        make: Callable[[type[Reply], tuple[object, ...]], Reply] = tuple.__new__
         try:
-            frames = self._decoder.feed(data, fds)
-            expected = self._expected
+            traced = READ.enabled or RING_STATE.enabled
+            decoder = self._decoder
+            frames = decoder.feed(data, fds) if traced else decoder.feed_runs(data, fds)
             for frame in frames:
-                number, _, payload, came = frame
-                if not expected:
-                    self._unasked(frame)
-                allowed, request = expected.popleft()
-                if READ.enabled:
-                    trace_message(READ, self.name, allowed, payload, came)
-                if number != allowed.id or payload.__class__ not in allowed.reply_types:
-                    self._mismatch(frame, allowed)
-                if allowed.own_reply and request.payload.__class__ is not allowed.no_reply_payload:
-                    if allowed.reply_effect is not None:
-                        allowed.reply_effect(request, payload)
-                else:
-                    if came:
-                        self._blame("acknowledged with descriptors", allowed.name)
-                    if payload != SUCCESS and self._refusals_raise:
-                        refusal = refusal or self._refused(request, payload)
-                replies.append(make(Reply, (allowed.id, payload, came)))
+                if isinstance(frame, Frame):
+                    refused = self._take(frame, replies)
+                    refusal = refusal or refused
+                elif not self._take_run(frame, replies):
+                    for single in frame.frames():
+                        refused = self._take(single, replies)
+                        refusal = refusal or refused
             if refusal:
                 raise refusal
         except BackendError as error:
             if error is not refusal:
                 self.abandon()
-            discard(frames)
+            discard(frame for frame in frames if isinstance(frame, Frame))
             raise
         return replies
+
+    def _take(self, frame: Frame, replies: list[Reply]) -> Refused | None:
+        """Append the reply that a frame is, and let it take effect.
+
+        Returns:
+            The error to raise, if it refuses the request.
+        """
+        number, _, payload, came = frame
+        if not self._expected:
+            self._unasked(frame)
+        request, _, allowed, _ = self._expected.popleft()
+        if READ.enabled:
+            trace_message(READ, self.name, allowed, payload, came)
+        if number != allowed.id or payload.__class__ not in allowed.reply_types:
+            self._mismatch(frame, allowed)
+        refused = None
+        if allowed.own_reply and request.payload.__class__ is not allowed.no_reply_payload:
+            if allowed.reply_effect is not None:
+                allowed.reply_effect(request, payload)
+        else:
+            if came:
+                self._blame("acknowledged with descriptors", allowed.name)
+            if payload != SUCCESS and self._refusals_raise:
+                refused = self._refused(request, payload)
+        replies.append(_make_reply((allowed.id, payload, came)))
+        return refused
+
+    def _take_run(self, run: FrameRun, replies: list[Reply]) -> bool:
+        """`_take` a run; False, without any effect, if the frames have to be taken one by one."""
+        number, _, kind, payloads = run
+        expected = self._expected
+        allowed = expected[0].allowed if expected else None
+        if allowed is None or allowed.ring_effect is not Effect.STOP_RING or number != allowed.id:
+            return False
+        asked = [
+            request.payload[0]  # type: ignore[index]
+            for request, _, row, _ in islice(expected, len(payloads))
+            if row is allowed
+        ]
+        if asked != [fields[0] for fields in payloads]:
+            return False
+        for _ in payloads:
+            expected.popleft()
+        self._apply_to_named_rings(Effect.STOP_RING, payloads)
+        states = map(maker(kind), payloads)
+        replies += map(_make_reply, zip(repeat(allowed.id), states, repeat(())))
+        return True
 
     def abandon(self) -> None:
         """Do not read from the peer any more."""

@@ -43,6 +43,8 @@ from vhost_user.payloads import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vhost_user.payload_layout import Payload
 
 #: Descriptors in one message: 8 in the specification, 16 in QEMU's socket layer.
@@ -342,6 +344,30 @@ class Request(NamedTuple):
     payload: Payload | None = None
     fds: tuple[int, ...] = ()
     need_reply: bool = False
+
+
+class RequestRun(NamedTuple):
+    """Requests in a row that differ in their payloads only, each of which names a ring.
+
+    A front-end sends one to each ring of a device when it stops or starts. A back-end does much
+    less for each of them if it handles all at once.
+
+    Attributes:
+        id, need_reply: of each `Request`.
+        kind: class of the payloads.
+        payloads: their fields, as plain tuples; the first one is the ring.
+    """
+
+    id: FrontendRequest
+    need_reply: bool
+    kind: type[Payload]
+    payloads: list[tuple[int, ...]]
+
+    def requests(self) -> list[Request]:
+        """The requests, one by one."""
+        number, due, kind, payloads = self
+        make: Callable[..., Payload] = kind
+        return [Request(number, make(*fields), (), due) for fields in payloads]
 
 
 class Reply(NamedTuple):

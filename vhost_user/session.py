@@ -16,7 +16,7 @@ from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, Dialect, Protoco
 from vhost_user.message_spec import Effect, FdRule, Gate, MessageSpec, ReplyRule
 from vhost_user.messages import FrontendRequest, Request, frontend_messages
 from vhost_user.payloads import MAX_RINGS, U64, VRING_INDEX_MASK, VringAddr, VringState
-from vhost_user.states import Ring, RingEvent, RingState
+from vhost_user.states import AFTER, Ring, RingEvent, RingState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 SUCCESS = U64(0)
 _NAME_A_RING = (VringState, VringAddr)
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+
+#: The effects on the ring that a `VringState` names: the event if its number is 0, and if not.
+_RING_EVENTS: dict[Effect, tuple[RingEvent, RingEvent]] = {
+    Effect.ENABLE_RING: (RingEvent.DISABLE, RingEvent.ENABLE),
+    Effect.KICK_RING: (RingEvent.KICK, RingEvent.KICK),
+    Effect.STOP_RING: (RingEvent.GET_VRING_BASE, RingEvent.GET_VRING_BASE),
+}
 
 
 class _Tables(NamedTuple):
@@ -81,6 +88,7 @@ class AllowedMessage:
         names_ring: the payload names a ring.
         effect: applies the request's effect to the session, or None.
         reply_effect: applies the effect of the reply to the session, or None.
+        ring_effect: the effect that a request, or its reply, has on the ring that it names.
     """
 
     __slots__ = (
@@ -97,11 +105,13 @@ class AllowedMessage:
         "reply_effect",
         "reply_fds",
         "reply_types",
+        "ring_effect",
     )
 
     def __init__(self, row: MessageSpec, *, own_reply: bool) -> None:
         self.effect: Callable[[Payload | None], None] | None = None
         self.reply_effect: Callable[[Request, Payload | None], None] | None = None
+        self.ring_effect = row.effect or row.reply_effect
         self.id = cast("FrontendRequest", row.id)
         self.name = row.name
         self.fds = row.fds
@@ -244,6 +254,14 @@ class Session:
     def _apply_to_all_rings(self, event: RingEvent) -> None:
         for ring in self.rings:
             ring.apply(event)
+
+    def _apply_to_named_rings(self, effect: Effect, states: Iterable[tuple[int, ...]]) -> None:
+        """The effect of a run of messages, each with a `VringState`; nothing is traced."""
+        rings = self.rings
+        if_zero, otherwise = (AFTER[event] for event in _RING_EVENTS[effect])
+        for index, num in states:
+            ring = rings[index]
+            ring.state = (otherwise if num else if_zero)[ring.state]
 
     def _ack_features(self, payload: Payload | None) -> None:
         self.features = cast("U64", payload).value

@@ -24,6 +24,8 @@ class RingState(IntFlag):
     STARTED = 1
     ENABLED = 2
 
+    __hash__ = int.__hash__  # that of `Enum` is a Python function
+
 
 class RingEvent(StrEnum):
     """What can change a ring's state."""
@@ -36,6 +38,8 @@ class RingEvent(StrEnum):
     RESET_OWNER = "RESET_OWNER"
     RESET_DEVICE = "RESET_DEVICE"
     STATUS_ZERO = "SET_STATUS 0"
+
+    __hash__ = str.__hash__  # as for `RingState`
 
 
 class Effect(NamedTuple):
@@ -94,6 +98,11 @@ TRANSITIONS: dict[tuple[RingState, RingEvent], RingState] = {
     (state, event): step(state, event) for state in ALL_STATES for event in RingEvent
 }
 
+#: The same for a loop over many rings: by event, the states after it, by the state before it.
+AFTER: dict[RingEvent, tuple[RingState, ...]] = {
+    event: tuple(step(RingState(bits), event) for bits in range(_BOTH + 1)) for event in RingEvent
+}
+
 
 def state_name(state: RingState) -> str:
     """``stopped, disabled`` and so on."""
@@ -125,7 +134,7 @@ class Ring:
     def apply(self, event: RingEvent) -> None:
         """Change the state by an event."""
         before = self.state
-        self.state = TRANSITIONS[before, event]
+        self.state = AFTER[event][before]
         if RING_STATE.enabled and self.state != before:
             RING_STATE.emit(
                 device=self.device,

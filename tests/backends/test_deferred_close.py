@@ -48,7 +48,7 @@ def test_a_kick_is_muted_at_once(loop: Loop, monkeypatch: pytest.MonkeyPatch) ->
     def stop() -> None:
         loop.watch_kick(reader, lambda: kicks.append(reader))
         loop.watch_kick(other, lambda: kicks.append(os.read(other, 1)[0]))
-        closer.add_kick(reader)
+        closer.add_kicks([reader])
 
     loop.post(stop)
     os.write(kick, b"k")

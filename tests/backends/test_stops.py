@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backends.control import ControlOptions
+from backends.control import Control, ControlOptions
 from backends.stop_policy import StopPolicy
 from backends.virtio_device import VirtioDevice
 from tests.timeouts import TIMEOUT
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backends.loop import Loop
     from backends.ring import Ring
     from tests.backends.rig import Rig
+    from vhost_user.messages import RequestRun
     from vhost_user.virtqueue import DeviceQueue
 
 MS = 1_000_000
@@ -113,6 +114,32 @@ def test_replies_wait_for_the_requests_in_flight(make: Callable[..., Stopped]) -
     given.device.complete_all()
     assert given.replies(2) == [VringState(0, 1), VringState(1, 0)]
     assert given.rig.rings[0].driver.pop() is not None, "completed before the reply"
+
+
+def test_a_run_of_stops_is_answered_at_once_where_nothing_is_in_flight(
+    make: Callable[..., Stopped], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And waits where one of its rings has a request in flight."""
+    runs: list[bool] = []
+    served = Control._serve_run
+
+    def serve_run(control: Control, run: RequestRun) -> bool:
+        runs.append(served(control, run))
+        return runs[-1]
+
+    monkeypatch.setattr(Control, "_serve_run", serve_run)
+    given = make()
+    given.stop(0, 1)
+    assert given.replies(2) == [VringState(0, 0), VringState(1, 0)]
+    given.rig.start()
+    given.begin(1)
+    given.stop(0, 1)
+    assert given.replies(1) == [VringState(0, 0)]
+    assert not given.answered
+    given.device.complete_all()
+    assert given.replies(1) == [VringState(1, 1)]
+    assert runs[0]
+    assert False in runs
 
 
 def test_a_ring_that_stops_takes_no_further_request(make: Callable[..., Stopped]) -> None:

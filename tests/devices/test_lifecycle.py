@@ -168,7 +168,8 @@ def test_start_sends_what_depends_on_memory_after_the_switch_over(device: VhostD
         ]
         * RINGS
     )
-    assert names(steps[5]) == ["SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_ENABLE"] * RINGS
+    late = ["SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_ENABLE"]
+    assert names(steps[5]) == [name for name in late for _ in range(RINGS)]
 
 
 def test_only_the_last_message_asks_for_an_acknowledgement(device: VhostDevice) -> None:
@@ -182,7 +183,7 @@ def test_addresses_are_user_addresses(device: VhostDevice) -> None:
     """A back-end that does not translate them must fail at once."""
     last = run(lifecycle.start_ahead(device))[-1]
     assert isinstance(last, Ask)
-    addr = requests(last)[1].payload
+    addr = requests(last)[RINGS].payload
     desc, used, avail = (USER_ADDRESS_BASE + (1 << bit) for bit in (16, 18, 17))
     assert addr == VringAddr(0, 0, desc, used, avail, log=1 << 18)
 
@@ -215,12 +216,8 @@ def test_a_restarted_ring_gets_its_kick_after_its_base(device: VhostDevice) -> N
     steps = run(lifecycle.start_ahead(device))
     configuration, activation = steps[3], steps[5]
     assert "SET_VRING_KICK" not in names(configuration)
-    assert names(activation)[:4] == [
-        "SET_VRING_BASE",
-        "SET_VRING_ADDR",
-        "SET_VRING_KICK",
-        "SET_VRING_ENABLE",
-    ]
+    late = ["SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_KICK", "SET_VRING_ENABLE"]
+    assert names(activation) == [name for name in late for _ in range(RINGS)]
 
 
 def test_after_a_reconnect_the_kick_waits_for_the_base_too(device: VhostDevice) -> None:
@@ -233,7 +230,8 @@ def test_after_a_reconnect_the_kick_waits_for_the_base_too(device: VhostDevice) 
     steps = run(lifecycle.start_ahead(device))
     asks = [step for step in steps if isinstance(step, Ask)]
     assert "SET_VRING_KICK" not in names(asks[1])
-    assert names(asks[2])[:3] == ["SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_KICK"]
+    late = ["SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_KICK", "SET_VRING_ENABLE"]
+    assert names(asks[2]) == [name for name in late for _ in range(RINGS)]
 
 
 @pytest.mark.parametrize("payload", [None, U64(3), VringState(0, 0x10000)])

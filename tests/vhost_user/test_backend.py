@@ -16,7 +16,7 @@ from vhost_user.backend import BackendConnection
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import Disconnected, FrontendError, UsageError
 from vhost_user.features import ProtocolFeature
-from vhost_user.messages import FrontendRequest, Request
+from vhost_user.messages import FrontendRequest, Request, RequestRun
 from vhost_user.payloads import U64, VringState
 
 if TYPE_CHECKING:
@@ -246,3 +246,58 @@ def test_closing_drops_what_was_not_sent(
     assert back.fileno() == -1
     assert back.outstanding == 0
     assert theirs.recv(10) == b""
+
+
+def test_a_run_is_one_item_with_one_answer(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """Its replies are those that its requests would have, in their order among the others."""
+    back, theirs = ends
+    theirs.sendall(base(2) + base(0) + NUM + base(1) + base(1))
+    run, acked, last = back.receive_runs()
+    assert isinstance(run, RequestRun)
+    assert isinstance(acked, Request)
+    assert isinstance(last, RequestRun)
+    assert run.requests() == [Request(R.GET_VRING_BASE, VringState(r, 0), (), True) for r in (2, 0)]
+    back.reply_run(last, [3, 4])
+    back.ack(acked)
+    assert (back.due(run), back.due(last), back.outstanding) == (True, False, 5)
+    back.reply_run(run, [7, 8])
+    with pytest.raises(UsageError, match="answered already"):
+        back.reply_run(run, [7, 8])
+    assert back.flush()
+    ack = encode(R.SET_VRING_NUM, ANSWER, U64(0))
+    assert theirs.recv(1000) == (
+        answered(2, 7) + answered(0, 8) + ack + answered(1, 3) + answered(1, 4)
+    )
+
+
+def test_a_run_may_be_split(ends: tuple[BackendConnection, socket.socket]) -> None:
+    """Its requests are answered one by one, in any order."""
+    back, theirs = ends
+    theirs.sendall(NUM + base(2) + base(0) + NUM)
+    first, run, last = back.receive_runs()
+    assert isinstance(first, Request)
+    assert isinstance(run, RequestRun)
+    assert isinstance(last, Request)
+    second, third = back.split(run)
+    back.ack(last)
+    back.reply(third, VringState(0, 8))
+    back.ack(first)
+    back.reply(second, VringState(2, 7))
+    assert back.flush()
+    ack = encode(R.SET_VRING_NUM, ANSWER, U64(0))
+    assert theirs.recv(1000) == ack + answered(2, 7) + answered(0, 8) + ack
+
+
+def test_a_run_without_answers_is_split_as_well(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """Nothing is sent for its requests."""
+    back, theirs = ends
+    theirs.sendall(encode(R.SET_VRING_NUM, VERSION, VringState(0, 128)) * 2)
+    (run,) = back.receive_runs()
+    assert isinstance(run, RequestRun)
+    back.reply_run(run, [0, 0])
+    assert [request.need_reply for request in back.split(run)] == [False, False]
+    assert not back.wants_write

@@ -10,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vhost_user.payload_strategies import PAYLOADS
+from tests.vhost_user.streams import pieces, streams
 from vhost_user.codec import (
     HEADER,
+    MAX_RUN,
+    NEED_REPLY,
     REPLY,
     REQUEST_FLAGS,
     VERSION,
     Decoder,
     Frame,
+    FrameRun,
     encode,
     reply_forms,
     request_forms,
@@ -110,6 +114,42 @@ def test_garbage_gives_an_error_of_ours_or_a_parse(stream: bytes) -> None:
     assert whole_failed == single_failed
     if not whole_failed:
         assert _outcome([stream])[0] == single
+
+
+def _fed(
+    taker: Decoder, cuts: list[bytes], fds: list[int], *, runs: bool
+) -> tuple[list[Frame], str]:
+    """What the decoder returns for these pieces, run by run or not, and the text of its error."""
+    frames: list[Frame] = []
+    try:
+        for piece in cuts:
+            came = [fds.pop()] if fds else []
+            for frame in taker.feed_runs(piece, came) if runs else taker.feed(piece, came):
+                frames += [frame] if isinstance(frame, Frame) else frame.frames()
+    except FrontendError as error:
+        return frames, str(error)
+    return frames, ""
+
+
+@given(streams(4) | garbage, st.lists(st.integers(100, 200), unique=True, max_size=3), st.data())
+def test_runs_are_the_same_messages(stream: bytes, fds: list[int], data: st.DataObject) -> None:
+    """Also with the same errors, and the same descriptors for each message."""
+    cuts = pieces(data, stream)
+    ones, others = Descriptors(), Descriptors()
+    expected = _fed(decoder(ones), cuts, list(fds), runs=False)
+    assert _fed(decoder(others), cuts, list(fds), runs=True) == expected
+    assert others.closed == ones.closed
+
+
+def test_a_run_is_bounded_and_ends_with_another_header() -> None:
+    """What handles it at once does not take long."""
+    count = 2 * MAX_RUN + 1
+    stream = NUM * count + encode(R.SET_VRING_NUM, VERSION | NEED_REPLY, VringState(0, 1))
+    sizes = [
+        len(frame.payloads) if isinstance(frame, FrameRun) else 1
+        for frame in decoder().feed_runs(stream)
+    ]
+    assert sizes == [MAX_RUN, MAX_RUN, 1, 1]
 
 
 @given(garbage)

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vhost_user.sessions import ANSWER, BIT_30, P, R, exchange, pair
+from tests.vhost_user.streams import pieces
 from vhost_user.codec import NEED_REPLY, VERSION, encode
 from vhost_user.errors import BackendError, Refused, UsageError
 from vhost_user.frontend_session import FrontendSession
-from vhost_user.messages import FrontendRequest, Request
+from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64, LogArea, VringState
+from vhost_user.states import RingState
 
 
 @pytest.mark.parametrize("payload", [None, U64(0), LogArea(0, 0)])
@@ -122,3 +124,66 @@ def test_a_message_with_another_number_is_the_one_that_was_asked_for(
     front, _ = pair()
     early = front.prepare(Request(kind, VringState(7, 0), need_reply=True))
     assert early.with_num(num) == front.prepare(Request(kind, VringState(7, num), need_reply=True))
+
+
+def _asked(rings: list[int], *, acked: int, runs: bool) -> FrontendSession:
+    """A session that waits for the bases of these rings, and then for acknowledgements."""
+    front, _ = pair()
+    if not runs:
+        front._decoder.feed_runs = front._decoder.feed  # type: ignore[assignment, method-assign]
+    for ring in front.rings:
+        ring.state = RingState.STARTED
+    for index in rings:
+        front.encode(Request(R.GET_VRING_BASE, VringState(index, 0)))
+    for index in range(acked):
+        front.encode(Request(R.SET_VRING_NUM, VringState(index, 64), need_reply=True))
+    return front
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=8),
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2**32 - 1)), max_size=2),
+    st.lists(st.integers(0, 1), max_size=3),
+    st.integers(0, 3),
+    st.data(),
+)
+def test_replies_in_runs_are_the_same(
+    asked: list[int],
+    wrong: list[tuple[int, int]],
+    codes: list[int],
+    acked: int,
+    data: st.DataObject,
+) -> None:
+    """The replies, the errors, and what is known of the rings, however the stream is cut.
+
+    Some replies are for another ring, some are refusals, and some have not been asked for.
+    """
+    rings = list(asked)
+    for at, ring in wrong:
+        rings[at:at] = [ring]
+    stream = b"".join(
+        encode(R.GET_VRING_BASE, ANSWER, VringState(ring, at)) for at, ring in enumerate(rings)
+    )
+    stream += b"".join(encode(R.SET_VRING_NUM, ANSWER, U64(code)) for code in codes)
+    cuts = pieces(data, stream)
+    outcomes = []
+    for runs in (False, True):
+        front = _asked(asked, acked=acked, runs=runs)
+        replies: list[object] = []
+        for piece in cuts:
+            try:
+                replies += front.feed(piece)
+            except BackendError as error:
+                replies.append(str(error))
+        outcomes.append((replies, front.outstanding, [ring.state for ring in front.rings[:4]]))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_the_replies_of_a_run_have_their_payloads() -> None:
+    """They are the same objects as those of single replies."""
+    front = _asked([2, 0, 3], acked=0, runs=True)
+    stream = b"".join(encode(R.GET_VRING_BASE, ANSWER, VringState(ring, 9)) for ring in (2, 0, 3))
+    replies = front.feed(stream)
+    assert [type(reply.payload) for reply in replies] == [VringState] * 3
+    assert replies == [Reply(R.GET_VRING_BASE, VringState(ring, 9)) for ring in (2, 0, 3)]
+    assert [ring.started for ring in front.rings[:4]] == [False, True, False, False]

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.vhost_user.payload_strategies import plain_requests
 from tests.vhost_user.sessions import ALL, ANSWER, BIT_30, P, R, exchange, pair
 from vhost_user.backend_session import BackendSession
-from vhost_user.codec import HEADER, VERSION, encode
+from vhost_user.codec import HEADER, RUN_PAYLOADS, VERSION, encode
 from vhost_user.errors import BackendError, FrontendError, UsageError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, YC_LIBVHOST, ProtocolFeature
 from vhost_user.frontend_session import FrontendSession
-from vhost_user.message_spec import FdRule, MessageSpec
+from vhost_user.message_spec import Effect, FdRule, MessageSpec, ReplyRule
 from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest, Request
 from vhost_user.payloads import (
     MAX_RINGS,
@@ -259,3 +259,14 @@ def test_a_go_ahead_is_acknowledged_where_that_is_asked_for() -> None:
     (word,) = back.feed(front.encode(Request(R.SET_MEM_TABLE, U64(0), need_reply=True)))
     assert word.need_reply
     assert front.feed(back.ack(word))[0].payload == U64(0)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in FRONTEND_MESSAGES.values() if set(row.payload) & set(RUN_PAYLOADS)]
+)
+def test_a_message_that_comes_in_runs_affects_its_ring_only(row: MessageSpec) -> None:
+    """The session checks a run once; its effects on the rings are applied together."""
+    affected = row.effect or row.reply_effect
+    assert affected in {None, Effect.ENABLE_RING, Effect.KICK_RING, Effect.STOP_RING}
+    assert len(row.payload) == 1
+    assert row.reply in {ReplyRule.ACK, ReplyRule.ALWAYS}

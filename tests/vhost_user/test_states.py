@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhost_user.states import (
+    AFTER,
     ALL_STATES,
     EFFECTS,
     TRANSITIONS,
@@ -71,3 +72,11 @@ def test_names_for_people() -> None:
     """They appear in errors and in the diagram."""
     assert state_name(RingState.ENABLED) == "stopped, enabled"
     assert repr(Ring(2)) == "<Ring 2: stopped, disabled>"
+
+
+@pytest.mark.parametrize("event", RingEvent)
+def test_the_states_after_an_event_are_those_of_the_table(event: RingEvent) -> None:
+    """By the bits of the state before, for loops over many rings."""
+    assert [AFTER[event][state] for state in ALL_STATES] == [
+        TRANSITIONS[state, event] for state in ALL_STATES
+    ]

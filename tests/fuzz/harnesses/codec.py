@@ -2,6 +2,7 @@
 
 Invariant: whatever bytes and descriptors arrive in whatever pieces, the decoder returns messages
 that encode to the same bytes or raises `FrontendError`, and each descriptor leaves it exactly once.
+Where runs of messages are asked for, they are the same messages, with the same error.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.fuzz.reader import Reader
-from vhost_user.codec import REQUEST_FLAGS, Decoder, encode, request_forms
+from vhost_user.codec import REQUEST_FLAGS, Decoder, Frame, FrameRun, encode, request_forms
 from vhost_user.errors import FrontendError
 from vhost_user.messages import FRONTEND_MESSAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 _FORMS = request_forms(FRONTEND_MESSAGES)
 #: Pieces that an input may be cut into.
@@ -31,23 +32,41 @@ def one_input(data: bytes) -> None:
         gone.extend(fds)
 
     decoder = Decoder(_FORMS, REQUEST_FLAGS, FrontendError, "fuzz", discard)
-    try:
-        for _ in range(_MOST_PIECES):
-            if not reader.left:
-                break
-            length, count = reader.number(2), reader.number(1) % 20
-            fds = tuple(range(sent, sent + count))
-            sent += count
-            for frame in decoder.feed(reader.take(length), fds):
-                gone.extend(frame.fds)
-                again = encode(frame.id, frame.flags, frame.payload)
-                once_more = Decoder(_FORMS, REQUEST_FLAGS, FrontendError, "fuzz")
-                if not frame.fds:
-                    _compare(once_more, again, frame.payload)
-    except FrontendError:
-        pass
+    in_runs = Decoder(_FORMS, REQUEST_FLAGS, FrontendError, "fuzz", lambda _: None)
+    for _ in range(_MOST_PIECES):
+        if not reader.left:
+            break
+        length, count = reader.number(2), reader.number(1) % 20
+        fds = tuple(range(sent, sent + count))
+        sent += count
+        piece = reader.take(length)
+        frames, error = _fed(decoder.feed, piece, fds)
+        assert _fed(in_runs.feed_runs, piece, fds) == (frames, error), "others in runs"
+        if error:
+            break
+        for frame in frames:
+            gone.extend(frame.fds)
+            again = encode(frame.id, frame.flags, frame.payload)
+            once_more = Decoder(_FORMS, REQUEST_FLAGS, FrontendError, "fuzz")
+            if not frame.fds:
+                _compare(once_more, again, frame.payload)
     decoder.abandon()
     assert sorted(gone) == list(range(sent)), "a descriptor is lost, or closed twice"
+
+
+def _fed(
+    feed: Callable[[bytes, tuple[int, ...]], Sequence[Frame | FrameRun]],
+    data: bytes,
+    fds: tuple[int, ...],
+) -> tuple[list[Frame], str]:
+    """The messages and the error."""
+    frames: list[Frame] = []
+    try:
+        for item in feed(data, fds):
+            frames += [item] if isinstance(item, Frame) else item.frames()
+    except FrontendError as error:
+        return [], str(error)
+    return frames, ""
 
 
 def _compare(decoder: Decoder, data: bytes, payload: object) -> None:
