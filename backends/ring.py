@@ -325,7 +325,7 @@ class Ring:
         """Serve the ring if it is started, enabled and configured; raises nothing."""
         if not self.started or not self.enabled or self.broken or self.unmapped:
             return
-        with self.contained:
+        try:
             queue = self.queue
             if queue is None:
                 queue = self.activate()
@@ -335,6 +335,8 @@ class Ring:
                 self._begin_resubmission()
             elif self._device.process(self, queue):
                 self._loop.again(self.poll)
+        except Exception as error:  # noqa: BLE001  as `contained`, for less
+            contain(self, error)
 
     def drain(self) -> None:
         """Serve all requests that the driver has made available so far."""

@@ -11,11 +11,19 @@ from vhost_user.errors import FrontendError
 from vhost_user.payloads import VRING_F_LOG, VringAddr
 from vhost_user.postcopy import PagesMissing
 from vhost_user.virtqueue import DeviceQueue
-from vhost_user.virtqueue.layout import AVAIL_ALIGN, DESC_ALIGN, MAX_SIZE, USED_ALIGN, valid_size
+from vhost_user.virtqueue.layout import (
+    AVAIL_ALIGN,
+    DESC_ALIGN,
+    MAX_SIZE,
+    USED_ALIGN,
+    cast_ring,
+    valid_size,
+)
 
 if TYPE_CHECKING:
     from backends.guest_memory import GuestMemory
     from vhost_user.inflight import InflightRing
+    from vhost_user.virtqueue.layout import RingWords
 
 log = logging.getLogger("backends")
 
@@ -26,6 +34,7 @@ class RingViews(NamedTuple):
     desc: memoryview
     avail: memoryview
     used: memoryview
+    words: RingWords | None
     generation: int
 
 
@@ -125,13 +134,13 @@ class RingMemory:
             raise self._error("the ring has no size or no addresses yet")
         if addr.desc % DESC_ALIGN or addr.avail % AVAIL_ALIGN or addr.used % USED_ALIGN:
             raise self._error("an address of the ring is not aligned")
-        view, event = self._guest.table.user_view, 2 if self._guest.event_idx else 0
-        self._views = RingViews(
-            view(addr.desc, 16 * size),
-            view(addr.avail, 4 + 2 * size + event),
-            view(addr.used, 4 + 8 * size + event),
-            generation,
-        )
+        view, event_idx = self._guest.table.user_view, self._guest.event_idx
+        event = 2 if event_idx else 0
+        desc = view(addr.desc, 16 * size)
+        avail = view(addr.avail, 4 + 2 * size + event)
+        used = view(addr.used, 4 + 8 * size + event)
+        words = cast_ring(size, desc, avail, used, event_idx=event_idx)
+        self._views = RingViews(desc, avail, used, words, generation)
         return self._views
 
     def map_early(self) -> None:
@@ -168,6 +177,7 @@ class RingMemory:
             event_idx=self._guest.event_idx,
             inflight=self._inflight(before),
             ring=self._index,
+            words=views.words,
         )
         if before is not None:
             queue.resubmit_rest_of(before)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from devices.vring import Vring
     from vhost_user.dirty_log import DirtyLog
-    from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
+    from vhost_user.prepared import Batch
     from vhost_user.virtqueue import RingAddresses
 
 #: The base of a split ring is an available index, which has 16 bits.
@@ -164,7 +164,8 @@ def start_ahead(device: VhostDevice) -> Procedure:
     yield Ask.of(Phase.START_VRINGS, device.connection, _early_setup(device, rings))
     prepared = _late_setup(device, rings)
     yield AwaitSwitchover()
-    yield Ask(Phase.START_VRINGS, device.connection, _with_bases(rings, prepared))
+    prepared.set_nums([ring.base for ring in rings])
+    yield Ask(Phase.START_VRINGS, device.connection, prepared)
     for ring in rings:
         ring.mark_started()
 
@@ -276,7 +277,7 @@ def _enable(device: VhostDevice, ring: Vring) -> list[Request]:
     return []
 
 
-def _late_setup(device: VhostDevice, rings: list[Vring]) -> list[Message]:
+def _late_setup(device: VhostDevice, rings: list[Vring]) -> Batch:
     """BASE, ADDR and ENABLE of each ring, and before ENABLE its KICK if that was not sent before.
 
     They are encoded before the switchover and sent after it, when the bases are known. The BASE
@@ -291,12 +292,6 @@ def _late_setup(device: VhostDevice, rings: list[Vring]) -> list[Message]:
     for ring in rings:
         requests += _enable(device, ring)
     return device.connection.prepare(_confirmed(device, requests))
-
-
-def _with_bases(rings: list[Vring], prepared: list[Message]) -> list[Message]:
-    """The prepared messages, with the bases of the rings in the first ones."""
-    bases = [base.with_num(ring.base) for ring, base in zip(rings, prepared, strict=False)]
-    return bases + prepared[len(rings) :]
 
 
 def _addr(ring: Vring, *, logged: bool) -> Request:

@@ -17,7 +17,7 @@ from vhost_user.messages import Reply, Request
 if TYPE_CHECKING:
     from devices.notifiers import Edit
     from vhost_user.frontend import FrontendConnection
-    from vhost_user.frontend_session import Message
+    from vhost_user.prepared import Message
 
 #: The two sides of a migration: source and destination.
 Side = Literal["src", "dst"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 from vhost_user.codec import (
     NEED_REPLY,
@@ -239,14 +239,14 @@ class BackendSession(Session):
         if ring is None or ring >= len(self.rings):
             self._blame(allowed.name, f"there are {len(self.rings)} rings", ring)
 
-    def _ack_features(self, payload: Payload | None) -> None:
-        beyond = cast("U64", payload).value & ~self.offered_features
+    def _ack_features(self, payload: U64) -> None:
+        beyond = payload.value & ~self.offered_features
         if beyond:
             self._blame("SET_FEATURES", f"feature bits {beyond:#x} were not offered")
         super()._ack_features(payload)
 
-    def _ack_protocol_features(self, payload: Payload | None) -> None:
-        asked = ProtocolFeature(cast("U64", payload).value)
+    def _ack_protocol_features(self, payload: U64) -> None:
+        asked = ProtocolFeature(payload.value)
         beyond = asked & ~self.offered_protocol_features
         if beyond:
             self._blame("SET_PROTOCOL_FEATURES", f"bits {int(beyond):#x} were not offered")
@@ -260,8 +260,8 @@ class BackendSession(Session):
     def _offer_protocol_features(self, _payload: Payload | None) -> None:
         """As `_offer_features`."""
 
-    def _stop_ring(self, payload: Payload | None) -> None:
-        self.rings[cast("VringState", payload).ring].apply(RingEvent.GET_VRING_BASE)
+    def _stop_ring(self, payload: VringState) -> None:
+        self.rings[payload.ring].apply(RingEvent.GET_VRING_BASE)
 
     def _blame(self, message: str, text: str, ring: int | None = None) -> NoReturn:
         raise FrontendError(text, device=self.name, ring=ring, message=message)

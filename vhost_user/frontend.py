@@ -25,12 +25,13 @@ from vhost_user.features import (
 from vhost_user.frontend_session import FrontendSession
 from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64
+from vhost_user.prepared import Batch
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Sequence
 
-    from vhost_user.frontend_session import Message
+    from vhost_user.prepared import Message
     from vhost_user.session import SessionState
 
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
@@ -155,7 +156,7 @@ class FrontendConnection(Connection):
             )
         self.call(Request(FrontendRequest.SET_OWNER), timeout=timeout)
 
-    def prepare(self, requests: Iterable[Request]) -> list[Message]:
+    def prepare(self, requests: Iterable[Request]) -> Batch:
         """Encode requests, for `post` or `exchange`.
 
         What is negotiated must not change until they are sent.
@@ -163,8 +164,7 @@ class FrontendConnection(Connection):
         Raises:
             UsageError: the session does not allow one of them.
         """
-        prepare = self.session.prepare
-        return [prepare(request) for request in requests]
+        return Batch(map(self.session.prepare, requests))
 
     def call(self, request: Request, timeout: float = 5.0) -> Reply | None:
         """`prepare` and `exchange` of one request."""
@@ -196,7 +196,7 @@ class FrontendConnection(Connection):
                 device=self.name,
                 message=name,
             )
-        session.begin([message])
+        session.begin_one(message)
         try:
             if not answered:
                 channel.send(data, request.fds, timeout, name)

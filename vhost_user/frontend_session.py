@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from functools import partial
 from itertools import islice, repeat
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from vhost_user.codec import (
     NEED_REPLY,
@@ -24,7 +23,8 @@ from vhost_user.features import SPEC, Dialect, ProtocolFeature
 from vhost_user.message_spec import Effect, FdRule
 from vhost_user.messages import Reply, Request
 from vhost_user.payload_layout import Payload, PayloadError
-from vhost_user.payloads import MAX_RINGS, VringState
+from vhost_user.payloads import MAX_RINGS
+from vhost_user.prepared import Batch, Message
 from vhost_user.session import SUCCESS, AllowedMessage, Session, discard, ring_of, trace_message
 from vhost_user.states import RingEvent
 from vhost_user.trace_events import READ, RING_STATE, WRITE
@@ -33,46 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vhost_user.message_spec import MessageSpec
-    from vhost_user.payloads import U64
+    from vhost_user.payloads import U64, VringState
 
-_pack_u32 = struct.Struct("=I").pack
-
-
-class Message(NamedTuple):
-    """An encoded request.
-
-    Attributes:
-        request: the request; its descriptors must stay open until it has been sent.
-        data: its bytes.
-        allowed: the row of the message, as the session allows it.
-        answered: a reply, or an acknowledgement, is due for it.
-    """
-
-    request: Request
-    data: bytes
-    allowed: AllowedMessage
-    answered: bool
-
-    def with_num(self, num: int) -> Message:
-        """The same message with another ``num`` in its vring state: the message's last four bytes.
-
-        So a base that is known only after `prepare` costs a copy, and not all the checks again.
-
-        Raises:
-            struct.error: ``num`` has more than 32 bits.
-        """
-        request, data, allowed, answered = self
-        number, payload, fds, need_reply = request
-        state = _make_state((payload[0], num))  # type: ignore[index]
-        changed = _make_request((number, state, fds, need_reply))
-        return _make_message((changed, data[:-4] + _pack_u32(num), allowed, answered))
-
-
-# Tuples of fixed fields, one for each ring in a blackout: without the call of `__new__`.
-_make_state: Callable[[tuple[int, int]], VringState] = partial(tuple.__new__, VringState)
-_make_request: Callable[[tuple[Any, ...]], Request] = partial(tuple.__new__, Request)
+# As the class, without the Python function that a call of it is.
 _make_reply: Callable[[tuple[Any, ...]], Reply] = partial(tuple.__new__, Reply)
-_make_message: Callable[[tuple[Any, ...]], Message] = partial(tuple.__new__, Message)
 
 
 class FrontendSession(Session):
@@ -148,36 +112,35 @@ class FrontendSession(Session):
         """The messages are being sent: from now on their replies are due.
 
         Returns:
-            The writes that send them: bytes and descriptors. Descriptors belong to the first byte
-            of a write, so a message with descriptors begins a new write.
+            The writes that send them, as `Batch.writes`.
         """
+        batch = messages if isinstance(messages, Batch) else Batch(messages)
         if WRITE.enabled:
-            messages = list(messages)
-            for request, _, allowed, _ in messages:
+            for request, _, allowed, _ in batch:
                 trace_message(WRITE, self.name, allowed, request.payload, request.fds)
-        expect = self._expected.append
-        writes: list[tuple[bytes, tuple[int, ...]]] = []
-        parts: list[bytes] = []
-        fds: tuple[int, ...] = ()
-        for message in messages:
-            request, data, allowed, answered = message
-            if allowed.effect is not None:
-                allowed.effect(request.payload)
-            if answered:
-                expect(message)
-            if request.fds:
-                if parts:
-                    writes.append((b"".join(parts), fds))
-                parts, fds = [], request.fds
-            parts.append(data)
-        if parts:
-            writes.append((b"".join(parts), fds))
-        return writes
+        if batch.ring_effect is not None and not RING_STATE.enabled:
+            self._apply_to_named_rings(batch.ring_effect, [state for _, state in batch.effects])
+        else:
+            for allowed, payload in batch.effects:
+                if allowed.effect is not None:
+                    allowed.effect(payload)
+        self._expected.extend(batch.answered)
+        return batch.writes
+
+    def begin_one(self, message: Message) -> None:
+        """As `begin`, for one message."""
+        request, _, allowed, answered = message
+        if WRITE.enabled:
+            trace_message(WRITE, self.name, allowed, request.payload, request.fds)
+        if allowed.effect is not None:
+            allowed.effect(request.payload)
+        if answered:
+            self._expected.append(message)
 
     def encode(self, request: Request) -> bytes:
-        """`prepare` and `begin`: the bytes of a request that is sent now."""
+        """`prepare` and `begin_one`: the bytes of a request that is sent now."""
         message = self.prepare(request)
-        self.begin([message])
+        self.begin_one(message)
         return message.data
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
@@ -274,19 +237,19 @@ class FrontendSession(Session):
             self._blame(f"answered where the reply to {allowed.name} is due", name)
         self._blame(f"answered with {frame.payload!r}", name)
 
-    def _stop_ring(self, request: Request, payload: Payload | None) -> None:
-        asked, answered = cast("VringState", request.payload), cast("VringState", payload)
+    def _stop_ring(self, request: Request, answered: VringState) -> None:
+        asked = cast("VringState", request.payload)
         if asked.ring != answered.ring:
             name = self._tables.rows[request.id].name
             self._blame(f"answered for ring {answered.ring}", name, asked.ring)
         self.rings[asked.ring].apply(RingEvent.GET_VRING_BASE)
 
-    def _offer_features(self, _request: Request, payload: Payload | None) -> None:
-        self.offered_features = cast("U64", payload).value
+    def _offer_features(self, _request: Request, payload: U64) -> None:
+        self.offered_features = payload.value
         self._allowed.clear()
 
-    def _offer_protocol_features(self, _request: Request, payload: Payload | None) -> None:
-        self.offered_protocol_features = ProtocolFeature(cast("U64", payload).value)
+    def _offer_protocol_features(self, _request: Request, payload: U64) -> None:
+        self.offered_protocol_features = ProtocolFeature(payload.value)
 
     def _refused(self, request: Request, payload: Payload | None) -> Refused:
         name = self._tables.rows[request.id].name

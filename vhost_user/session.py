@@ -14,7 +14,7 @@ from vhost_user.codec import Form, close_all, reply_forms, request_forms
 from vhost_user.errors import UsageError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, Dialect, ProtocolFeature
 from vhost_user.message_spec import Effect, FdRule, Gate, MessageSpec, ReplyRule
-from vhost_user.messages import FrontendRequest, Request, frontend_messages
+from vhost_user.messages import FrontendRequest, frontend_messages
 from vhost_user.payloads import MAX_RINGS, U64, VRING_INDEX_MASK, VringAddr, VringState
 from vhost_user.states import AFTER, Ring, RingEvent, RingState
 
@@ -109,9 +109,10 @@ class AllowedMessage:
     )
 
     def __init__(self, row: MessageSpec, *, own_reply: bool) -> None:
-        self.effect: Callable[[Payload | None], None] | None = None
-        self.reply_effect: Callable[[Request, Payload | None], None] | None = None
-        self.ring_effect = row.effect or row.reply_effect
+        self.effect: Callable[..., None] | None = None
+        self.reply_effect: Callable[..., None] | None = None
+        effect = row.effect or row.reply_effect
+        self.ring_effect = effect if effect in _RING_EVENTS else None
         self.id = cast("FrontendRequest", row.id)
         self.name = row.name
         self.fds = row.fds
@@ -247,7 +248,11 @@ class Session:
             allowed.effect = self.effect_method(row.effect)
 
     def effect_method(self, effect: Effect) -> Callable[..., None]:
-        """The method that an effect names: ``_kick_ring`` for `Effect.KICK_RING`."""
+        """The method that an effect names: ``_kick_ring`` for `Effect.KICK_RING`.
+
+        It takes the payload that the message has by the table: the decoder, or `prepare`, has
+        checked its class.
+        """
         method: Callable[..., None] = getattr(self, f"_{effect.name.lower()}")
         return method
 
@@ -263,23 +268,23 @@ class Session:
             ring = rings[index]
             ring.state = (otherwise if num else if_zero)[ring.state]
 
-    def _ack_features(self, payload: Payload | None) -> None:
-        self.features = cast("U64", payload).value
+    def _ack_features(self, payload: U64) -> None:
+        self.features = payload.value
         self._allowed.clear()
         if not self.features & _PROTOCOL_BIT:
             self._apply_to_all_rings(RingEvent.PLAIN_FEATURES)
 
-    def _ack_protocol_features(self, payload: Payload | None) -> None:
-        self.protocol_features = ProtocolFeature(cast("U64", payload).value)
+    def _ack_protocol_features(self, payload: U64) -> None:
+        self.protocol_features = ProtocolFeature(payload.value)
         self._acks = ProtocolFeature.REPLY_ACK in self.protocol_features
         self._allowed.clear()
 
-    def _enable_ring(self, payload: Payload | None) -> None:
-        ring, num = cast("VringState", payload)
+    def _enable_ring(self, payload: VringState) -> None:
+        ring, num = payload
         self.rings[ring].apply(RingEvent.ENABLE if num else RingEvent.DISABLE)
 
-    def _kick_ring(self, payload: Payload | None) -> None:
-        self.kicked(cast("VringState", payload).ring)
+    def _kick_ring(self, payload: VringState) -> None:
+        self.kicked(payload.ring)
 
     def _begin_postcopy(self, _payload: Payload | None) -> None:
         self._postcopy = True
@@ -295,8 +300,8 @@ class Session:
     def _reset_device(self, _payload: Payload | None) -> None:
         self._apply_to_all_rings(RingEvent.RESET_DEVICE)
 
-    def _reset_by_status(self, payload: Payload | None) -> None:
-        if not cast("U64", payload).value:
+    def _reset_by_status(self, payload: U64) -> None:
+        if not payload.value:
             self._apply_to_all_rings(RingEvent.STATUS_ZERO)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from devices.procedure import Ask
 from emu.strategies.timeline import now
 from vhost_user.errors import DeadlineError, VhostUserError
+from vhost_user.prepared import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ class InFlight:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self.failures: list[tuple[Task, VhostUserError]] = []
+        # By the start of their spans: a task is added when its span begins.
         self._tasks: dict[int, Task] = {}
         self._epoll = select.epoll()
         self._registered: dict[int, int] = {}
@@ -80,7 +82,10 @@ class InFlight:
         while self._tasks and not done:
             for fd, events in self._epoll.poll(self._remaining()):
                 task = self._tasks.get(fd)
-                if task is not None and self._progress(fd, task, events):
+                if task is None:
+                    # The peer has sent more, or has closed the connection, after its last reply.
+                    self._unwatch(fd)
+                elif self._progress(fd, task, events):
                     done.append(task)
             self._drop_overdue()
         return done
@@ -101,7 +106,8 @@ class InFlight:
             self._remove(fd)
             self._fail(task, error)
             return False
-        self._remove(fd)
+        # It stays registered: most connections have no further event, or are used again.
+        del self._tasks[fd]
         try:
             self._resume(task, step)
         except VhostUserError as error:  # the procedure rejects a reply
@@ -111,7 +117,9 @@ class InFlight:
 
     def _remove(self, fd: int) -> None:
         del self._tasks[fd]
-        # epoll always reports a connection that the peer has closed.
+        self._unwatch(fd)
+
+    def _unwatch(self, fd: int) -> None:
         self._epoll.unregister(fd)
         del self._registered[fd]
 
@@ -122,16 +130,18 @@ class InFlight:
     def _drop_overdue(self) -> None:
         """Fail the tasks that have waited for longer than the stage's timeout."""
         limit = now() - int(self._stage.timeout * 1e9)
-        for fd, task in list(self._tasks.items()):
-            if task.begun.start <= limit:
-                step = task.step
-                phase = step.phase if isinstance(step, Ask) else None
-                waited = (now() - task.begun.start) / 1e9
-                error = DeadlineError("replies", waited, device=task.device, message=phase)
-                if isinstance(step, Ask):
-                    step.connection.mark_broken(error.text)
-                self._remove(fd)
-                self._fail(task, error)
+        while self._tasks:
+            fd, task = next(iter(self._tasks.items()))
+            if task.begun.start > limit:
+                return
+            step = task.step
+            phase = step.phase if isinstance(step, Ask) else None
+            waited = (now() - task.begun.start) / 1e9
+            error = DeadlineError("replies", waited, device=task.device, message=phase)
+            if isinstance(step, Ask):
+                step.connection.mark_broken(error.text)
+            self._remove(fd)
+            self._fail(task, error)
 
     def _resume(self, task: Task, step: Ask) -> None:
         self._stage.timeline.end(task.begun, units=len(step.messages))
@@ -139,7 +149,7 @@ class InFlight:
 
     def _remaining(self) -> float:
         """Seconds until the first task in flight times out."""
-        oldest = min(task.begun.start for task in self._tasks.values())
+        oldest = next(iter(self._tasks.values())).begun.start
         return max(0.0, self._stage.timeout - (now() - oldest) / 1e9)
 
     def close(self) -> None:
@@ -149,7 +159,7 @@ class InFlight:
 
 def in_message_order(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
     """The reply to each message of the step, None if no reply was due."""
-    if len(replies) == len(step.messages):
-        return replies
+    if isinstance(step.messages, Batch):
+        return step.messages.in_order(replies)
     remaining = iter(replies)
     return [next(remaining) if message.answered else None for message in step.messages]

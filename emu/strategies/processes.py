@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from emu.strategies.task import Stage, Task
     from vhost_user.frontend import FrontendConnection
-    from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
+    from vhost_user.prepared import Message
 
 _COMMAND = (sys.executable, "-P", "-m", "emu.strategies.socket_worker")
 #: Jobs that a worker has at one time, so that it does not wait for the coordinator between two.

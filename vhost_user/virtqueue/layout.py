@@ -83,10 +83,18 @@ def valid_size(size: int) -> bool:
     return 0 < size <= MAX_SIZE and size & (size - 1) == 0
 
 
+class RingWords(NamedTuple):
+    """Views of a ring: its available and its used part as u16, the used elements as u32."""
+
+    avail: memoryview
+    used: memoryview
+    elements: memoryview
+
+
 def cast_ring(
     size: int, desc: memoryview, avail: memoryview, used: memoryview, *, event_idx: bool
-) -> tuple[memoryview, memoryview, memoryview] | None:
-    """Views of the rings: avail and used as u16, the used elements as u32.
+) -> RingWords | None:
+    """The views of a ring as words.
 
     Bytes beyond the ring are cut off. None if `size` is not valid, or a part is too short.
     """
@@ -99,7 +107,7 @@ def cast_ring(
         or len(used) < elements_end + event
     ):
         return None
-    return (
+    return RingWords(
         avail[:avail_end].cast("H"),
         used[: elements_end + event].cast("H"),
         used[4:elements_end].cast("I"),

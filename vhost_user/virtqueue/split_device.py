@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
     from vhost_user.inflight import InflightRing
     from vhost_user.memory import MemoryTable
+    from vhost_user.virtqueue.layout import RingWords
 
 _unpack_from = DESCRIPTOR.unpack_from
+# What most queues have to resubmit; it stays empty.
+_NOTHING: deque[int] = deque()
 
 
 class Chain(NamedTuple):
@@ -73,6 +76,7 @@ class DeviceQueue:
         inflight: tracks the requests that are being served; those that an earlier back-end has
             taken and not completed come first, for any value of `last_avail`.
         ring: index of this ring, for errors.
+        words: what `cast_ring` returned for the same parts, size and event index, if it was called.
 
     `log` and `used_log_gpa` may be set at any time. The caller logs what it writes to buffers: see
     `Chain.dirtied`.
@@ -118,15 +122,16 @@ class DeviceQueue:
         used_log_gpa: int | None = None,
         inflight: InflightRing | None = None,
         ring: int | None = None,
+        words: RingWords | None = None,
     ) -> None:
         self.size = size
         self.ring = ring
         self.log = log
         self.used_log_gpa = used_log_gpa
-        parts = cast_ring(size, desc, avail, used, event_idx=event_idx)
-        if parts is None:
+        words = words or cast_ring(size, desc, avail, used, event_idx=event_idx)
+        if words is None:
             raise self._fault(f"the addresses do not fit a ring of {size} descriptors")
-        self._avail, self._used, self._used_elements = parts
+        self._avail, self._used, self._used_elements = words
         self._mask = size - 1
         self._memory = memory
         self._event_idx = event_idx
@@ -136,7 +141,7 @@ class DeviceQueue:
         # An interrupt may have been due, and not sent, when the ring was stopped.
         self._call_next = True
         self.inflight = inflight
-        self._again: deque[int] = deque()
+        self._again = _NOTHING
         self._batch: compiled.Batch | None = None
         self._unaligned = False
 

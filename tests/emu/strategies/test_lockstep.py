@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pytest
 
     from emu.vm.vm import Vm
-    from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
+    from vhost_user.prepared import Message
 
 
 def test_each_message_is_sent_after_the_reply_to_the_one_before(

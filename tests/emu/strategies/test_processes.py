@@ -80,7 +80,7 @@ def test_messages_that_do_not_fit_into_one_packet_are_split(vm: Vm) -> None:
     parts = list(_parts(messages))
     assert len(parts) > 1
     assert all(sum(len(m.data) for m in part) <= wire.PACKET // 2 for part in parts)
-    assert [m for part in parts for m in part] == messages
+    assert [m for part in parts for m in part] == list(messages)
 
 
 def test_the_vm_runs_on_if_a_back_end_of_the_destination_ends(

@@ -14,8 +14,8 @@ from vhost_user.messages import FrontendRequest
 
 if TYPE_CHECKING:
     from emu.vm.vm import Vm
-    from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
+    from vhost_user.prepared import Message
 
 Sent = list[tuple[str, FrontendRequest, bool]]
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from emu.machine.machine import Machine
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
-    from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
+    from vhost_user.prepared import Message
 
 #: The address of no device: a write has no ioeventfd and takes the big lock.
 NOWHERE = 0x10
