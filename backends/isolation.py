@@ -15,7 +15,7 @@ import select
 import traceback
 from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vhost_user.errors import VhostUserError
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     Callback = Callable[[], None]
 
-P = ParamSpec("P")
 log = logging.getLogger("backends")
 
 
@@ -79,9 +78,16 @@ def describe(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def _call(part: Part, callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+def _call(part: Part, callback: Callback) -> None:
     try:
-        callback(*args, **kwargs)
+        callback()
+    except Exception as error:  # noqa: BLE001  any exception: only the part fails
+        contain(part, error)
+
+
+def _call_with(part: Part, handler: Callable[[int], None], events: int) -> None:
+    try:
+        handler(events)
     except Exception as error:  # noqa: BLE001  any exception: only the part fails
         contain(part, error)
 
@@ -140,13 +146,13 @@ class GuardedLoop:
         """The same loop, for another part."""
         return GuardedLoop(self.base, part)
 
-    def guard(self, callback: Callable[P, None]) -> Callable[P, None]:
+    def guard(self, callback: Callback) -> Callback:
         """The callback, with an exception of which the part fails."""
         return partial(_call, self._part, callback)
 
     def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
         """See `Loop.watch`."""
-        self.base.watch(fd, self.guard(handler), events)
+        self.base.watch(fd, partial(_call_with, self._part, handler), events)
 
     def change(self, fd: int, events: int) -> None:
         """See `Loop.change`."""
@@ -202,4 +208,4 @@ class GuardedLoop:
 
     def must_wait(self, device: object, resume: Callback) -> bool:
         """See `Loop.must_wait`."""
-        return self.base.must_wait(device, self.guard(resume))
+        return self.base.held and self.base.must_wait(device, self.guard(resume))

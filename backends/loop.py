@@ -198,6 +198,11 @@ class Loop:
         while self._waiting and self._holder is None:
             self._waiting.popleft()()
 
+    @property
+    def held(self) -> bool:
+        """`take_control` is in effect."""
+        return self._holder is not None
+
     def must_wait(self, device: object, resume: Callback) -> bool:
         """True when another device holds the control plane; ``resume`` is called later."""
         if self._holder is None or self._holder is device:

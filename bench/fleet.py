@@ -23,6 +23,7 @@ from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import Timeline
 from emu.vm.vm import Vm
+from vhost_user.messages import FrontendRequest, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,12 +97,17 @@ class Fleet:
             device.connect(sockets[device.name], timeout=TIMEOUT)
             # The notifiers stay assigned: only the protocol is measured.
             device.host_notifiers = device.guest_notifiers = True
+            for ring in device.rings:
+                ring.ran = False  # as at a destination: no kick is pending
         return begin_tasks(self.vm.devices, lifecycle.start_ahead)
 
     def activating(self) -> list[Task]:
         """The same tasks, driven up to the point that waits for the switch-over."""
         tasks = self.starting()
         Split().drive(tasks, self.stage(), halt=AwaitSwitchover)
+        for device in self.vm.devices:
+            # Its reply comes when the messages that were sent ahead have been handled.
+            device.connection.call(Request(FrontendRequest.GET_FEATURES), TIMEOUT)
         return tasks
 
     def run(self) -> None:

@@ -33,10 +33,12 @@ MAX_SOCKET_PATH = 107
 
 _FD_SIZE = array.array("i").itemsize
 _ANCILLARY = socket.CMSG_SPACE(READ_FDS * _FD_SIZE)
-_READ_FLAGS = socket.MSG_CMSG_CLOEXEC
-_READ_NOW = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-_SEND_FLAGS = socket.MSG_NOSIGNAL
-_SEND_NOW = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+# Plain integers: an operation of an enumeration takes as long as a small system call.
+_READ_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+_READ_NOW = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_SEND_FLAGS = int(socket.MSG_NOSIGNAL)
+_SEND_NOW = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 _GONE = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError)
 _RETRY_CONNECT = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 
@@ -201,7 +203,7 @@ class Channel:
         except _GONE as error:
             raise Disconnected("the connection was reset", device=self.name) from error
         fds = descriptors_in(ancillary) if ancillary else ()
-        if came & socket.MSG_CTRUNC:
+        if came & _TRUNCATED:
             close_all(fds)
             raise self._fault(f"more than {READ_FDS} descriptors at once", device=self.name)
         if not data:

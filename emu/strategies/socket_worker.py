@@ -40,6 +40,9 @@ PACKET = 160 << 10
 MAX_FDS = 253
 _HEADER = struct.Struct("<III")
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
+# Plain integers: an operation of an enumeration takes as long as a small system call.
+_SEND_NOW = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_READ_NOW = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 
 
 class Disconnected(Exception):
@@ -74,8 +77,7 @@ def _wait(sock: socket.socket, event: int, deadline: float) -> None:
 def _send(sock: socket.socket, data: bytes, fds: list[int], deadline: float) -> None:
     while data:
         try:
-            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            sent = sock.sendmsg([data], rights(fds), flags)
+            sent = sock.sendmsg([data], rights(fds), _SEND_NOW)
         except BlockingIOError:
             _wait(sock, select.POLLOUT, deadline)
         except OSError as error:
@@ -91,9 +93,7 @@ def _receive(sock: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
     while len(data) < wanted:
         _wait(sock, select.POLLIN, deadline)
         try:
-            part, ancillary, _, _ = sock.recvmsg(
-                wanted - len(data), _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            )
+            part, ancillary, _, _ = sock.recvmsg(wanted - len(data), _ANCILLARY, _READ_NOW)
         except BlockingIOError:
             continue
         except OSError as error:
