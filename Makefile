@@ -22,7 +22,7 @@ QUICK   := not slow and not soak and not peer and not document
 SLOW    := (slow or peer) and not soak
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c bench/*/*.[ch] tests/peers/*.c tests/emu/machine/accel/*.c)
 
-.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-compare qemu-baseline evacuation fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
+.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-compare profile qemu-baseline evacuation fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -34,6 +34,7 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make bench-compare  benchmarks of REV=COMMIT and of the work tree in alternation: which differences are real"
+	@echo "make profile  where the time of a blackout goes: CPU time of each ring and each device, by step"
 	@echo "make qemu-baseline  the same VM in QEMU and here, on the same back-ends: stop, start, migration"
 	@echo "make evacuation  what the evacuation of a host takes: costs, a simulation, measured evacuations"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
@@ -116,6 +117,10 @@ format: $(TOOLS)
 bench: $(STAMP)
 	@mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-json=bench/results/bench.json
+
+# The CPU time of a stop and a restart, by step.
+profile: $(STAMP)
+	@$(BIN)/python -m bench.blackout_profile
 
 # OLD_DIR=DIRECTORY is a work tree with its .venv, instead of REV; ONLY="protocol and encode" is pytest's -k.
 ROUNDS ?= 5

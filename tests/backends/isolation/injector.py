@@ -123,7 +123,7 @@ def _serves(frame: FrameType | None, device: str) -> bool:
     """Whether the loop, or a thread of the pool, serves the device here."""
     while frame is not None:
         code = frame.f_code
-        if code is isolation._call.__code__:
+        if code in (isolation._call.__code__, isolation._call_with.__code__):
             return str(frame.f_locals["part"].name).startswith(device)
         if code.co_filename in (io_pool.__file__, blocking_call.__file__):
             return True  # only the device of a test has requests there
