@@ -34,6 +34,7 @@ HANDLED = {
     "backends.sandbox.SandboxError": ("backends.program",),
     "backends.server.ServerError": ("backends.program", "emu.orchestrator.network.builder"),
     "emu.commands.conform._Interrupted": ("emu.commands.conform",),
+    "emu.conformance.parts.PartError": ("emu.conformance.peer_verdicts",),
     "emu.json_input.JsonInputError": (
         "emu.config.vm_file",
         "emu.migration.handover",

@@ -19,7 +19,6 @@ from emu.commands.option_values import values_of
 from emu.commands.report_option import command_line
 from emu.commands.scheduler_options import scheduler_options
 from emu.errors import EmuError, OptionError, PreflightError
-from emu.report.cells import counted
 from vhost_user.console import console_for
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def peers(**options: Any) -> None:
     if ended is not None:
         raise ended
     if failures := [each for each in tested if each.failure(strict=own.strict)]:
+        from emu.report.cells import counted
+
         first = failures[0]
         raise EmuError(
             f"{len(failures)} of {counted(len(tested), 'peer')} failed, such as "

@@ -232,10 +232,11 @@ def test_a_peer_in_a_chroot(tmp_path: Path) -> None:
 
 
 def test_the_guest_without_an_operating_system(tmp_path: Path) -> None:
-    """QEMU looks for the Multiboot header in the first 8 KiB of a 32-bit program."""
+    """QEMU's firmware looks for the Multiboot header in the first 8 KiB of a 64-bit program."""
     content = bare_guest.build(tmp_path).read_bytes()
-    assert content[:5] == b"\x7fELF\x01"
-    assert struct.pack("<III", 0x1BADB002, 0, 2**32 - 0x1BADB002) in content[:8192]
+    assert content[:5] == b"\x7fELF\x02"
+    magic, flags = 0x1BADB002, 1 << 16  # with addresses
+    assert struct.pack("<III", magic, flags, 2**32 - magic - flags) in content[:8192]
 
 
 def test_number() -> None:

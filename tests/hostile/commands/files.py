@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -334,6 +335,7 @@ OPTIONS = (
             ("--vcpus", "1", "--memory", "64M", "--strategy", "split", "-q"),
         )
         for name, things in {
+            "--results": _OUTPUTS,
             "--disk": _INPUTS,
             "--plugin": _INPUTS,
             "--json": _OUTPUTS,
@@ -424,6 +426,12 @@ OPTIONS = (
         _OUTPUTS,
         ("--exec", "true", "--only", "VU-F-0101", "-q"),
     ),
+    Option(
+        ("emu", "conform", "peers", "--workers", "1", "--shards", "1"),
+        "--out",
+        _refused(_OUTPUTS),
+        ("{folder}/peers.toml", "-q"),
+    ),
     Option(("emu", "conform", "front-end", "--list"), "--json", _some(_OUTPUTS)),
     Option(("emu", "conform", "front-end", "--list"), "--known", _some(_INPUTS)),
     Option(
@@ -485,6 +493,14 @@ _DOCUMENT = (
 )
 
 
+_PEERS = """
+[own]
+exec = "{python} -m backends.rng --socket-path {{socket}}"
+device = "rng"
+only = ["VU-B-0101"]
+"""
+
+
 def _prepared(on: Commands, argv: Sequence[str]) -> list[str]:
     """The files that arguments name besides the one that is tried."""
     text = " ".join(argv)
@@ -494,6 +510,8 @@ def _prepared(on: Commands, argv: Sequence[str]) -> list[str]:
         (on.folder / "disk").write_bytes(bytes(1 << 20))
     if "{folder}/a.json" in text:
         (on.folder / "a.json").write_text(_DOCUMENT)
+    if "{folder}/peers.toml" in text:
+        (on.folder / "peers.toml").write_text(_PEERS.format(python=sys.executable))
     if "{folder}/plugin.py" in text:
         (on.folder / "plugin.py").write_text(_PLUGIN)
     return [word.replace("{folder}", str(on.folder)) for word in argv]
