@@ -26,7 +26,7 @@ from vhost_user.errors import FrontendError
 from vhost_user.messages import wire_name
 
 if TYPE_CHECKING:
-    from vhost_user.messages import Request
+    from vhost_user.messages import Request, RequestRun
 
 PROGRAMS = {"blk": blk, "net": net}
 #: A reply by its flags, to a message that was not sent, and shorter than its size field.
@@ -38,6 +38,10 @@ class FaultyControl(Control):
     """A connection that is served correctly, except for one message."""
 
     switch: FaultSwitch
+
+    def _serve_run(self, run: RequestRun) -> bool:
+        del run
+        return False  # the fault is at a single message
 
     def _serve(self, request: Request) -> None:
         fault = self.switch.passes(wire_name(request.id))
