@@ -104,10 +104,11 @@ class Control:
         )
         self._postcopy = Postcopy(device, self._connection, self._handlers)
         self._config_changes = ConfigChanges(device, self._connection.session, sock.getsockname())
+        own = device.virtio.handlers()
         # In this order: `Postcopy` replaces SET_MEM_TABLE and ADD_MEM_REG of `Handlers`.
         self._handlers_by_id: dict[int, Handler] = (
             self._handlers.handlers()
-            | device.virtio.handlers()
+            | own
             | self._stops.handlers()
             | self._config_changes.handlers()
             | self._postcopy.handlers()
@@ -118,7 +119,7 @@ class Control:
             for number, handler in (
                 self._handlers.run_handlers() | self._stops.run_handlers()
             ).items()
-            if number not in device.virtio.handlers()
+            if number not in own
         }
         self._watched = False
         # Some replies have not been sent: nothing is read until they are.

@@ -17,7 +17,7 @@ from vhost_user.messages import Reply, Request
 if TYPE_CHECKING:
     from devices.notifiers import Edit
     from vhost_user.frontend import FrontendConnection
-    from vhost_user.prepared import Message
+    from vhost_user.prepared import Batch
 
 #: The two sides of a migration: source and destination.
 Side = Literal["src", "dst"]
@@ -73,7 +73,7 @@ class Ask(NamedTuple):
 
     phase: Phase
     connection: FrontendConnection
-    messages: Sequence[Message]
+    messages: Batch
 
     @classmethod
     def of(cls, phase: Phase, connection: FrontendConnection, requests: Iterable[Request]) -> Self:

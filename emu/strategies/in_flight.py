@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING
 from devices.procedure import Ask
 from emu.strategies.timeline import now
 from vhost_user.errors import DeadlineError, VhostUserError
-from vhost_user.prepared import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from emu.strategies.task import Stage, Task
-    from vhost_user.messages import Reply
 
 _READ_WRITE = select.EPOLLIN | select.EPOLLOUT
 
@@ -145,7 +141,7 @@ class InFlight:
 
     def _resume(self, task: Task, step: Ask) -> None:
         self._stage.timeline.end(task.begun, units=len(step.messages))
-        task.resume(in_message_order(step, task.answered))
+        task.resume(step.messages.in_order(task.answered))
 
     def _remaining(self) -> float:
         """Seconds until the first task in flight times out."""
@@ -155,11 +151,3 @@ class InFlight:
     def close(self) -> None:
         """Close the epoll instance; the connections stay open."""
         self._epoll.close()
-
-
-def in_message_order(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
-    """The reply to each message of the step, None if no reply was due."""
-    if isinstance(step.messages, Batch):
-        return step.messages.in_order(replies)
-    remaining = iter(replies)
-    return [next(remaining) if message.answered else None for message in step.messages]

@@ -14,7 +14,6 @@ from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.errors import ProgramError
 from emu.strategies import socket_worker as wire
 from emu.strategies.base import DeviceCost, Halt, Strategy, StrategyOptions
-from emu.strategies.in_flight import in_message_order
 from emu.strategies.split import commit_together
 from emu.strategies.timeline import OpenSpan
 from vhost_user.codec import close_all
@@ -346,7 +345,7 @@ class _Batch:
             if job.next_part():
                 self._queue.appendleft(job)
                 return
-            task.resume(in_message_order(step, job.replies))
+            task.resume(step.messages.in_order(job.replies))
         except VhostUserError as error:
             task.step = None
             self.failures.append(error)

@@ -10,6 +10,7 @@ from emu.strategies.lockstep import answer_in_lockstep
 from vhost_user.errors import VhostUserError
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import VringState
+from vhost_user.prepared import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,12 +117,12 @@ class QemuNow(Qemu2021):
         if step.phase == Phase.GET_VRING_BASE and task.device_class == "blk":
             _disable_rings(task, step, stage)
         prepare = step.connection.prepare
-        messages = [
+        messages = Batch(
             prepare([message.request._replace(need_reply=True)])[0]
             if message.request.id in _ACKNOWLEDGED and not message.answered
             else message
             for message in step.messages
-        ]
+        )
         return answer_in_lockstep(task, step._replace(messages=messages), stage)
 
     def _commit(self, task: Task, step: Change, stage: Stage) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices.procedure import Ask, Phase
-from emu.strategies.in_flight import in_message_order
 from emu.strategies.split import Split
 from emu.strategies.task import Task
 from tests.emu.strategies.test_contract import stage_of, stops
@@ -60,7 +59,7 @@ def test_replies_keep_their_order_if_all_are_due(vm: Vm) -> None:
     step = Ask.of(Phase.PROBE, connection, [MIXED[0], MIXED[0]])
     replies = [connection.exchange(message, 5.0) for message in step.messages]
     received = [reply for reply in replies if reply is not None]
-    assert in_message_order(step, received) == received
+    assert step.messages.in_order(received) == received
 
 
 def test_a_device_that_fails_does_not_stop_the_others(vm: Vm, hosts: tuple[Host, Host]) -> None:
