@@ -12,18 +12,19 @@ import click
 
 from backends import console_script
 from bench.alternation import NEW, OLD, Alternation
-from bench.checkout import Checkout, clone, existing, resolve
+from bench.checkout import clone, existing, resolve
 from bench.differences import Result
+from bench.ended_by import ended_by
+from emu.cli import exit_status
 from emu.commands import validate
 from emu.commands.json_output import deliver, json_option, report_stream
-from emu.errors import EmuError, OptionError, SignalError
+from emu.errors import EmuError, OptionError
 from emu.orchestrator.signals import SignalWatcher
 from vhost_user.temporary_directory import TemporaryDirectory
 
 NAME = "bench-compare"
 ROOT = Path(__file__).resolve().parents[1]
 MAX_ROUNDS = 1000
-_complain = partial(console_script.complain, NAME)
 #: Variables that the programs of both sides must not have: `make` passes those of its own command
 #: line on, and with PYTHONPATH the old side could import the new side's modules.
 _NOT_INHERITED = (
@@ -100,7 +101,8 @@ def compare(
         rounds_of = Alternation(
             sides, folder, select=only, timeout=timeout, watcher=watcher, report=say
         )
-        ended = _measure(rounds_of, sides, rounds)
+        files = sorted(old.files & new.files)
+        ended = ended_by(partial(rounds_of.run, files, rounds))
     result = Result(sides, rounds_of, rounds, interrupted=ended is not None)
     for line in result.lines():
         click.echo(line, file=report_stream(json_file))
@@ -109,17 +111,6 @@ def compare(
         raise ended
     if not result.differences:
         raise EmuError("no benchmark was measured on both sides")
-
-
-def _measure(
-    alternation: Alternation, sides: dict[str, Checkout], rounds: int
-) -> SignalError | None:
-    """Run the rounds; the signal that has ended them, if one has."""
-    try:
-        alternation.run(sorted(sides[OLD].files & sides[NEW].files), rounds)
-    except SignalError as error:
-        return error
-    return None
 
 
 def main() -> NoReturn:
@@ -131,17 +122,7 @@ def _run() -> int:
     for name in _NOT_INHERITED:
         os.environ.pop(name, None)
     os.environ["COLUMNS"] = "200"  # pytest cuts the reasons of failures at this
-    try:
-        status = compare.main(prog_name=NAME, standalone_mode=False)
-    except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
-    except click.Abort:
-        return _complain("ended by SIGINT", console_script.INTERRUPTED)
-    except SignalError as error:
-        return _complain(str(error), 128 + error.signum)
-    except EmuError as error:
-        return _complain(str(error), 2 if isinstance(error, OptionError) else 1)
-    return status if isinstance(status, int) else 0
+    return exit_status(NAME, partial(compare.main, prog_name=NAME, standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ program is still loading.
 from __future__ import annotations
 
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from backends import console_script
 from vhost_user.deferred_signals import deferred_signals
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NAME = "emu"
-_complain = partial(console_script.complain, NAME)
 
 
 def main() -> NoReturn:
@@ -29,30 +31,45 @@ def _run() -> int:
     from emu.distribution import conflict
 
     if line := conflict():
-        return _complain(line, 1)
+        return console_script.complain(NAME, line, 1)
+    return exit_status(NAME, _emu)
+
+
+def _emu() -> object:
+    # Options are made here, also of device kinds and strategies of other distributions.
+    with deferred_signals():
+        from emu.commands.group import emu
+
+    return emu.main(prog_name=NAME, standalone_mode=False)
+
+
+def exit_status(name: str, command: Callable[[], object]) -> int:
+    """Run a command of click, not in its standalone mode; print its error, and return its status.
+
+    Args:
+        name: of the program, for the line.
+        command: runs it; returns the status if it has one of its own.
+    """
     import click
 
     from emu.errors import EmuError, OptionError, SignalError
     from vhost_user.errors import VhostUserError
 
+    complain = partial(console_script.complain, name)
     try:
-        # Options are made here, also of device kinds and strategies of other distributions.
-        with deferred_signals():
-            from emu.commands.group import emu
-
-        status = emu.main(prog_name=NAME, standalone_mode=False)
+        status = command()
     except click.exceptions.Exit as leave:
         status = leave.exit_code
     except click.ClickException as error:
-        status = _complain(error.format_message(), error.exit_code)
+        status = complain(error.format_message(), error.exit_code)
     except click.Abort:
-        status = _complain("ended by SIGINT", console_script.INTERRUPTED)
+        status = complain("ended by SIGINT", console_script.INTERRUPTED)
     except SignalError as signal:
-        status = _complain(str(signal), 128 + signal.signum)
+        status = complain(str(signal), 128 + signal.signum)
     except OptionError as error:
-        status = _complain(str(error), 2)
+        status = complain(str(error), 2)
     except (EmuError, VhostUserError) as error:
-        status = _complain(str(error), 1)
+        status = complain(str(error), 1)
     return status if isinstance(status, int) else 0
 
 

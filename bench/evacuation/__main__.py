@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -23,10 +22,11 @@ from backends import console_script
 from bench.evacuation.costs import CostError, Costs, by_strategy
 from bench.evacuation.measured import Evacuation, evacuate
 from bench.evacuation.simulation import Host, Migrated, Phase, simulate
+from emu.cli import exit_status
 from emu.commands import validate
 from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import VmSpec
-from emu.errors import EmuError, OptionError, SignalError
+from emu.errors import EmuError, OptionError
 from emu.orchestrator.managed_process import end_with_parent
 from emu.orchestrator.signals import SignalWatcher
 from emu.report.results import host_facts
@@ -41,7 +41,6 @@ SCHEMA = 1
 VCPUS, MEMORY = 1, 256 << 20
 #: All but handover, which passes the devices to a process of the same host.
 STRATEGIES = "qemu-2021,qemu-now,threads,processes,split,prewired"
-_complain = partial(console_script.complain, NAME)
 
 
 class Class(NamedTuple):
@@ -315,19 +314,14 @@ def main() -> NoReturn:
 
 def run() -> int:
     """Run the command of `sys.argv`; its exit status."""
+    return exit_status(NAME, _measure)
+
+
+def _measure() -> object:
     try:
-        measure.main(prog_name=NAME, standalone_mode=False)
-    except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
-    except click.Abort:
-        return _complain("ended by SIGINT", console_script.INTERRUPTED)
-    except SignalError as error:
-        return _complain(str(error), 128 + error.signum)
-    except EmuError as error:
-        return _complain(str(error), 2 if isinstance(error, OptionError) else 1)
+        return measure.main(prog_name=NAME, standalone_mode=False)
     except subprocess.CalledProcessError as error:
         return error.returncode if error.returncode > 0 else 1  # its own line has the reason
-    return 0
 
 
 if __name__ == "__main__":

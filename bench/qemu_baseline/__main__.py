@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from backends import console_script
+from bench.ended_by import ended_by
 from bench.qemu_baseline import qemu_vm
 from bench.qemu_baseline.emu_vm import EmuVm
 from bench.qemu_baseline.qemu_vm import QemuVm
 from bench.qemu_baseline.result import SCHEMA, Result
 from bench.qemu_baseline.rounds import QEMU, Rounds, other_back_ends, own_back_ends
+from emu.cli import exit_status
 from emu.commands import validate
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.config.plan import MachinePlan
-from emu.errors import EmuError, OptionError, SignalError
+from emu.errors import EmuError, OptionError
 from emu.machine.accel import registry
 from emu.orchestrator import host_limits
 from emu.orchestrator.signals import SignalWatcher
@@ -38,7 +40,6 @@ MAX_ROUNDS = 1000
 #: Both VMs run with KVM, or both are emulated.
 ACCELERATORS = {"auto": "auto", "kvm": "kvm", "emulated": "tcg"}
 BACK_ENDS = ("all", "own", "others")
-_complain = partial(console_script.complain, NAME)
 
 HELP = """Stop, start and migrate the same VM in QEMU and in this project, in alternation.
 
@@ -150,7 +151,7 @@ def measure(
         names = [each.NAME for each in strategies]
         make = partial(_make, found, names)
         measured = Rounds(plan, sets, make, stops=stops, watcher=watcher, report=say)
-        ended = _run_rounds(measured, rounds)
+        ended = ended_by(partial(measured.run, rounds))
     result = Result(
         found,
         plan,
@@ -198,15 +199,6 @@ def _make(
     return QemuVm(qemu, plan) if name == QEMU else EmuVm(plan, strategies)
 
 
-def _run_rounds(measured: Rounds, rounds: int) -> SignalError | None:
-    """Run them; the signal that has ended them, if one has."""
-    try:
-        measured.run(rounds)
-    except SignalError as error:
-        return error
-    return None
-
-
 def main() -> NoReturn:
     """Run the command and exit: each error is one line on stderr."""
     console_script.run(NAME, run)
@@ -214,17 +206,7 @@ def main() -> NoReturn:
 
 def run() -> int:
     """Run the command of `sys.argv`; its exit status."""
-    try:
-        measure.main(prog_name=NAME, standalone_mode=False)
-    except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
-    except click.Abort:
-        return _complain("ended by SIGINT", console_script.INTERRUPTED)
-    except SignalError as error:
-        return _complain(str(error), 128 + error.signum)
-    except EmuError as error:
-        return _complain(str(error), 2 if isinstance(error, OptionError) else 1)
-    return 0
+    return exit_status(NAME, partial(measure.main, prog_name=NAME, standalone_mode=False))
 
 
 if __name__ == "__main__":
