@@ -26,6 +26,10 @@ GROUPS = (
         r"tests/vhost_user_conformance/test_front_end\.py::test_(our_front_end_keeps|unsupported_cases_are).*",
         "our front-end",
     ),
+    # What the first of them makes is costly: a migration with its trace; the renderer of charts.
+    (r"tests/emu/commands/test_trace_option\.py::test_.*", "trace"),
+    (r"tests/emu/report/page/test_charts\.py::test_.*", "charts"),
+    (r"tests/emu/report/page/test_render\.py::test_.*", "charts"),
     # These wait for most of their time. One worker waits, from the start, while the others work.
     (
         r"tests/vhost_user_conformance/test_back_end\.py::test_our_back_ends_keep_every_rule\[.*",

@@ -308,6 +308,7 @@ def test_a_disk_under_load_for_one_front_end_after_the_other(tmp_path: Path) -> 
         assert psutil.Process(process.pid).num_threads() > 2
 
 
+@pytest.mark.slow
 @needed
 def test_the_back_ends_of_a_migration_are_in_it(tmp_path: Path) -> None:
     """On both sides, and the guest loses nothing."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from bench.alternation import NEW, OLD, SIDES, Alternation, Benchmark
 from bench.checkout import existing
 from emu.orchestrator.signals import SignalWatcher
@@ -41,6 +43,7 @@ def run(
     return alternation, said
 
 
+@pytest.mark.slow
 def test_the_side_that_begins_changes(tmp_path: Path) -> None:
     found, said = run(tmp_path, {"a": project.GOOD}, {"a": project.BOTH}, rounds=2)
     assert said == [

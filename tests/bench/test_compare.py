@@ -63,6 +63,7 @@ def test_a_commit_is_compared_with_the_work_tree(tmp_path: Path) -> None:
     assert err.splitlines()[:2] == ["installing HEAD", "round 1: bench_a, old"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_what_there_is_and_leaves_nothing(tmp_path: Path) -> None:
     reached = tmp_path / "reached"
     hangs = f"import pathlib, signal\npathlib.Path({str(reached)!r}).touch()\nsignal.pause()\n"

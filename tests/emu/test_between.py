@@ -144,6 +144,7 @@ def test_the_downtime_across_two_clocks_has_a_bound(
     assert "lost 0, duplicated 0, corrupted 0" in ended.out
 
 
+@pytest.mark.slow
 def test_another_vm_is_refused_by_name_on_both_sides(terminals: Terminals) -> None:
     """One line each; the source's VM runs on and has lost no request."""
     destination, uri = terminals.incoming()

@@ -271,7 +271,8 @@ MOMENTS: dict[str, Callable[[psutil.Process, Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", slow.all_but({"all programs started"}, MOMENTS))
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
     moment: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

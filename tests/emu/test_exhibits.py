@@ -49,6 +49,7 @@ def test_the_error_is_printed_once_and_the_next_migration_completes(accel: str, 
     assert "lost 0, duplicated 0, corrupted 0" in result.stdout
 
 
+@pytest.mark.slow
 def test_without_a_report_the_error_is_in_the_last_line() -> None:
     """A quiet run has one line."""
     unsafe = ("--strategy", "threads", "--unsafe", DEADLOCK, "--accel", "soft", "--quiet")

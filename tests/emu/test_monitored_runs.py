@@ -89,6 +89,7 @@ async def work(client: Client) -> None:
         assert asyncio.get_running_loop().time() < end
 
 
+@pytest.mark.slow
 def test_a_vm_is_driven_by_the_client_of_qemu(runs: tuple[Run, Run], tmp_path: Path) -> None:
     """Run, device_del, device_add, migrate, cancel, migrate, quit; nothing is lost."""
     source, destination = runs

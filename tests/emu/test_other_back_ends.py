@@ -140,6 +140,7 @@ def test_a_vm_goes_to_another_command_without_images_of_its_own(
     assert destination.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_a_run_has_the_guests_counters_only(tmp_path: Path) -> None:
     """Another program has none that could be read."""
     out = tmp_path / "out.json"

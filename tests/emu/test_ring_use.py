@@ -68,7 +68,7 @@ USED: dict[tuple[str, ...], list[dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("options", [SOME, NONE], ids=["some", "none"])
+@pytest.mark.parametrize("options", slow.all_but({SOME}, [SOME, NONE]), ids=["some", "none"])
 def test_a_run(options: tuple[str, ...]) -> None:
     """Rings in use work, and the devices without one do nothing, which is no failure."""
     result = document("run", "--for", "1s", *options)

@@ -66,7 +66,7 @@ def _fixed(program: str) -> list[Cell]:
 
 
 @pytest.mark.parametrize(
-    "program", all_but(("blk", "attach", "incoming"), (*KINDS, "attach", "incoming", "command"))
+    "program", all_but(("blk", "incoming"), (*KINDS, "attach", "incoming", "command"))
 )
 def test_the_fixed_part_is_ok(program: str, runner: Runner) -> None:
     cells = _fixed(program)

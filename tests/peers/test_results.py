@@ -271,6 +271,7 @@ def test_a_run_that_takes_too_long(tmp_path: Path) -> None:
         results.conform(command_of("import time; time.sleep(30)"), tmp_path, limit=2)
 
 
+@pytest.mark.slow
 def test_our_nic_from_the_command_to_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

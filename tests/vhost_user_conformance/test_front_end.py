@@ -273,6 +273,7 @@ def test_no_front_end_connects(tmp_path: Path, started: bool) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_front_end_that_connects_once(tmp_path: Path) -> None:
     """Verdicts so far are kept, further cases are ERROR, and the last line has the reason."""
     does = CONNECT + GET_FEATURES + "sock.recv(20)\nsock.send(bytes([3,0,0,0,1,0,0,0])+bytes(4))\n"

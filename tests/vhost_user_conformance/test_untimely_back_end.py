@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.slow import all_but
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.vhost_user_conformance.untimely_back_end import BEHAVIOURS
 from vhost_user.virtqueue import DriverQueue
@@ -85,7 +84,8 @@ def failed(behaviour: str, device: str, folder: Path, areas: tuple[str, ...]) ->
 
 
 @pytest.mark.timeout(LONGEST)
-@pytest.mark.parametrize("behaviour", all_but(("polls",), BEHAVIOURS))
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
 def test_a_disk_is_not_accused_of_its_times(behaviour: str, tmp_path: Path) -> None:
     """In areas that do not take long."""
     assert failed(behaviour, "blk", tmp_path, QUICK[behaviour]) == []

@@ -38,6 +38,7 @@ def conform(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_baseline_is_written_kept_and_broken(tmp_path: Path) -> None:
     """The status is 0 with the failures of the file, and 1 with one more or one less."""
     known, out, junit = (tmp_path / name for name in ("known.txt", "out.json", "out.xml"))

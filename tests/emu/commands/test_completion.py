@@ -17,6 +17,7 @@ import pytest
 from emu.commands import completion
 from emu.commands.group import emu
 from emu.report import gates
+from tests import slow
 from tests.emu.test_cli import emu as run_emu
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.waiting import wait_until
@@ -77,7 +78,7 @@ class Typing:
         os.close(self._primary)
 
 
-@pytest.fixture(params=list(INTERACTIVE))
+@pytest.fixture(params=slow.all_but({"bash"}, INTERACTIVE))
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Typing]:
     typing = Typing(request.param, tmp_path)
     before = BEFORE.get(request.param, "")

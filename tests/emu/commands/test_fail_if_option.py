@@ -30,6 +30,7 @@ def test_all_conditions_that_hold_are_one_line() -> None:
     check(found[1:2], [("", {"runs": [run]})])
 
 
+@pytest.mark.slow
 def test_a_migration_fails_by_its_downtime(tmp_path: Path) -> None:
     """After the report and the document; the line has the value."""
     path = tmp_path / "out.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.emu.test_cli import SMALL, emu
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_document(tmp_path: Path) -> None:
     """The downtime and each phase in the blackout."""
     metrics, document = tmp_path / "m.prom", tmp_path / "out.json"

@@ -70,6 +70,7 @@ def test_the_packages_are_imported_only_for_the_option() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line() -> None:
     """After the run, as for --json."""
     from pathlib import Path

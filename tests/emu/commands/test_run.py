@@ -12,6 +12,7 @@ import pytest
 
 from emu.commands.run import run as command
 from emu.errors import OptionError
+from tests import slow
 from tests.emu.test_cli import SMALL, emu
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.waiting import wait_until
@@ -43,7 +44,13 @@ def test_a_run_reports_totals(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"short", "5 bytes is too short for statistics"), (b"x" * 4096, "is not a statistics file")],
+    slow.after(
+        1,
+        [
+            (b"short", "5 bytes is too short for statistics"),
+            (b"x" * 4096, "is not a statistics file"),
+        ],
+    ),
 )
 def test_counters_that_are_damaged_meanwhile(tmp_path: Path, content: bytes, text: str) -> None:
     """One line, with the file and the reason."""

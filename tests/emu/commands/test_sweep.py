@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     """Two small VMs; the JSON has their points and migrations."""
     path = tmp_path / "sweep.json"

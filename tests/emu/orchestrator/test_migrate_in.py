@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_the_destination_receives_the_sources_report(owned: ExitStack, tmp_path: Path) -> None:
     """The socket's path is printed before: the source's command needs it."""
     runs = TwoRuns(tmp_path, owned)

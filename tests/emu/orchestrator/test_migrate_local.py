@@ -96,7 +96,7 @@ def test_silence_after_the_cancel_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("word", "line"),
     slow.after(
-        2,
+        1,
         [
             ("refuse-create", "VM A: this host cannot have such a VM"),
             ("die-at-start", "VM process A ended with status 7: the fake machine caught fire"),

@@ -66,7 +66,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=str)
-@settings(deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_each_form_of_each_message_is_decoded(
     message: tuple[str, str, bool], data: st.DataObject

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import slow
 from tests.vhost_user_conformance.pytest_plugin.sessions import (
     NIC,
     OWN,
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
 pytest_plugins = ("pytester",)
 
 
-@pytest.mark.parametrize(
-    "mode", slow.all_but({"load"}, ["load", "worksteal", "loadscope", "loadfile"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["load", "worksteal", "loadscope", "loadfile"])
 def test_workers(pytester: pytest.Pytester, mode: str, nic: Path) -> None:
     """With pytest-xdist one worker tests the peer; other tests are distributed freely."""
     pytester.makepyfile("import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_x(n): 0")
