@@ -78,9 +78,16 @@ def report_failure(option: str, failure: OSError | None) -> None:
     Raises:
         click.ClickException: there is one, and the command does not end with another exception.
     """
-    if failure is None:
-        return
-    line = f"{option}: {failure.strerror}: the trace is incomplete"
+    if failure is not None:
+        report_incomplete(f"{option}: {failure.strerror}: the trace is incomplete")
+
+
+def report_incomplete(line: str) -> None:
+    """At the end of a command: report that a trace is incomplete.
+
+    Raises:
+        click.ClickException: the command does not end with another exception.
+    """
     if sys.exception() is None:
         raise click.ClickException(line)
     click.echo(line, err=True)  # the exception has the exit status

@@ -15,19 +15,18 @@ Processes that are started by a traced one are traced as well: `environment` has
 A line is written by one ``write``, so that lines of several processes do not mix.
 
 For a program that reads the trace, `enable_records` keeps the events in memory, which takes less
-time than a line, and writes them as JSON when there are many, and when the process ends (`Record`).
-Once all processes have written `MAX_RECORDS_BYTES`, each writes those that it keeps, and no more.
+time than a line. They are written as JSON (`Record`) by another thread when there is a pause, and
+when the process ends.
 """
 
 from __future__ import annotations
 
 import atexit
-import errno
 import json
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,13 +41,13 @@ FD_VARIABLE = "EMU_TRACE_FD"
 PROCESS_VARIABLE = "EMU_TRACE_PROCESS"
 #: Set where the descriptor gets records.
 RECORDS_VARIABLE = "EMU_TRACE_RECORDS"
-#: Records that are kept until they are written.
+#: Records that are kept at most: the thread that emits one more writes them.
 KEPT_RECORDS = 50_000
-#: Bytes of the records of all processes, about. A reader may need 15 times as much memory for them.
-MAX_RECORDS_BYTES = 128 << 20
-#: Instead of the name of an event: the process wrote no more records, as there were too many.
-CUT = "cut"
-#: Bytes of one ``write`` of records, about.
+#: Records are written when none was added for this time: not in the middle of a stop or a start.
+PAUSE_NS = 250_000_000
+#: Records are written when the first one is this old, also without a pause.
+LONGEST_NS = 3_000_000_000
+#: Bytes of one packet of records, about.
 _CHUNK = 1 << 16
 
 _STDERR = 2
@@ -74,6 +73,8 @@ class TraceEvent:
         """Write the event's line. A field that is None is left out."""
         if _output.records is not None:
             _output.records.append((time.monotonic_ns(), threading.get_native_id(), self, values))
+            if not _kept.is_set():
+                _announce(_output.records)
             if len(_output.records) >= KEPT_RECORDS:
                 write_records()
             return
@@ -112,19 +113,27 @@ class Record(NamedTuple):
     fields: dict[str, Any]
 
 
+_Kept = tuple[int, int, TraceEvent, dict[str, object]]
+
+
 @dataclass(slots=True)
 class _Output:
     fd: int = _STDERR
     process: str = "-"
     failure: OSError | None = None
-    records: list[tuple[int, int, TraceEvent, dict[str, object]]] | None = None
+    records: list[_Kept] | None = None
+    #: Writes the records when there is a pause; started with the first one.
+    writer: threading.Thread | None = None
+    #: One thread writes at a time.
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
 
 #: All events of the modules that were imported, by name.
 EVENTS: dict[str, TraceEvent] = {}
 _output = _Output()
 _patterns: list[str] = []
-_writing = threading.Lock()
+#: There may be records.
+_kept = threading.Event()
 
 
 def event(name: str, *fields: str, help: str) -> TraceEvent:  # noqa: A002  as argparse calls it
@@ -150,6 +159,8 @@ def enable(patterns: str, *, fd: int = _STDERR, process: str = "-") -> None:
     """
     _patterns[:] = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     _output.fd, _output.process, _output.failure, _output.records = fd, process, None, None
+    _output.writer = None
+    _kept.set()  # the thread that wrote records ends
     for made in EVENTS.values():
         made.enabled = _is_named(made.name)
 
@@ -159,11 +170,13 @@ def enable_records(patterns: str, *, fd: int, process: str) -> None:
 
     Args:
         patterns: as of `enable`.
-        fd: of a regular file, opened with O_APPEND; processes that are started inherit it.
+        fd: of a socket (SOCK_SEQPACKET); processes that are started inherit it. A packet has whole
+            lines.
         process: name of this process.
     """
     enable(patterns, fd=fd, process=process)
     _output.records = []
+    _kept.clear()
     atexit.unregister(write_records)
     atexit.register(write_records)
 
@@ -180,17 +193,13 @@ def disable() -> None:
 
 def write_records() -> None:
     """Write the records that are kept. Nothing is done where none are."""
-    with _writing:
+    with _output.writing:
         taken = (_output.records or [])[:]
         if _output.records is not None:
             del _output.records[: len(taken)]  # other threads append meanwhile
     pid = os.getpid()
     lines: list[str] = []
     size = 0
-    full = bool(taken) and _is_full()
-    if full:
-        for made in EVENTS.values():
-            made.enabled = False
     for time_ns, tid, made, values in taken:
         fields = {name: values[name] for name in made.fields if values[name] is not None}
         record = (time_ns, pid, tid, _output.process, made.name, fields)
@@ -200,46 +209,58 @@ def write_records() -> None:
         if size > _CHUNK:
             _write_lines(lines)
             lines, size = [], 0
-    if full:
-        # Also a process with few events has written all that it had until then.
-        time_ns, tid, *_ = taken[-1]
-        lines.append(json.dumps((time_ns + 1, pid, tid, _output.process, CUT, {})))
     _write_lines(lines)
 
 
-def _is_full() -> bool:
-    try:
-        return os.fstat(_output.fd).st_size >= MAX_RECORDS_BYTES
-    except OSError:
-        return False  # the write says why
+def _announce(records: list[_Kept]) -> None:
+    """Wake the thread that writes records; the first time it is started."""
+    _kept.set()
+    if _output.writer is not None:
+        return
+    with _output.writing:
+        if _output.writer is None and _output.records is records:
+            _output.writer = threading.Thread(
+                target=_write_in_pauses, args=(records,), name="write records", daemon=True
+            )
+            _output.writer.start()
+
+
+def _write_in_pauses(records: list[_Kept]) -> None:
+    while _output.records is records:
+        _kept.wait()
+        _kept.clear()
+        while _output.records is records and (ends := (*records[:1], *records[-1:])):
+            now = time.monotonic_ns()
+            if now - ends[-1][0] >= PAUSE_NS or now - ends[0][0] >= LONGEST_NS:
+                write_records()
+            else:
+                time.sleep(PAUSE_NS / 1e9)  # the next record may come at any time
 
 
 def _forget_records() -> None:
     """In a child: the records so far are the parent's."""
     if _output.records is not None:
-        _output.records = []
+        _output.records, _output.writer, _output.writing = [], None, threading.Lock()
+        _kept.clear()
 
 
 def _write_lines(lines: list[str]) -> None:
-    """Whole lines in one ``write``: the kernel does not mix those of several processes."""
-    if not lines:
+    """Whole lines in one packet: those of several processes do not mix."""
+    if not lines or _output.failure:  # a reader that has gone or hangs stays so
         return
-    data = "".join(f"{line}\n" for line in lines).encode()
     try:
-        if os.write(_output.fd, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.write(_output.fd, "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
         _output.failure = _output.failure or error
 
 
 def read_records(lines: Iterable[str]) -> Iterator[Record]:
-    """The records of a file; a line that a full disk has cut short is left out."""
+    """The records of these lines; what is not one is left out."""
     for line in lines:
         try:
-            found = json.loads(line)
-        except ValueError:
+            yield Record(*json.loads(line))
+        except (ValueError, TypeError):
             continue
-        yield Record(*found)
 
 
 def configure_from_environment(process: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import socket
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from backends.trace_options import PROTOCOL_EVENTS, report_failure
+from backends.trace_options import PROTOCOL_EVENTS, report_failure, report_incomplete
 from emu import trace_events
 from emu.commands import validate
 from emu.errors import OptionError
@@ -17,7 +20,7 @@ from vhost_user import output_file, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO, Any
+    from typing import Any
 
 #: The events that become part of the trace; the migration's are defined when this is imported.
 _EVENTS = (
@@ -29,43 +32,63 @@ _EVENTS = (
 
 #: Those of `vhost_user_conformance.trace_events`, which a migration does not import.
 _CONFORMANCE = "conformance_*"
+_PROGRAM = "emu.report.trace_process"
+_ANSWER = 65536
+
+
+#: Seconds that a process waits until its records are taken.
+_SEND_TIMEOUT = 5
+#: Seconds until the process that writes the file has written the rest.
+_END_TIMEOUT = 60.0
 
 
 def _trace(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
-    """Record events until the command ends, and then write the document."""
+    """Record events until the command ends; another process writes the file meanwhile."""
     if path is None or context.resilient_parsing:  # a shell completes the command
         return
     validate.output_file("--trace", path)
+    if path.is_symlink() and not output_file.is_stream(path):
+        raise OptionError(f"--trace {path} is a symbolic link")
     if tracing.environment("-"):
         raise OptionError("--trace-events and EMU_TRACE cannot be combined with --trace")
-    # Unlinked: nothing is left, whatever ends the command. Its processes inherit the descriptor.
-    file = tempfile.TemporaryFile("a+", prefix="emu-trace-", encoding="utf-8")  # noqa: SIM115
+    name = context.info_name or "emu"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        # A path such as /dev/fd/63 is that of a descriptor that the shell has opened.
+        writer = subprocess.Popen(
+            [sys.executable, "-P", "-m", _PROGRAM, str(path), f"emu {name}"],
+            stdin=theirs.fileno(),
+            close_fds=False,
+            process_group=0,
+        )
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT, 0))
     patterns = ",".join([*(event.name for event in _EVENTS), _CONFORMANCE])
-    tracing.enable_records(patterns, fd=file.fileno(), process=context.info_name or "emu")
-    context.call_on_close(lambda: _write(path, file))
+    tracing.enable_records(patterns, fd=ours.fileno(), process=name)
+    context.call_on_close(lambda: _end(path, ours, writer))
 
 
-def _write(path: Path, file: IO[str]) -> None:
-    from emu.report.chrome_trace import ChromeTrace
+def _end(path: Path, sock: socket.socket, writer: subprocess.Popen[bytes]) -> None:
+    from emu.report.trace_process import END
 
     tracing.write_records()
     failure = tracing.failure()
-    file.seek(0)
-    trace = ChromeTrace(tracing.read_records(file))
-    document = trace.to_json()
     tracing.disable()
-    file.close()
+    missing = ""
     try:
-        output_file.write(path, json.dumps(document, separators=(",", ":")) + "\n")
+        sock.settimeout(_END_TIMEOUT)
+        sock.send(END)
+        answer = sock.recv(_ANSWER)
+        missing = json.loads(answer) if answer else "the process that writes it has ended"
     except OSError as error:
         failure = failure or error
-    if trace.cut_ns is not None:
-        click.echo(
-            f"--trace {path}: the trace ends {trace.seconds:.1f} s after its first event: it has "
-            f"the most that is kept, {tracing.MAX_RECORDS_BYTES >> 20} MiB of records",
-            err=True,
-        )
+    finally:
+        sock.close()
+        if failure is not None:
+            writer.kill()
+        writer.wait()
     report_failure(f"--trace {path}", failure)
+    if missing:
+        report_incomplete(f"--trace {missing}")
 
 
 def _option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from emu.report.log_file import LogFile
 from emu.tap import json_log, text_log
 from emu.tap.device_table import DeviceCounts, DeviceView
 from emu.tap.last_messages import LastMessages
-from emu.tap.log_file import LogFile
 from emu.tap.message import Message
 from emu.tap.pcapng import PcapngWriter, section
 from emu.tap.reader import Reader

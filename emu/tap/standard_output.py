@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
-from emu.tap.log_file import LogFile
+from emu.report.log_file import LogFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

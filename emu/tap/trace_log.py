@@ -1,17 +1,17 @@
 """The log as a trace in the Chrome trace event format, which Perfetto opens.
 
-It is the format's array of events ("Trace Event Format", Google, 2016), written as messages come. A
-process is a pair of sockets, and all devices together. Its tracks are the two channels, and the
-stops and starts. A request with a reply is a span, other messages are moments. Spans that overlap
-lie on further tracks of the same name.
+It is written as messages come (`emu.report.trace_format`). A process of the trace is a pair of
+sockets, and all devices together. Its tracks are the two channels, and the stops and starts. A
+request with a reply is a span, other messages are moments. Spans that overlap lie on further tracks
+of the same name.
 """
 
 from __future__ import annotations
 
-import json
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from emu.report.trace_format import BEGIN, Event, end, line, metadata
 from emu.tap.connection import Closed, Unreadable
 from emu.tap.message import Message
 from emu.tap.transition_table import title
@@ -26,8 +26,6 @@ _MAIN, _CHANNEL, _TRANSITIONS = "main channel", "back-end channel", "stops and s
 _ALL = "all devices"
 #: Tracks of one name at most; what overlaps more than that is a moment.
 MAX_TRACKS = 256
-
-Event = dict[str, Any]
 
 
 class _Process:
@@ -48,17 +46,16 @@ class TraceWriter:
     @staticmethod
     def begin() -> str:
         """The line before all others."""
-        return "["
+        return BEGIN
 
     @staticmethod
     def end() -> str:
-        """The last line. Without it, as after a crash, viewers read the rest all the same."""
-        event = {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "emu tap"}}
-        return json.dumps(event) + "]"
+        """The last line."""
+        return end("emu tap")
 
     def lines_of(self, record: Record) -> list[str]:
         """The lines of a record."""
-        return [_line(event) for event in self._events_of(record)]
+        return [line(event) for event in self._events_of(record)]
 
     def lines_of_transition(self, transition: Transition) -> list[str]:
         """The lines of a stop or a start: one span of all devices, and one for each row of each."""
@@ -77,7 +74,7 @@ class TraceWriter:
             for row in transition.rows
             for span in row.spans
         )
-        return [_line(event) for event in chain(whole, *rows)]
+        return [line(event) for event in chain(whole, *rows)]
 
     def _events_of(self, record: Record) -> Iterator[Event]:
         if isinstance(record, Message):
@@ -157,18 +154,10 @@ class TraceWriter:
         if known is not None:
             return known, []
         made = self._processes[name] = _Process(len(self._processes) + 1)
-        return made, [_metadata(made.pid, 0, "process_name", name)]
+        return made, [metadata(made.pid, 0, "process_name", name=name)]
 
     @staticmethod
     def _new_track(process: _Process, name: str) -> tuple[int, list[Event]]:
         process.count += 1
         tid = process.count
-        return tid, [_metadata(process.pid, tid, "thread_name", name)]
-
-
-def _metadata(pid: int, tid: int, kind: str, name: str) -> Event:
-    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "ts": 0, "args": {"name": name}}
-
-
-def _line(event: Event) -> str:
-    return json.dumps(event, separators=(",", ":")) + ","
+        return tid, [metadata(process.pid, tid, "thread_name", name=name)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,41 +120,81 @@ def test_nothing_is_passed_on_where_nothing_is_traced() -> None:
     assert not tracing.inherited_fds()
 
 
-def records_of(path: Path) -> list[tracing.Record]:
-    with path.open() as file:
-        return list(tracing.read_records(file))
+class Recording:
+    """Events are recorded, and come out of a socket.
+
+    Attributes:
+        sock: it takes as much as a test writes.
+        packets: the sizes of those that have been read.
+    """
+
+    def __init__(self) -> None:
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.theirs = theirs
+        self.packets: list[int] = []
+
+    def read(self, *, wait: bool = False) -> list[tracing.Record]:
+        """Those that have come since the last time."""
+        found: list[tracing.Record] = []
+        self.sock.settimeout(TIMEOUT if wait else 0)
+        with suppress(BlockingIOError):
+            while packet := self.sock.recv(1 << 20):
+                self.packets.append(len(packet))
+                found += tracing.read_records(packet.decode().splitlines())
+                self.sock.settimeout(0)
+        return found
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Iterator[Path]:
-    """Events are recorded, and written to this file."""
-    path = tmp_path / "records"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
-    tracing.enable_records("kept*", fd=fd, process="a program")
-    yield path
-    tracing.enable("")
-    os.close(fd)
+def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recording]:
+    """Of events that begin with ``kept``; they are written only when a test says so."""
+    monkeypatch.setattr(tracing, "LONGEST_NS", 1 << 62)
+    monkeypatch.setattr(tracing, "PAUSE_NS", 1 << 40)
+    made = Recording()
+    tracing.enable_records("kept*", fd=made.theirs.fileno(), process="a program")
+    yield made
+    tracing.disable()
+    made.sock.close()
+    made.theirs.close()
 
 
-def test_records_are_kept_until_they_are_written(recording: Path) -> None:
+def test_records_are_kept_until_they_are_written(recording: Recording) -> None:
     kept = tracing.event("kept", "number", "text", "nothing", help="")
     other = tracing.event("other", help="")
     assert kept.enabled
     assert not other.enabled
     assert tracing.is_recording()
     kept.emit(number=3, text="a b", nothing=None)
-    assert records_of(recording) == []
+    assert recording.read() == []
     tracing.write_records()
     tracing.write_records()
-    (record,) = records_of(recording)
+    (record,) = recording.read()
     assert record.fields == {"number": 3, "text": "a b"}
     assert (record.pid, record.process, record.event) == (os.getpid(), "a program", "kept")
     assert record.tid == threading.get_native_id()
     assert 0 < record.time_ns <= time.monotonic_ns()
 
 
-def test_many_records_are_written_at_once(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is lost or written twice, also when several threads emit."""
+def test_records_are_written_in_a_pause(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or when the first is old; each time anew."""
+    kept = tracing.event("kept", "number", help="")
+    for number, name in enumerate(("PAUSE_NS", "LONGEST_NS", "PAUSE_NS")):
+        monkeypatch.setattr(tracing, "PAUSE_NS", 1000)
+        monkeypatch.setattr(tracing, "LONGEST_NS", 1 << 62)
+        if name == "LONGEST_NS":
+            monkeypatch.setattr(tracing, "LONGEST_NS", 0)
+        kept.emit(number=number)
+        (record,) = recording.read(wait=True)
+        assert record.fields == {"number": number}
+
+
+def test_many_records_are_written_at_once(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is lost or written twice, also when several threads emit; what is kept is bounded."""
     monkeypatch.setattr(tracing, "KEPT_RECORDS", 100)
     kept = tracing.event("kept", "number", help="")
 
@@ -165,29 +207,32 @@ def test_many_records_are_written_at_once(recording: Path, monkeypatch: pytest.M
         thread.start()
     for thread in threads:
         thread.join(TIMEOUT)
-    assert len(records_of(recording)) > 3000
+    found = recording.read()
+    assert len(found) > 3000
     tracing.write_records()
-    assert sorted(str(r.fields["number"]) for r in records_of(recording)) == sorted(
-        map(str, range(4000))
-    )
+    found += recording.read()
+    assert sorted(int(r.fields["number"]) for r in found) == list(range(4000))
+    assert max(recording.packets) < 1 << 17
 
 
-def test_the_records_are_bounded(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that are kept when the file is full are the last ones, and the cut follows them."""
-    monkeypatch.setattr(tracing, "MAX_RECORDS_BYTES", 1)
-    kept = tracing.event("kept", "number", help="")
-    for number in range(2):
-        kept.emit(number=number)
-        tracing.write_records()
-    assert not kept.enabled
-    kept.emit(number=3)  # a thread that has looked before
-    first, last, cut, *_ = records_of(recording)
-    assert [first.fields["number"], last.fields["number"]] == [0, 1]
-    assert (cut.event, cut.time_ns) == (tracing.CUT, last.time_ns + 1)
-    assert len(records_of(recording)) == 3
+def test_a_reader_that_hangs_costs_the_records(recording: Recording) -> None:
+    """The program waits for it once."""
+    seconds = struct.pack("ll", 0, 1000)
+    recording.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+    kept = tracing.event("kept", "text", help="")
+    for _ in range(40):
+        kept.emit(text="x" * 60_000)
+    tracing.write_records()
+    failure = tracing.failure()
+    assert isinstance(failure, BlockingIOError)
+    kept.emit(text="after")
+    tracing.write_records()
+    texts = {record.fields["text"] for record in recording.read()}
+    assert texts == {"x" * 60_000}
+    assert tracing.failure() is failure
 
 
-def test_a_process_that_is_started_records_until_its_end(recording: Path) -> None:
+def test_a_process_that_is_started_records_until_its_end(recording: Recording) -> None:
     code = (
         "from vhost_user import tracing; made = tracing.event('kept', 'number', help=''); "
         "tracing.configure_from_environment('x'); made.emit(number=7)"
@@ -199,12 +244,12 @@ def test_a_process_that_is_started_records_until_its_end(recording: Path) -> Non
         timeout=PROGRAM_TIMEOUT,
         check=True,
     )
-    (record,) = records_of(recording)
+    (record,) = recording.read()
     assert (record.process, record.fields) == ("a child", {"number": 7})
     assert record.pid != os.getpid()
 
 
-def test_a_forked_child_does_not_write_its_parents_records(recording: Path) -> None:
+def test_a_forked_child_does_not_write_its_parents_records(recording: Recording) -> None:
     kept = tracing.event("kept", "number", help="")
     kept.emit(number=1)
     child = os.fork()
@@ -213,24 +258,22 @@ def test_a_forked_child_does_not_write_its_parents_records(recording: Path) -> N
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     tracing.write_records()
-    assert len(records_of(recording)) == 1
+    assert len(recording.read()) == 1
 
 
-def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        tracing.enable_records("kept*", fd=full.fileno(), process="x")
-        tracing.event("kept", help="").emit()
-        tracing.write_records()
-        failure = tracing.failure()
-        tracing.disable()
-    assert failure is not None
-    assert failure.strerror == "No space left on device"
+def test_a_reader_that_has_gone_is_reported(recording: Recording) -> None:
+    recording.sock.close()
+    tracing.event("kept", help="").emit()
+    tracing.write_records()
+    failure = tracing.failure()
+    tracing.disable()
+    assert isinstance(failure, BrokenPipeError)
     assert not tracing.is_recording()
 
 
-def test_a_line_that_was_cut_short_is_left_out() -> None:
+def test_a_line_that_is_not_a_record_is_left_out() -> None:
     whole = '[1, 2, 3, "p", "e", {}]'
-    assert len(list(tracing.read_records([whole, whole[:9], ""]))) == 1
+    assert len(list(tracing.read_records([whole, whole[:9], "", "[1]", "7"]))) == 1
 
 
 @pytest.mark.parametrize(("time_ns", "text"), [(0, "0.000000"), (12_000_345_999, "12.000345")])

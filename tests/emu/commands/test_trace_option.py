@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from emu.commands import trace_option
-from tests.emu.test_cli import SMALL, emu
-from vhost_user import tracing
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.emu.test_cli import EMU, SMALL, emu
+from tests.timeouts import PROGRAM_TIMEOUT
+from tests.waiting import wait_until
 
 #: Half a nanosecond in the unit of times, microseconds: floating point numbers are that exact.
 HALF_NS = 0.0005
@@ -28,14 +29,15 @@ REQUIRED = {
 }
 
 
-def check_format(document: dict[str, Any]) -> None:
-    """The Trace Event Format: members, the order of time, nesting on each track, flows."""
-    events = document["traceEvents"]
+Document = list[dict[str, Any]]
+
+
+def check_format(document: Document) -> None:
+    """The Trace Event Format: members, nesting on each track, flows. The events have any order."""
+    events = sorted(document, key=lambda event: (event["ts"], -event.get("dur", 0)))
     tracks: dict[tuple[int, int], list[float]] = defaultdict(list)
     threads = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
     slices = {(e["pid"], e["tid"], e["ts"]) for e in events if e["ph"] == "X"}
-    moments = [event["ts"] for event in events if event["ph"] != "M"]
-    assert moments == sorted(moments)
     flows: dict[int, list[str]] = defaultdict(list)
     for event in events:
         assert REQUIRED[event["ph"]] <= event.keys(), event
@@ -54,15 +56,15 @@ def check_format(document: dict[str, Any]) -> None:
     assert all(letters in (["s", "f"], ["s"]) for letters in flows.values())
 
 
-def busy(document: dict[str, Any]) -> dict[tuple[str, str, bool], float]:
+def busy(document: Document) -> dict[tuple[str, str, bool], float]:
     """Milliseconds of all spans, by phase, class and whether the VM was down.
 
     The source is side A, whose devices were started before, when the VM booted.
     """
     found: Counter[tuple[str, str, bool]] = Counter()
-    metadata = [e for e in document["traceEvents"] if e["name"] == "process_name"]
+    metadata = [e for e in document if e["name"] == "process_name"]
     names = {event["pid"]: event["args"]["name"] for event in metadata}
-    for event in document["traceEvents"]:
+    for event in document:
         if event["ph"] == "X" and event["cat"] == "phase":
             args = event["args"]
             if args["side"] == "dst" and names[event["pid"]].endswith("A"):
@@ -73,7 +75,7 @@ def busy(document: dict[str, Any]) -> dict[tuple[str, str, bool], float]:
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Document, dict[str, Any]]:
     """The trace and the results of one migration by ``prewired``."""
     folder = tmp_path_factory.mktemp("traced")
     trace, results = folder / "trace.json", folder / "results.json"
@@ -83,18 +85,18 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
     return json.loads(trace.read_text()), json.loads(results.read_text())
 
 
-def test_the_document_is_of_the_format(traced: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_the_document_is_of_the_format(traced: tuple[Document, dict[str, Any]]) -> None:
     """Each process has its name, and each device its track."""
     document, _ = traced
     check_format(document)
-    metadata = [e for e in document["traceEvents"] if e["ph"] == "M"]
+    metadata = [e for e in document if e["ph"] == "M"]
     processes = {e["args"]["name"] for e in metadata if e["name"] == "process_name"}
     assert {"VM-process-A", "VM-process-B", "back-end-blk-0-of-side-B"} <= processes
     tracks = {e["args"]["name"] for e in metadata if e["name"] == "thread_name"}
     assert {"migration", "net0", "net1", "blk0", "blk1"} <= tracks
 
 
-def test_its_spans_add_up_to_the_table(traced: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_its_spans_add_up_to_the_table(traced: tuple[Document, dict[str, Any]]) -> None:
     """For each phase of each class, in the blackout and outside of it."""
     document, results = traced
     (run,) = results["runs"]
@@ -105,10 +107,10 @@ def test_its_spans_add_up_to_the_table(traced: tuple[dict[str, Any], dict[str, A
         assert spans[key] == pytest.approx(milliseconds, abs=0.001), key
 
 
-def test_the_moments_bound_the_downtime(traced: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_the_moments_bound_the_downtime(traced: tuple[Document, dict[str, Any]]) -> None:
     """And QEMU's checkpoints are in their order on each side."""
     document, results = traced
-    events = document["traceEvents"]
+    events = document
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     at = {e["name"]: e["ts"] for e in events if e["ph"] == "i"}
     (running,) = (
@@ -126,11 +128,11 @@ def test_the_moments_bound_the_downtime(traced: tuple[dict[str, Any], dict[str, 
 
 
 def test_each_message_leads_to_the_back_end_and_its_reply_back(
-    traced: tuple[dict[str, Any], dict[str, Any]],
+    traced: tuple[Document, dict[str, Any]],
 ) -> None:
     """GET_VRING_BASE of each ring, for example."""
     document, results = traced
-    events = document["traceEvents"]
+    events = document
     ends = Counter(event["ph"] for event in events if event["ph"] in "sf")
     assert ends["s"] == ends["f"]
     rings = sum(group["count"] * group["rings"] for group in results["vm"]["devices"])
@@ -139,32 +141,60 @@ def test_each_message_leads_to_the_back_end_and_its_reply_back(
 
 
 @pytest.mark.slow
-def test_counters(traced: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_counters(traced: tuple[Document, dict[str, Any]]) -> None:
     """Of commits, dirty pages and requests in flight."""
     document, results = traced
-    counters = [e for e in document["traceEvents"] if e["ph"] == "C"]
+    counters = [e for e in document if e["ph"] == "C"]
     assert {e["name"] for e in counters} == {"commits", "dirty pages", "requests in flight"}
     last = [e["args"]["requests"] for e in counters if e["name"] == "requests in flight"][-1]
     assert last == results["runs"][0]["requests_in_flight_at_stop"]
 
 
-def test_a_trace_that_was_cut_says_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its file is written all the same."""
-    path, records = tmp_path / "trace.json", tmp_path / "records"
-    status: list[Any] = ["VM-process-A", "migration_set_state", {"status": "active"}]
-    cut = ["VM-process-A", tracing.CUT, {}]
-    rows = [
-        [1_000_000_000, 1, 1, *status],
-        [3_500_000_000, 1, 1, *status],
-        [4_000_000_000, 1, 1, *cut],
-    ]
-    records.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with records.open() as file:
-        trace_option._write(path, file)
-    printed = capsys.readouterr().err
-    assert printed.startswith(f"--trace {path}: the trace ends 2.5 s after its first event")
-    assert printed.endswith(": it has the most that is kept, 128 MiB of records\n")
-    assert json.loads(path.read_text())["traceEvents"]
+@pytest.mark.parametrize("limit", [None, 4096])
+def test_a_trace_that_does_not_fit_is_one_line(tmp_path: Path, limit: int | None) -> None:
+    """And the command is done all the same; a file has whole events."""
+    path = Path("/dev/full") if limit is None else tmp_path / "t.json"
+    limits = () if limit is None else ("prlimit", f"--fsize={limit}")
+    peer = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
+    command = ("conform", "back-end", "--only", "framing", "--exec", peer, "--trace", str(path))
+    done = subprocess.run(
+        [*limits, *EMU, *command],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 1
+    reason = "No space left on device" if limit is None else "File too large"
+    assert done.stderr == f"emu: --trace {path}: {reason}: the log is incomplete\n"
+    assert "rules: 0 broken" in done.stdout
+    if limit is not None:
+        check_format(json.loads(path.read_text().rstrip(",\n") + "]"))
+
+
+def test_a_command_that_is_killed_has_a_trace(tmp_path: Path) -> None:
+    """Of what its processes recorded until then."""
+    path = tmp_path / "t.json"
+    with subprocess.Popen(
+        [*EMU, "run", *SMALL, "--for", "3600s", "--trace", str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as program:
+        wait_until(lambda: path.exists() and "vcpus_state running" in path.read_text())
+        program.kill()
+    wait_until(lambda: path.read_text().endswith("]\n"))
+    document = json.loads(path.read_text())
+    check_format(document)
+    assert "SET_MEM_TABLE" in {event["name"] for event in document}
+
+
+def test_a_link_is_refused(tmp_path: Path) -> None:
+    """At the start."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "file")
+    done = emu("run", *SMALL, "--trace", str(link))
+    assert done.returncode == 2
+    assert done.stderr == f"emu: --trace {link} is a symbolic link\n"
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emu.tap import log_file
+from emu.report import log_file
 from emu.tap.standard_output import StandardOutput, without_waiting
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""A file or pipe that a tap writes to as it goes, without ever waiting for it.
+"""A file or pipe that is written as events come, without ever waiting for it.
 
-A thread writes; the loop only hands over. A reader that is too slow, such as a pager that waits for
-a key, costs lines, which are counted, and delays no message.
+A thread writes; the caller only hands over. A reader that is too slow, such as a pager that waits
+for a key, costs entries, which are counted, and delays nothing. A file whose disk is full ends with
+a whole entry.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import stat
 import threading
 from collections import deque
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
@@ -117,10 +119,8 @@ class LogFile:
         try:
             fd = self._fd if isinstance(self._fd, int) else self._fd()
             try:
-                while data := self._take():
-                    left = memoryview(data)
-                    while left:
-                        left = left[os.write(fd, left) :]
+                while entries := self._take():
+                    _write_all(fd, entries)
             finally:
                 os.close(fd)
         except OSError as error:  # a full disk, or a reader that has gone
@@ -128,8 +128,8 @@ class LogFile:
                 self.failure = error
                 self._entries.clear()
 
-    def _take(self) -> bytes:
-        """The next bytes to write; none at the end."""
+    def _take(self) -> list[bytes]:
+        """The next entries to write; none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._entries or self._ending)
             taken: list[bytes] = []
@@ -138,4 +138,19 @@ class LogFile:
                 taken.append(self._entries.popleft())
                 size += len(taken[-1])
             self._waiting -= size
-            return b"".join(taken)
+            return taken
+
+
+def _write_all(fd: int, entries: list[bytes]) -> None:
+    """Write entries; where one does not fit, a regular file is cut to the whole ones before it."""
+    data = b"".join(entries)
+    written = 0
+    try:
+        while written < len(data):
+            written += os.write(fd, data[written:] if written else data)
+    except OSError:
+        status = os.fstat(fd)
+        whole = max(end for end in accumulate(map(len, entries), initial=0) if end <= written)
+        if stat.S_ISREG(status.st_mode):
+            os.ftruncate(fd, status.st_size - (written - whole))
+        raise

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from emu.errors import EmuError
-from emu.tap import log_file
-from emu.tap.log_file import LogFile
+from emu.report import log_file
+from emu.report.log_file import LogFile
+from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +60,28 @@ def test_a_full_disk_is_reported() -> None:
     log = LogFile("log", os.open("/dev/full", os.O_WRONLY))
     log.put_line("a")
     assert log.close() == "log: No space left on device: the log is incomplete"
+
+
+def test_a_file_ends_with_a_whole_entry(tmp_path: Path) -> None:
+    """Also where the disk is full in the middle of one."""
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from emu.report.log_file import LogFile\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2050, 2050))\n"
+        "log = LogFile.open(Path(sys.argv[1]))\n"
+        "for number in range(100): log.put_line('x' * 99)\n"
+        "print(log.close())\n"
+    )
+    path = tmp_path / "log"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT,
+        check=True,
+    )
+    assert done.stdout == f"{path}: File too large: the log is incomplete\n"
+    assert path.read_text() == ("x" * 99 + "\n") * 20
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
