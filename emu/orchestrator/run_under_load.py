@@ -164,9 +164,10 @@ class LoadRun:
 
     def _sample(self, report: LoadReport) -> None:
         """Sample the counters until the end of the run, or Ctrl-C."""
-        before, counts = self._counts()
-        begin = before
+        begin = time.monotonic_ns()
         try:
+            before, counts = self._counts()
+            begin = before
             while not self._quit and (wait := self._until_next(begin)) > 0:
                 self._pause(wait)
                 # After a migration the source's run holds the lock of the images until it ends.

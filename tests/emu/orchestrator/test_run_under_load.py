@@ -21,11 +21,14 @@ from tests.emu.fake_runs import FAKE_VM, machine_plan, no_leftovers
 
 if TYPE_CHECKING:
     from emu.report.load_results import LoadReport
+    from emu.report.progress import Progress
 
 
-def run(out: io.StringIO, seconds: float | None) -> LoadReport:
+def run(out: io.StringIO, seconds: float | None, progress: Progress | None = None) -> LoadReport:
     """Run, and check that no process and no file is left."""
-    supervisor = Supervisor(machine_plan(), SilentProgress(), sides=1, vm_program=FAKE_VM)
+    supervisor = Supervisor(
+        machine_plan(), progress or SilentProgress(), sides=1, vm_program=FAKE_VM
+    )
     with no_leftovers(), supervisor:
         return LoadRun(supervisor, LineView(out), seconds).run()
 
@@ -64,9 +67,26 @@ class SignalAtFirstSample(io.StringIO):
         return super().write(text)
 
 
-def test_ctrl_c_ends_the_run_without_an_error() -> None:
+class SignalAtRun(SilentProgress):
+    """The signal comes before the first counters are read."""
+
+    def step(self, text: str) -> None:
+        """``run`` is the name of the phase that a user ends."""
+        if text == "run":
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("out", "progress"),
+    [
+        (SignalAtFirstSample(signal.SIGINT), None),
+        (io.StringIO(), SignalAtRun()),
+    ],
+    ids=["at the first sample", "before it"],
+)
+def test_ctrl_c_ends_the_run_without_an_error(out: io.StringIO, progress: Progress | None) -> None:
     """The run still reports the totals and compares the counters."""
-    report = run(SignalAtFirstSample(signal.SIGINT), None)
+    report = run(out, None, progress)
     assert report.totals["blk"]["requests"] > 0
     assert report.integrity.requests == 10
 
