@@ -297,6 +297,10 @@ class VhostDevice:
         for ring in self.rings:
             ring.set_up(None)
 
+    def receives(self, ring: Vring) -> bool:  # noqa: ARG002  a NIC's do
+        """Whether the ring's buffers wait for data from outside: they are not requests."""
+        return False
+
     def forget_log(self) -> None:
         """The next start is without the dirty log; nothing is sent now."""
         self.logging = False

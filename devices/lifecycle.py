@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from devices.device import USER_ADDRESS_BASE, InflightFile, VhostDevice
 from devices.procedure import Ask, AwaitSwitchover, Change, Phase, Procedure
+from devices.vring import MAX_BASE, Vring
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.messages import FrontendRequest, Request
@@ -20,14 +21,10 @@ from vhost_user.payloads import U64, VRING_F_LOG, Inflight, LogArea, VringAddr, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devices.vring import Vring
     from vhost_user.dirty_log import DirtyLog
     from vhost_user.messages import Reply
     from vhost_user.prepared import Batch
     from vhost_user.virtqueue import RingAddresses
-
-#: The base of a split ring is an available index, which has 16 bits.
-MAX_BASE = 0xFFFF
 
 
 def stop(device: VhostDevice) -> Procedure:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from devices.device import COMMON_FEATURES, COMMON_PROTOCOL_FEATURES, VhostDevice
 from vhost_user.features import ProtocolFeature
 from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ
+
+if TYPE_CHECKING:
+    from devices.vring import Vring
 
 
 class VhostUserNet(VhostDevice):
@@ -15,6 +20,10 @@ class VhostUserNet(VhostDevice):
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.NET_MTU
     queue_unit = "queue pairs"
     in_order = True
+
+    def receives(self, ring: Vring) -> bool:
+        """See `VhostDevice.receives`."""
+        return not ring.index % 2
 
     @property
     def queues(self) -> int:

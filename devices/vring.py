@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vhost_user.virtqueue import RingAddresses
 
+#: The base of a split ring is an available index, which has 16 bits.
+MAX_BASE = 0xFFFF
+
 
 @dataclass(slots=True)
 class Vring:
@@ -21,6 +24,7 @@ class Vring:
         kick_fd, call_fd: the two eventfds.
         addresses: where it is; None until the driver has set it up.
         base: the next available index to process (vring base); valid while the ring is stopped.
+        held: of the buffers before ``base``, how many its back-end has taken and will not return.
         started: it has been started at the back-end, and not stopped since.
         ran: it has been started before, so a kick may be pending in its eventfd.
         served: it has been started since the driver set it up.
@@ -34,6 +38,7 @@ class Vring:
     call_fd: int
     addresses: RingAddresses | None = None
     base: int = 0
+    held: int = 0
     started: bool = False
     ran: bool = False
     served: bool = False
@@ -47,11 +52,18 @@ class Vring:
         """The back-end has stopped it at this base."""
         self.started = False
         self.base = base
+        self.held = 0
+
+    @property
+    def base_elsewhere(self) -> int:
+        """The base for another back-end, which takes the buffers again that this one holds."""
+        return (self.base - self.held) & MAX_BASE
 
     def set_up(self, addresses: RingAddresses | None, base: int = 0) -> None:
         """The driver has set it up, or reset it (None); it starts at ``base``."""
         self.addresses = addresses
         self.base = base
+        self.held = 0
         self.served = False
 
     def take_eventfds(self, kick_fd: int, call_fd: int) -> None:

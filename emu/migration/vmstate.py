@@ -32,7 +32,7 @@ def pack_devices(devices: Iterable[VhostDevice]) -> bytes:
             where = ring.addresses
             assert where is not None  # noqa: S101  configured() checks it
             addresses = where.desc, where.avail, where.used
-            parts.append(_RING.pack(ring.index, where.size, ring.base, *addresses))
+            parts.append(_RING.pack(ring.index, where.size, ring.base_elsewhere, *addresses))
     return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Requests that a back-end has left in flight when it replied to GET_VRING_BASE.
+"""Waiting for the requests that a back-end has in flight when its rings are to stop.
 
 A back-end shall complete the requests that it has taken before it replies (vhost-user, "Ring
 states" and GET_VRING_BASE, since e7985b6a56): then the used index of a stopped ring is its base.
@@ -11,6 +11,10 @@ drained before it stops (`VhostDevice.drains`). For the others, two wait after t
 
 Where the same rings are started again on the same host, nothing is awaited: the back-end gets its
 inflight region again.
+
+A buffer of a receive ring that a back-end has taken without a frame for it is not a request: no
+event would complete it. A stopped ring is not processed ("Ring states"), so nothing is written to
+that buffer any more, and another back-end takes it again (`Vring.held`).
 """
 
 from __future__ import annotations
@@ -21,10 +25,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.errors import VhostUserError
 from vhost_user.memory import PAGE_SIZE
+from vhost_user.readiness import readable
 from vhost_user.virtqueue import split_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from devices.device import VhostDevice
@@ -34,6 +39,43 @@ if TYPE_CHECKING:
 
 #: Seconds between two reads of the used indices of rings whose requests are awaited.
 DRAIN_INTERVAL = 0.0001
+
+
+class Unfinished(NamedTuple):
+    """What a back-end has not done yet.
+
+    Attributes:
+        device: its device.
+        what: as in "its back-end has not completed 3 requests".
+    """
+
+    device: VhostDevice
+    what: str
+
+
+def await_back_ends(unfinished: Callable[[], Sequence[Unfinished]], timeout: float) -> None:
+    """Return when ``unfinished`` returns nothing any more.
+
+    Nothing is sent to the back-ends, and no reply of them is due.
+
+    Args:
+        unfinished: reads guest memory; each of its devices is connected.
+        timeout: seconds.
+
+    Raises:
+        VhostUserError: the time is over.
+        Disconnected, BackendError: such a back-end has closed its connection, or has sent a
+            message.
+    """
+    deadline = time.monotonic() + timeout
+    while left := unfinished():
+        if time.monotonic() > deadline:
+            device, what = left[0]
+            raise VhostUserError(f"its back-end {what} within {timeout:g} s", device=device.name)
+        # No event reports a completion: a driver may have suppressed the calls.
+        if readable([device.connection for device, _ in left], DRAIN_INTERVAL):
+            for device, _ in unfinished():  # the last completion may have come before the end
+                device.connection.receive()
 
 
 class _StoppedRing(NamedTuple):
@@ -69,6 +111,15 @@ class _StoppedRing(NamedTuple):
             )
         return True
 
+    def unfinished(self) -> Unfinished:
+        """For an error."""
+        ring = self.ring
+        return Unfinished(
+            self.device,
+            f"has stopped ring {ring.index} and not completed the requests before its base "
+            f"{ring.base}",
+        )
+
     def used_pages(self) -> tuple[int, int]:
         """The pages of its used ring: their guest address, and their bytes."""
         first, length = self.where.used, split_sizes(self.where.size).used
@@ -101,6 +152,8 @@ class StoppedRings:
     ) -> list[tuple[int, int]]:
         """Return when each ring that was stopped has completed the requests before its base.
 
+        A receive ring is not awaited: `Vring.held` becomes the number of these buffers.
+
         Args:
             timeout: seconds.
             waiting: makes a context manager, in which it waits if it has to.
@@ -112,26 +165,16 @@ class StoppedRings:
 
         Raises:
             VhostUserError: a back-end has not completed its requests in time, or has completed some
-                beyond the base that it sent.
+                beyond the base that it sent, or has disconnected meanwhile.
         """
-        early = [each for each in self._rings if each.used[1] != each.ring.base]
-        early = [each for each in early if each.is_early()]
-        if not early:
-            return []
-        with waiting():
-            self._wait(early, timeout)
+        ahead = [each for each in self._rings if each.used[1] != each.ring.base]
+        early: list[_StoppedRing] = []
+        for each in [each for each in ahead if each.is_early()]:
+            if each.device.receives(each.ring):
+                each.ring.held = (each.ring.base - each.used[1]) & 0xFFFF
+            else:
+                early.append(each)
+        if early:
+            with waiting():
+                await_back_ends(lambda: [e.unfinished() for e in early if e.is_early()], timeout)
         return [each.used_pages() for each in early]
-
-    @staticmethod
-    def _wait(early: list[_StoppedRing], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while left := [each for each in early if each.is_early()]:
-            if time.monotonic() > deadline:
-                ring = left[0].ring
-                raise VhostUserError(
-                    f"its back-end has stopped ring {ring.index} and not completed the requests "
-                    f"before its base {ring.base} within {timeout:g} s",
-                    device=left[0].device.name,
-                )
-            # A driver may have suppressed the calls: there is no event to wait for.
-            time.sleep(DRAIN_INTERVAL)

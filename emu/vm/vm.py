@@ -19,7 +19,7 @@ from emu.machine.machine import Machine
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
-from emu.vm.early_stops import DRAIN_INTERVAL, StoppedRings
+from emu.vm.early_stops import StoppedRings, Unfinished, await_back_ends
 from emu.vm.guest_config import guest_config
 from emu.vm.handover_state import VmHandoverState
 from emu.vm.reconnect import Observer, ReconnectManager
@@ -261,9 +261,8 @@ class Vm:
             timeout: seconds.
 
         Raises:
-            VhostUserError: a back-end has not completed its requests in time.
+            VhostUserError: a back-end has not completed its requests in time, or has disconnected.
         """
-        deadline = time.monotonic() + timeout
         self._eventfds.signal(
             [
                 ring.kick_fd
@@ -273,16 +272,14 @@ class Vm:
                 if ring.started
             ]
         )
-        for device in self.devices:
-            while device.drains and (left := self._not_completed(device)):
-                if time.monotonic() > deadline:
-                    raise VhostUserError(
-                        f"its back-end has not completed {left} requests within {timeout:g} s, and "
-                        "it has no inflight region that would record them",
-                        device=device.name,
-                    )
-                # A driver may have suppressed the calls: there is no event to wait for.
-                time.sleep(DRAIN_INTERVAL)
+        await_back_ends(
+            lambda: [
+                Unfinished(device, f"has no inflight region, and has not completed {left} requests")
+                for device in self.devices
+                if device.drains and (left := self._not_completed(device))
+            ],
+            timeout,
+        )
 
     def _not_completed(self, device: VhostDevice) -> int:
         """Requests that were made available in rings that run, and are not used yet."""

@@ -11,3 +11,9 @@ def test_queues_are_pairs_of_rings() -> None:
     assert len(nic.rings) == 4
     assert nic.queues == 2
     nic.close()
+
+
+def test_even_rings_receive() -> None:
+    nic = VhostUserNet("net0", range(0, 16, 4), range(4))
+    assert [nic.receives(ring) for ring in nic.rings] == [True, False, True, False]
+    nic.close()

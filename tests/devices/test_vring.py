@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from devices.vring import Vring
 from vhost_user.virtqueue import RingAddresses
@@ -24,6 +25,18 @@ def test_a_reset_ring_has_no_addresses_and_begins_anew() -> None:
     ring.set_up(ADDRESSES, 7)
     ring.set_up(None)
     assert (ring.addresses, ring.base) == (None, 0)
+
+
+def test_another_back_end_takes_the_buffers_again_that_one_holds() -> None:
+    """Until the ring is stopped again, or set up again."""
+    ring = Vring(0, 0x10, 0, -1, -1)
+    ring.set_up(ADDRESSES)
+    for end in (partial(ring.mark_stopped, 1), partial(ring.set_up, ADDRESSES, 1)):
+        ring.mark_stopped(1)
+        ring.held = 3
+        assert (ring.base, ring.base_elsewhere) == (1, 0xFFFE)
+        end()
+        assert ring.base_elsewhere == 1
 
 
 def test_the_eventfds_of_another_process_get_the_numbers_of_its_own() -> None:

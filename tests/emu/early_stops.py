@@ -8,14 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backends.stops import Stops
-from emu.vm.early_stops import StoppedRings, _StoppedRing
+from emu.vm import early_stops, vm
 from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable, Sequence
 
     import pytest
 
+    from emu.vm.early_stops import Unfinished
     from vhost_user.messages import Request
 
 
@@ -52,12 +53,41 @@ def reply_early(monkeypatch: pytest.MonkeyPatch, *, suspends: bool) -> None:
     monkeypatch.setattr(Stops, "ring_idle", end)
 
 
-def released_by_waiting(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The requests that `Host.hold_requests` holds complete when they are waited for."""
-    wait = StoppedRings._wait
+def take_receive_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NICs that connect from now on take all available buffers of a receive ring when it stops.
 
-    def release_and_wait(early: list[_StoppedRing], timeout: float) -> None:
-        release.set()
-        wait(early, timeout)
+    They return none of them, so the base is ahead of the used index.
+    """
+    get_base = Stops._get_vring_base
 
-    monkeypatch.setattr(StoppedRings, "_wait", staticmethod(release_and_wait))
+    def take_and_stop(self: Stops, request: Request) -> bool:
+        assert isinstance(request.payload, VringState)
+        ring = self._device.rings[request.payload.ring]
+        if self._device.virtio.backend_type == "net" and not ring.index % 2:
+            queue = ring.queue or ring.activate()
+            while queue and queue.pop():
+                pass
+        return get_base(self, request)
+
+    monkeypatch.setattr(Stops, "_get_vring_base", take_and_stop)
+    monkeypatch.setattr(Stops, "run_handlers", lambda self: {})
+
+
+def while_waiting(
+    action: Callable[[], object], monkeypatch: pytest.MonkeyPatch, timeout: float | None = None
+) -> None:
+    """Do this as soon as a VM waits for requests in flight.
+
+    Args:
+        action: called in the thread that waits.
+        monkeypatch: undoes it.
+        timeout: seconds, in place of those that the VM waits.
+    """
+    wait = early_stops.await_back_ends
+
+    def act_and_wait(unfinished: Callable[[], Sequence[Unfinished]], vm_timeout: float) -> None:
+        action()
+        wait(unfinished, vm_timeout if timeout is None else timeout)
+
+    for module in (early_stops, vm):
+        monkeypatch.setattr(module, "await_back_ends", act_and_wait)

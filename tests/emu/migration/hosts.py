@@ -32,7 +32,9 @@ from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.vm.vm import Vm
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
+from vhost_user.codec import HEADER, REPLY, VERSION
 from vhost_user.features import ProtocolFeature
+from vhost_user.messages import FrontendRequest
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -169,8 +171,37 @@ class Host:
         return release
 
     def requests_taken(self, device: str) -> int:
-        """Requests that the device's back-end has taken and not completed."""
-        return sum(ring.in_flight for ring in self._servers[device].device.rings)
+        """Requests that the device's back-end has taken, and does not complete at once."""
+        answer = queue.SimpleQueue[int]()
+        rings = self._servers[device].device.rings
+        self.loops[device].post(lambda: answer.put(sum(ring.in_flight for ring in rings)))
+        return answer.get(timeout=TIMEOUT)
+
+    def send_stray(self, device: str) -> None:
+        """The device's back-end sends a reply that is not due."""
+        sent = threading.Event()
+
+        def send() -> None:
+            control = self._servers[device]._control
+            assert control is not None
+            channel = control._connection._channel
+            channel.queue(HEADER.pack(FrontendRequest.GET_FEATURES, VERSION | REPLY, 8) + bytes(8))
+            channel.flush()
+            sent.set()
+
+        self.loops[device].post(send)
+        assert sent.wait(TIMEOUT)
+
+    def fail(self, device: str) -> None:
+        """The device's back-end closes its connection, as after an error, and serves the next."""
+        failed = threading.Event()
+
+        def fail() -> None:
+            self._servers[device].device_failed(OSError("the device has failed"))
+            failed.set()
+
+        self.loops[device].post(fail)
+        assert failed.wait(TIMEOUT)
 
     def kill(self, device: str) -> None:
         """End the device's back-end at an arbitrary moment, with requests in flight."""

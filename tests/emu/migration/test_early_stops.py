@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices.procedure import Phase
-from emu.vm.early_stops import StoppedRings
+from emu.guest.layout import RX_BUFFERS
 from tests import slow
-from tests.emu.early_stops import released_by_waiting
+from tests.emu.early_stops import take_receive_buffers, while_waiting
 from tests.emu.migration.hosts import (
     RING_STOPPING_STRATEGIES,
+    Host,
     Migration,
+    await_disk,
+    await_packets,
     await_requests,
     check_request_log,
+    without_inflight,
 )
-from vhost_user.errors import VhostUserError
+from tests.timeouts import TIMEOUT
+from vhost_user.errors import Disconnected, VhostUserError
 
 if TYPE_CHECKING:
     import threading
@@ -42,7 +47,7 @@ def test_a_migration_awaits_the_requests_of_rings_that_stopped_early(
 ) -> None:
     """After the stop and before the last memory is sent: the destination's guest sees them."""
     assert not vm.drains
-    released_by_waiting(busy, monkeypatch)
+    while_waiting(busy.set, monkeypatch)
     migration = Migration(vm, other, strategy, tmp_path)
     migration.run()
     assert busy.is_set()
@@ -63,8 +68,7 @@ def test_a_migration_fails_whose_rings_do_not_complete_their_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is rolled back on the same connections: the inflight region records the requests."""
-    wait = StoppedRings._wait
-    monkeypatch.setattr(StoppedRings, "_wait", staticmethod(lambda early, _: wait(early, 0.1)))
+    while_waiting(list, monkeypatch, timeout=0.1)
     connections = [device.connection for device in vm.devices]
     migration = Migration(vm, other, strategy, tmp_path)
     with pytest.raises(VhostUserError, match=r"blk0: its back-end has stopped ring \d"):
@@ -74,6 +78,57 @@ def test_a_migration_fails_whose_rings_do_not_complete_their_requests(
     busy.set()
     await_requests(vm)
     check_request_log(vm)
+
+
+@pytest.mark.parametrize("region", ["with a region", "without one"])
+@pytest.mark.parametrize("strategy", slow.all_but({"prewired"}, RING_STOPPING_STRATEGIES))
+def test_a_back_end_that_dies_meanwhile_fails_the_migration_at_once(
+    request: pytest.FixtureRequest,
+    hosts: tuple[Host, Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+    region: str,
+) -> None:
+    """Whether the source waits before its rings stop or after it; the VM runs on at the source."""
+    if region == "without one":
+        without_inflight(monkeypatch)
+    busy: threading.Event = request.getfixturevalue("busy")
+    vm: Vm = request.getfixturevalue("vm")
+    while_waiting(lambda: hosts[0].fail("blk1"), monkeypatch)
+    migration = Migration(vm, request.getfixturevalue("other"), strategy, tmp_path)
+    with pytest.raises(Disconnected, match="blk1"):
+        migration.run()
+    busy.set()
+    assert not vm.machine.paused
+    vm.reconnect.await_all(TIMEOUT)
+    for disk in (0, 1):
+        await_disk(vm, disk, 0)
+    check_request_log(vm)
+
+
+@pytest.mark.parametrize(
+    "strategy", slow.all_but({"qemu-2021", "prewired"}, RING_STOPPING_STRATEGIES)
+)
+def test_receive_buffers_that_a_back_end_holds_are_not_lost(
+    request: pytest.FixtureRequest, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has taken all of them ahead of the frames, and its base is behind them.
+
+    The destination takes them again.
+    """
+    take_receive_buffers(monkeypatch)
+    vm: Vm = request.getfixturevalue("vm")
+    other: Vm = request.getfixturevalue("other")
+    migration = Migration(vm, other, strategy, tmp_path)
+    migration.run()
+    receive = [ring for ring in vm.devices[0].rings if not ring.index % 2]
+    assert any(ring.held for ring in receive)
+    assert not any(ring.held for device in other.devices for ring in device.rings)
+    spans = migration.source.timeline.spans
+    assert Phase.DRAIN_REQUESTS not in {span.phase for span in spans}
+    await_packets(other, 4 * RX_BUFFERS * len(receive))
+    check_request_log(other)
 
 
 def test_a_handover_needs_no_completions(
@@ -95,7 +150,7 @@ def test_a_vm_that_was_stopped_migrates_when_its_requests_are_completed(
     vm.reconnect.pause()
     vm.pause_vcpus()
     vm.stop_devices()
-    released_by_waiting(busy, monkeypatch)
+    while_waiting(busy.set, monkeypatch)
     migration = Migration(vm, other, "split", tmp_path)
     migration.run()
     assert busy.is_set()

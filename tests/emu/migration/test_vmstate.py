@@ -41,9 +41,9 @@ def test_round_trip() -> None:
     assert [ring.addresses for ring in target.rings] == [ring.addresses for ring in source.rings]
     assert [ring.base for ring in target.rings] == [0, 0xFFFF]
     assert target.acked_features == 1 << 32
-    source.rings[0].base = 9
+    source.rings[0].base, source.rings[0].held = 9, 2
     assert load_devices(pack_devices([source]), [target]) == []
-    assert target.rings[0].base == 9
+    assert (target.rings[0].base, target.rings[0].held) == (7, 0)
     for device in (source, target):
         device.close()
 

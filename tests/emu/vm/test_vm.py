@@ -157,7 +157,7 @@ def test_a_disk_that_does_not_complete_its_requests_is_named(
     owned.callback(release.set)
     wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")
     vm.pause_vcpus()
-    with pytest.raises(VhostUserError, match=r"blk1: its back-end has not completed \d+ requests"):
+    with pytest.raises(VhostUserError, match=r"blk1: .* has not completed \d+ requests within"):
         vm.drain_requests(0.05)
     release.set()
     vm.drain_requests(TIMEOUT)
