@@ -70,9 +70,14 @@ class Driver:
 
     def boot_device(self, device: int) -> None:
         """Write the initial state of one device's units, by its index on the bus."""
+        context = self._context
         for unit in self.units:
             if unit.place.device == device:
-                unit.boot()
+                with unit.lock:
+                    unit.boot()
+                    # What was derived from memory, such as which slots are in flight, is stale.
+                    context.epoch += 1
+                    context.idle.check(unit)
 
     def queues_of(self, device: int) -> list[QueueUnit]:
         """The queues of one device, by its index on the bus."""

@@ -180,13 +180,20 @@ class GuestProgram:
     def boot_device(self, device: int) -> None:
         """Write the initial state of one device's rings, by its index on the bus.
 
-        The vCPUs are paused meanwhile.
+        No back-end serves the device meanwhile.
         """
         for driver in self.drivers.values():
             driver.boot_device(device)
         self._empty_disabled_rings(device)
-        # What a driver has derived from memory, such as which slots are in flight, is stale.
-        self._context.epoch += 1
+
+    def boot_lost_device(self, device: int) -> None:
+        """`boot_device`, while the vCPUs run and no back-end serves the device; the load goes on.
+
+        Args:
+            device: by its index on the bus.
+        """
+        self.boot_device(device)
+        self._fill_again()
 
     def _empty_disabled_rings(self, device: int) -> None:
         """Write empty rings for those that the driver sets up and does not use."""
@@ -218,6 +225,10 @@ class GuestProgram:
         """The driver submits requests to a device: it was plugged, or its unplug has failed."""
         for queue in self._queues_of(device):
             queue.accepting = True
+        self._fill_again()
+
+    def _fill_again(self) -> None:
+        """The next ticks fill the rings again if the load keeps them full."""
         control = self._context.control
         if control[MODE] >= Mode.HEAVY:
             self._enter(Mode(control[MODE]))

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 def reset_devices(vm: Vm) -> None:
     """Reset all devices and set them up anew, while reconnecting is paused and the vCPUs run.
 
-    A device whose back-end fails meanwhile is lost and does not delay the others: its rings are set
-    up as well, so that it can be started when it has reconnected.
-
     A back-end might complete requests in flight in the rings as set up again. Where no inflight
     region records them, they are awaited before the stop (`VhostDevice.drains`); elsewhere those
     that are left after the stop are (`Vm.reset_device`).
+
+    A device whose back-end fails meanwhile, or does not complete its requests in time, is lost and
+    does not delay the others. That back-end may go on writing to the memory of the rings, so the
+    driver does not use it again before a back-end has answered on a new connection
+    (`Vm._reconnect_device`).
     """
     try:
         if vm.drains:
@@ -32,17 +34,14 @@ def reset_devices(vm: Vm) -> None:
                     vm.reconnect.mark_lost(device, error)
                 device.forget_rings()
         vm.pause_vcpus()
-        for device in vm.devices:
+        stopped = [device for device in vm.devices if device.name not in vm.reconnect.lost]
+        for device in stopped:
             vm.guest.boot_device(vm.slot(device.name))
     finally:
         vm.resume_vcpus()
-    for device in vm.devices:
-        slot = vm.slot(device.name)
-        if device.name in vm.reconnect.lost:
-            device.set_up_rings(vm.guest.ring_addresses(slot))
-            continue
+    for device in stopped:
         try:
-            vm.activate_device(slot)
+            vm.activate_device(vm.slot(device.name))
         except VhostUserError as error:
             vm.reconnect.mark_lost(device, error)
 

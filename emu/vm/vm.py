@@ -345,6 +345,10 @@ class Vm:
         the buffers that it had popped and not completed. Without the region a back-end may have
         completed later requests and not earlier ones, and nothing shows which: the device needs a
         reset (`_reset_lost_device`).
+
+        The driver sets up rings only after the back-end has answered. One that serves one front-end
+        after the other, as nearly all do, has then completed the requests of the last connection,
+        or dropped them: it writes no more to memory where rings were before.
         """
         acked = device.acked_features
         try:
@@ -352,7 +356,9 @@ class Vm:
             device.use_features(acked)
             with self.driving:
                 rings = self._ring_indices(device)
-                if device.resumable or not any(
+                if not rings:
+                    self._boot_lost_device(device)
+                elif device.resumable or not any(
                     ring.served and available != used for ring, available, used in rings
                 ):
                     for ring, _, used in rings:
@@ -377,6 +383,12 @@ class Vm:
             for ring in device.configured_rings()
             if (where := ring.addresses) is not None
         ]
+
+    def _boot_lost_device(self, device: VhostDevice) -> None:
+        """Have the guest's driver set up a device that it has reset when no back-end served it."""
+        slot = self._slots[device.name]
+        self.guest.boot_lost_device(slot)
+        device.set_up_rings(self.guest.ring_addresses(slot))
 
     def _reset_lost_device(self, device: VhostDevice) -> None:
         """Have the guest's driver reset a device that no back-end serves (DEVICE_NEEDS_RESET).

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_device_is_booted_alone(make_guest: MakeGuest) -> None:
         def __init__(self, device: int) -> None:
             self.place = driver.queues[2 * device].place
             self.device = device
+            self.lock = threading.Lock()
 
         def boot(self) -> None:
             booted.append(self.device)

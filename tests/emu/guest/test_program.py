@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -358,7 +359,12 @@ def test_disabled_rings_are_empty_at_each_boot(make_guest: MakeGuest) -> None:
     guest = make_guest(small_spec(net="1x4", blk="", net_use=first_units(1, 2)))
     (*_, place) = guest.program.layout.disabled_rings(0)
     ring = guest.machine.ram.view(place.start, place.length)
-    for boot in (guest.program.boot, lambda: guest.program.boot_device(0)):
+    program = guest.program
+    for boot in (
+        program.boot,
+        partial(program.boot_device, 0),
+        partial(program.boot_lost_device, 0),
+    ):
         ring[:] = b"x" * place.length
         boot()
         assert bytes(ring) == bytes(place.length)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from emu.vm.reset import reset_devices
-from tests.emu.migration.hosts import await_requests, check_request_log, without_inflight
+from tests.emu.early_stops import reply_early
+from tests.emu.migration.hosts import (
+    await_disk,
+    await_packets,
+    await_requests,
+    check_request_log,
+    without_inflight,
+)
 from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 
@@ -34,24 +42,61 @@ def test_every_ring_starts_anew_and_the_guest_works_on(vm: Vm, hosts: tuple[Host
     check_request_log(vm)
 
 
+@pytest.mark.parametrize("victim", ["blk1", "net0"])
 def test_a_device_without_a_back_end_is_lost_and_can_be_reconnected(
-    vm: Vm, hosts: tuple[Host, Host]
+    vm: Vm, hosts: tuple[Host, Host], victim: str
 ) -> None:
-    """Its rings are set up for the next back-end; the others work."""
+    """Its driver sets it up when the next back-end has answered; the others work."""
     with vm.reconnect.paused():
-        hosts[0].kill("blk1")
+        hosts[0].kill(victim)
         reset_devices(vm)
-        assert list(vm.reconnect.lost) == ["blk1"]
-        (lost,) = (device for device in vm.devices if device.name == "blk1")
-        assert lost.configured_rings()
-        assert not any(ring.started for ring in lost.rings)
+        assert list(vm.reconnect.lost) == [victim]
+        (lost,) = (device for device in vm.devices if device.name == victim)
+        assert not lost.configured_rings()
         others = [device for device in vm.devices if device is not lost]
         assert all(ring.started for device in others for ring in device.rings)
-        hosts[0].restart("blk1")
+        hosts[0].restart(victim)
     vm.guest.resume_load()
     vm.reconnect.await_all(TIMEOUT)
     assert not vm.reconnect.lost
+    assert all(ring.started for ring in lost.rings)
+    await_disk(vm, 1, 0)
+    await_packets(vm, 20)
+    check_request_log(vm)
+
+
+@pytest.mark.parametrize("case", ["replies early", "replies late", "has no region"])
+def test_rings_are_set_up_when_no_back_end_writes_there_any_more(
+    hosts: tuple[Host, Host], owned: ExitStack, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """A back-end that a reset has waited for in vain may complete its requests at any time."""
+    if case == "has no region":
+        without_inflight(monkeypatch)
+    elif case == "replies early":
+        reply_early(monkeypatch, suspends=False)
+    vm = hosts[0].vm()
+    owned.callback(vm.close)
+    vm.boot()
+    vm.guest.start_load("heavy")
     await_requests(vm)
+    release = hosts[0].hold_requests()
+    owned.callback(release.set)
+    disks = [device for device in vm.devices if device.device_class == "blk"]
+    for disk in disks:
+        wait_until(partial(hosts[0].requests_taken, disk.name))
+    vm.timeout = 0.2
+    with vm.reconnect.paused():
+        reset_devices(vm)
+        assert list(vm.reconnect.lost) == [disk.name for disk in disks]
+        assert all(ring.started for ring in vm.devices[0].rings)
+        release.set()
+        for disk in disks:
+            wait_until(lambda disk=disk: not hosts[0].requests_taken(disk.name))  # type: ignore[misc]
+        vm.timeout = TIMEOUT
+    vm.guest.resume_load()
+    vm.reconnect.await_all(TIMEOUT)
+    for number in range(len(disks)):
+        await_disk(vm, number, 0)
     check_request_log(vm)
 
 
