@@ -124,7 +124,7 @@ class MessageBuffer:
         """
         self._data += data
         messages = []
-        start = end = 0
+        start, end = 0, self._seen
         for token in _TOKEN.finditer(self._data, self._seen):
             end = token.end()
             if self._ends_message(token[0]):

@@ -90,6 +90,13 @@ def test_messages_are_found_however_the_stream_is_cut(
     assert [json.loads(message) for message in found] == messages
 
 
+def test_no_bytes_after_an_escaped_backslash() -> None:
+    """The backslash does not escape what comes next."""
+    buffer = protocol.MessageBuffer()
+    pieces = [b'{"a": "' + b"\\\\", b"", b'"}']
+    assert [message for piece in pieces for message in buffer.feed(piece)] == [b"".join(pieces)]
+
+
 @given(st.binary(max_size=60), st.integers(1, 60))
 def test_garbage_is_messages_that_parse_or_a_monitor_error(garbage: bytes, cut: int) -> None:
     """The messages are the same however the stream is cut."""
