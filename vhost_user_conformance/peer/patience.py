@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from vhost_user_conformance.peer.processor_time import per_thread
+from vhost_user_conformance.peer.processor_time import per_thread, waits_for_disk
 
 #: The limit is this many times the longest of the recent answers, but not more than `MOST` times
 #: the least limit.
@@ -46,7 +46,8 @@ class Limit:
     """The end of one wait.
 
     Time in which the peer was ready to run and waited for a processor does not count: a peer that
-    the machine does not let run is not silent. All in all a wait takes `MOST` times its limit at
+    the machine does not let run is not silent. While a thread of it waits for a disk, as one whose
+    code is read again does, the end is put off. All in all a wait takes `MOST` times its limit at
     most.
 
     Args:
@@ -60,6 +61,7 @@ class Limit:
         self._added = 0.0
         self._pid = pid
         self._starved = starved(pid) if pid else 0.0
+        self._disk = 0.0
 
     @property
     def left(self) -> float:
@@ -72,7 +74,10 @@ class Limit:
         if self.left:
             return False
         if self._pid:
-            waited = min(starved(self._pid) - self._starved, (MOST - 1) * self.seconds)
+            if waits_for_disk(self._pid):
+                self._disk += self.seconds / 4
+            waited = starved(self._pid) - self._starved + self._disk
+            waited = min(waited, (MOST - 1) * self.seconds)
             if waited > self._added + _GRAIN:
                 self._added = waited
         return not self.left

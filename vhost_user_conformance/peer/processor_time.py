@@ -1,7 +1,8 @@
-"""How long the threads of a process have run, and have waited for a processor."""
+"""How long the threads of a process have run and waited for a processor, and what they wait for."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,3 +36,12 @@ def per_thread(pid: int) -> list[ThreadTime]:
             continue  # it has ended meanwhile
         found.append(ThreadTime(int(ran), int(waited)))
     return found
+
+
+def waits_for_disk(pid: int) -> bool:
+    """Whether a thread is in an uninterruptible wait (state D of proc(5)), as for a file."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            if thread.read_text().rpartition(")")[2].split()[0] == "D":
+                return True
+    return False

@@ -48,6 +48,18 @@ def test_time_without_a_processor_does_not_count(
         assert limit.left == pytest.approx(0.2 + 0.5 - 0.21)
 
 
+def test_a_wait_goes_on_while_the_peer_waits_for_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a quarter of the limit each time, and up to the upper bound."""
+    monkeypatch.setattr(patience, "waits_for_disk", lambda _pid: True)
+    monkeypatch.setattr(patience, "starved", lambda _pid: 0.0)
+    limit = Limit(1.0, pid=1)
+    now = 0.9
+    monkeypatch.setattr(time, "monotonic", lambda: limit._begin + now)
+    while not limit.over:
+        now += 0.2
+    assert now == pytest.approx(MOST, abs=0.2)
+
+
 def test_a_wait_has_an_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the peer waits for a processor."""
     readings = iter((0.0, 1e6, 2e6))

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from vhost_user_conformance.peer.processor_time import per_thread
+from tests.waiting import wait_until
+from vhost_user_conformance.peer.processor_time import per_thread, waits_for_disk
 
 
 def test_each_thread_is_counted() -> None:
@@ -35,3 +37,18 @@ def test_a_process_that_has_ended_is_an_error() -> None:
     process.wait()
     with pytest.raises(OSError, match="No such file"):
         per_thread(process.pid)
+
+
+#: After vfork(2) the parent is in an uninterruptible wait until its child ends.
+_UNINTERRUPTIBLE = "import ctypes; libc = ctypes.CDLL(None); libc.vfork() or libc.pause()"
+
+
+def test_an_uninterruptible_wait_is_seen() -> None:
+    assert not waits_for_disk(os.getpid())
+    argv = [sys.executable, "-c", _UNINTERRUPTIBLE]
+    with subprocess.Popen(argv, start_new_session=True) as process:
+        try:
+            wait_until(lambda: waits_for_disk(process.pid), "the parent waits")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert not waits_for_disk(process.pid)
