@@ -41,6 +41,9 @@ COMPILED_BYTES = 1 << 20
 TAKE_OVER_NS = 1_000_000
 #: Nanoseconds after such a call for which the device's calls are made by other threads.
 SLOW_NS = 50_000_000
+#: Kicks without a request, one after the other, and besides one for each descriptor of the ring;
+#: after these the ring is polled.
+IDLE_KICKS = 1024
 #: Control descriptors are checked again after this many rings.
 RINGS_PER_CHECK = 4
 #: Bytes of one disk request; a larger one fails. The used length has 32 bits.
@@ -106,6 +109,7 @@ BOUNDS = (
     Bound(
         "descriptors of a chain that counts as one request", CHAIN_SHARE - 1, "it counts as several"
     ),
+    Bound("kicks without a request, besides one for each descriptor", IDLE_KICKS, "it is polled"),
     Bound("polls between two reads of the sockets", RINGS_PER_CHECK, "messages are read first"),
     Bound("bytes of a disk request", DISK_REQUEST_BYTES, "its status is IOERR"),
     Bound("bytes of a disk request in the loop", INLINE_BYTES, "another thread serves it"),

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends import stats
+from backends.idle_kicks import IdleKicks
 from backends.isolation import Contained, GuardedLoop, Part, contain
 from backends.limits import BUDGET
 from backends.ring_memory import RingMemory
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("backends")
 
-#: Nanoseconds between two polls of a ring without a kick descriptor.
+#: Nanoseconds between two polls of a ring without a kick descriptor, or with a useless one.
 POLL_NS = 1_000_000
 
 
@@ -145,6 +146,7 @@ class Ring:
         "_device",
         "_err_fd",
         "_guest",
+        "_idle_kicks",
         "_kick_fd",
         "_loop",
         "_observer",
@@ -188,6 +190,7 @@ class Ring:
         self._closer = context.closer
         self._observer = context.observer
         self._kick_fd = -1
+        self._idle_kicks = IdleKicks()
         self._call_fd = -1
         self._err_fd = -1
         self._poll_timer: Timer | None = None
@@ -275,6 +278,7 @@ class Ring:
             text = f"epoll does not accept the kick descriptor: {error.strerror}"
             raise FrontendError(text, ring=self.index) from error
         self._kick_fd = fd
+        self._idle_kicks = IdleKicks()
 
     def set_call(self, fd: int) -> None:
         """SET_VRING_CALL; with -1 the driver polls."""
@@ -587,6 +591,16 @@ class Ring:
             raise FrontendError(f"the kick descriptor cannot be read: {error.strerror}") from error
         self._count_kick()
         self._serve_or_discard()
+        position = None if self.queue is None else self.queue.last_avail
+        if self._idle_kicks.too_many(position, self.memory.size):
+            self._poll_instead()
+
+    def _poll_instead(self) -> None:
+        """Poll the ring from now on: its kicks bring no requests, and would come for ever."""
+        log.warning("%s is polled: its kicks bring no requests", self.name)
+        self._drop_kick()
+        self._polled = True
+        self._poll_later()
 
     def _count_kick(self) -> None:
         self._counters[stats.KICKS] += 1
@@ -606,7 +620,7 @@ class Ring:
     def _poll_by_timer(self) -> None:
         self._poll_timer = None
         if self._polled:
-            self.poll()
+            self._serve_or_discard()
             self._poll_later()
 
     def end_async(self, count: int = 1) -> None:

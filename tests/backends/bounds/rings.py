@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +17,7 @@ from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.payloads import VringState
+from vhost_user.payloads import U64, VringState
 from vhost_user.readiness import readable
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
@@ -132,6 +135,28 @@ def compiled_bytes(lab: Lab, most: int) -> None:
     for _ in range(2 * most // each):
         ring.driver.add([(gpa, 16)], [(gpa + 4096, each), (gpa + 16, 1)])
     assert signals(rig, ring, 2 * most // each) == 2
+
+
+@tries("kicks without a request, besides one for each descriptor")
+def idle_kicks(lab: Lab, most: int) -> None:
+    """The kick is readable for ever, for all that the program knows."""
+    disk = lab.run(Blk())
+    rig = lab.attach(disk)
+    rig.set_features()
+    rig.set_mem_table()
+    request, ring, size = Request(rig, UNKNOWN), lab.ring(rig, 0, 64), 64
+    kick = os.eventfd(0, os.EFD_SEMAPHORE)
+    lab.stack.callback(os.close, kick)
+    os.eventfd_write(kick, 2 * most)
+    rig.ack(F.SET_VRING_KICK, U64(0), (kick,))
+    disk.logs("is polled: its kicks bring no requests")
+    (count,) = re.findall(r"eventfd-count:\s*(\w+)", Path(f"/proc/self/fdinfo/{kick}").read_text())
+    taken = 2 * most - int(count, 16)
+    assert most + size < taken <= most + size + 2, "the first ones start the ring"
+    ring.driver.add(request.readable(1), request.writable)
+    ring.driver.publish()
+    ring.wait()
+    assert request.status == VIRTIO_BLK_S_UNSUPP
 
 
 @tries("descriptors of a chain that counts as one request")
