@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -201,3 +202,16 @@ def shard(cases: Sequence[Case], number: int, count: int) -> list[Case]:
         areas.setdefault(case.area, []).append(place)
     dealt = [place for members in areas.values() for place in members]
     return [cases[place] for place in sorted(dealt[number - 1 :: count])]
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """The number of a part and the number of parts in a text such as ``2/3``.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise OptionError(f"{text!r}: write K/N, such as 2/3, with K from 1 to N")
+    return number, count

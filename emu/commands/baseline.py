@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from vhost_user_conformance.model.case import Case
     from vhost_user_conformance.model.result import CaseResult, Known
 
-#: Cases that an error names.
-_SHOWN = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -84,15 +81,6 @@ class Baseline:
             EmuError: one is not; the line says how the file is brought up to date.
         """
         mended = [result for result in results if result.mended]
-        if not mended:
-            return
-        names = [
-            f"{result.case.id} (line {result.known.line})"
-            for result in mended[:_SHOWN]
-            if result.known is not None
-        ]
-        more = f" and {len(mended) - _SHOWN} more" * (len(mended) > _SHOWN)
-        raise EmuError(
-            f"--known {self.path}: {', '.join(names)}{more}: known to fail, and does not fail any "
-            "more; remove the line, or use --write-known"
-        )
+        if mended and self.path is not None:
+            why = baseline.complaint("--known", self.path, mended)
+            raise EmuError(f"{why}, or use --write-known")

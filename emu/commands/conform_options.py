@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from emu.commands.completion import cases
 from emu.commands.json_output import json_option
 from emu.commands.openmetrics_option import openmetrics_option
 from emu.commands.report_option import REPORT_OPTIONS, ReportFiles
+from vhost_user_conformance.errors import OptionError
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.target import (
     DEVICES,
@@ -24,6 +24,7 @@ from vhost_user_conformance.target import (
     PATIENCE,
     SHORTEST_PATIENCE,
     SHORTEST_TOTAL,
+    shard_of,
 )
 
 if TYPE_CHECKING:
@@ -83,11 +84,10 @@ def _shard(
     """A number and the number of parts, such as ``2/3``."""
     if text is None:
         return None
-    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    number, count = map(int, found.groups()) if found else (0, 0)
-    if not 1 <= number <= count:
-        raise click.BadParameter(f"{text!r}: write K/N, such as 2/3, with K from 1 to N.")
-    return number, count
+    try:
+        return shard_of(text)
+    except OptionError as error:
+        raise click.BadParameter(f"{error}.") from None
 
 
 _SOCKET = {

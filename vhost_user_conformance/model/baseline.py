@@ -21,7 +21,7 @@ from vhost_user_conformance.model.result import Known
 from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from vhost_user_conformance.model.case import Case
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 24
 #: Characters of a reason.
 MAX_REASON = 1000
+#: Cases that do not fail any more and are named in an error.
+_SHOWN = 5
 _HEAD = "# Known failures: an id on each line, and the reason. See emu conform --known.\n"
 
 
@@ -69,6 +71,26 @@ def read(option: str, path: Path, cases: Iterable[Case]) -> dict[str, Known]:
 def marked(result: CaseResult, known: Mapping[str, Known]) -> CaseResult:
     """The result, with the line of the baseline that is about its case, if there is one."""
     return result._replace(known=known.get(result.case.id))
+
+
+def complaint(option: str, path: Path, mended: Sequence[CaseResult]) -> str:
+    """What is wrong with a file whose cases do not fail any more: one line.
+
+    Args:
+        option: that names the file.
+        path: of the file.
+        mended: the results of these cases, at least one.
+    """
+    names = [
+        f"{result.case.id} (line {result.known.line})"
+        for result in mended[:_SHOWN]
+        if result.known is not None
+    ]
+    more = f" and {len(mended) - _SHOWN} more" * (len(mended) > _SHOWN)
+    return (
+        f"{option} {path}: {', '.join(names)}{more}: known to fail, and does not fail any more; "
+        "remove the line"
+    )
 
 
 def updated(results: Iterable[CaseResult], known: Mapping[str, Known]) -> str:

@@ -39,6 +39,17 @@ _WITH_A_VALUE = {
             "rust-vmm or yc-libvhost."
         ),
     ),
+    "shard": (
+        "K/N",
+        "Run only the K-th of N parts of the cases, such as 2/3. Each case is in one part.",
+    ),
+    "known": (
+        "FILE",
+        (
+            "A baseline, the ids of the cases that are known to fail: these are expected to fail "
+            "(xfail), and one that does not fail any more is a failure."
+        ),
+    ),
     "patience": ("SECONDS", "Timeout for each answer; 2 by default."),
 }
 

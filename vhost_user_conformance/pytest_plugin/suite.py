@@ -17,6 +17,7 @@ from vhost_user.errors import VhostUserError
 from vhost_user_conformance.errors import ConformanceError, OptionError
 from vhost_user_conformance.model.verdict import Verdict
 from vhost_user_conformance.pytest_plugin.options import PREFIX
+from vhost_user_conformance.pytest_plugin.selection import Selection
 from vhost_user_conformance.pytest_plugin.workers import check_mode, claim, is_worker, scheduler
 from vhost_user_conformance.report import terminal
 from vhost_user_conformance.target import (
@@ -64,7 +65,10 @@ class Suite:
         try:
             self.target = _target(config)
             self.target.check()
-            self._cases = select(cases_of(self.target.role), config.getoption("vhost_user_only"))
+            selection = Selection.of(config)
+            cases = cases_of(self.target.role)
+            select(cases, selection.only)  # an unknown name is an error
+            self._cases = selection.chosen(cases)
         except ConformanceError as error:
             raise pytest.UsageError(_prefixed(str(error))) from None
         if not self._worker:
@@ -187,8 +191,18 @@ class CaseRun:
         return result
 
     def check(self) -> None:
-        """Pass, fail or skip the test by the verdict: UNSUPPORTED and OBSERVED skip it."""
-        result = self.run()
+        """Pass, fail or skip the test by the verdict: UNSUPPORTED and OBSERVED skip it.
+
+        A known failure is an expected one (xfail); if it does not fail any more, the test fails.
+        """
+        selection = _selection(self._item.config)
+        result = selection.marked(self.run())
+        if result.known is not None:
+            self._set(known=result.known.reason)
+        if result.known_failure and result.known is not None:
+            pytest.xfail(f"{result.verdict}: {result.known.reason or 'known to fail'}")
+        if complaint := selection.complaint(result):
+            pytest.fail(complaint, pytrace=False)
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
             pytest.fail(terminal.evidence_text(result), pytrace=False)
         if result.verdict is Verdict.OBSERVED:
@@ -281,10 +295,14 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         why = ""
     if why:
         pytest.fail(why.replace("--only ", ""), pytrace=False)
-    asked = config.getoption("vhost_user_only")
-    chosen = [case for case in chosen if not asked or {case.id, case.area} & set(asked)]
+    chosen = _selection(config).chosen(chosen)
     marked = [pytest.param(case, id=case.id, marks=_mark(case)) for case in chosen]
     metafunc.parametrize("vhost_user_case", marked, indirect=True)
+
+
+def _selection(config: pytest.Config) -> Selection:
+    """As `Selection.of`, for a test."""
+    return _or_fail(lambda: Selection.of(config))
 
 
 def _mark(case: Case) -> pytest.MarkDecorator:

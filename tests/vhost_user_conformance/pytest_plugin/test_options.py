@@ -26,7 +26,7 @@ def test_each_option_has_the_prefix_and_is_one_of_the_command(pytester: pytest.P
     command += CliRunner().invoke(conform, ["front-end", "--help"]).output
     assert names == {
         *("socket", "exec", "device", "role", "dialect", "patience", "scratch", "only"),
-        "destination",
+        *("destination", "known", "shard"),
     }
     assert {name for name in names if f"--{name}" not in command} == {"role"}
     assert one_of() in " ".join(text.split())
