@@ -1,4 +1,4 @@
-"""`emu tap`: a round trip with the tap between the front-end and the back-end, and without it.
+"""`emu tap`: round trips with the tap between the front-end and the back-end, and without it.
 
 And requests of a disk with and without it: they lead through shared memory, not through the tap.
 """
@@ -6,6 +6,8 @@ And requests of a disk with and without it: they lead through shared memory, not
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -15,73 +17,135 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from bench.bench_disk import Disk
+from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.channel import connect
-from vhost_user.codec import VERSION, encode
+from vhost_user.codec import NEED_REPLY, VERSION, encode
+from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.messages import FrontendRequest
+from vhost_user.payloads import U64, MemoryRegion, MemTable
+from vhost_user.unix_socket import is_listening
 from vhost_user.virtio.blk import VIRTIO_BLK_T_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bench.figures import Figure
 
-TIMEOUT = 30.0
-#: Requests of a round, each sent after the reply to the one before.
+#: Requests of one way in a round, each sent after the reply to the one before.
 REQUESTS = 64
-LOGS = {"direct": None, "tap": [], "tap-json": ["--json", "{folder}/log.json"]}
+#: Rounds of each way, in alternation: what else the host does meets both.
+ROUNDS = 50
+#: Seconds between two rounds. The tap decodes what it has forwarded when there is nothing to
+#: forward: after the stop of a VM, too, and not between its messages.
+PAUSE = 0.05
+LOGS: dict[str, tuple[str, ...]] = {"tap": (), "tap-json": ("--json", "{folder}/log.json")}
+_MEMORY = 1 << 20
+_BASE = 1 << 32
 
 
-class Sockets(NamedTuple):
-    """The back-end's socket and those of two taps before it."""
+class Kind(NamedTuple):
+    """A request with a reply: its message, and the descriptors."""
 
-    paths: dict[str, str]
+    message: bytes
+    fds: tuple[int, ...] = ()
+
+    def ask(self, sock: socket.socket) -> None:
+        """Send it, and receive the reply."""
+        socket.send_fds(sock, [self.message], self.fds)
+        assert sock.recv(64)
 
 
-@pytest.fixture(scope="module")
-def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sockets]:
-    """A disk's back-end, and the taps."""
-    folder: Path = tmp_path_factory.mktemp("tap")
-    with (folder / "disk.img").open("wb") as file:
-        file.truncate(1 << 20)
-    paths = {name: str(folder / f"{name}.sock") for name in LOGS}
-    image = str(folder / "disk.img")
-    commands = [["backends.blk", "--socket-path", paths["direct"], "--blk-file", image]]
-    for name, logs in LOGS.items():
-        if logs is not None:
-            pair = ["--listen", paths[name], "--connect", paths["direct"]]
-            options = [word.format(folder=folder) for word in logs]
-            commands.append(["emu.cli", "tap", "-q", *pair, *options])
+def _prepared(sock: socket.socket) -> dict[str, Kind]:
+    """Have each message acknowledged, as QEMU has; returns the kinds of requests."""
+    features = {
+        FrontendRequest.SET_FEATURES: 1 << VHOST_USER_F_PROTOCOL_FEATURES,
+        FrontendRequest.SET_PROTOCOL_FEATURES: ProtocolFeature.REPLY_ACK,
+    }
+    for request, value in features.items():
+        sock.sendall(encode(request, VERSION, U64(value)))
+    memory = os.memfd_create("memory")
+    os.truncate(memory, _MEMORY)
+    table = MemTable((MemoryRegion(0, _MEMORY, _BASE, 0),))
+    return {
+        "GET_FEATURES": Kind(encode(FrontendRequest.GET_FEATURES, VERSION, None)),
+        "SET_MEM_TABLE": Kind(
+            encode(FrontendRequest.SET_MEM_TABLE, VERSION | NEED_REPLY, table), (memory,)
+        ),
+    }
+
+
+class Way(NamedTuple):
+    """A connection to a back-end, and nanoseconds of the requests on it."""
+
+    sock: socket.socket
+    kinds: dict[str, Kind]
+    times: list[int]
+
+    def run(self, kind: str) -> None:
+        """Some requests, one after the other."""
+        request = self.kinds[kind]
+        for _ in range(REQUESTS):
+            begin = time.perf_counter_ns()
+            request.ask(self.sock)
+            self.times.append(time.perf_counter_ns() - begin)
+
+
+@pytest.fixture
+def way(tmp_path: Path) -> Iterator[Callable[[str], Way]]:
+    """Makes the ways, each to a back-end of its own."""
     with contextlib.ExitStack() as stack:
-        for words in commands:
+
+        def start(path: str, *words: str) -> None:
             program = subprocess.Popen([sys.executable, "-m", *words])
             stack.callback(program.wait)
             stack.callback(program.terminate)
-        yield Sockets(paths)
+            wait_until(lambda: is_listening(path), f"{path} listens")
+
+        def make(name: str) -> Way:
+            path, image = str(tmp_path / f"{name}.sock"), tmp_path / f"{name}.img"
+            image.write_bytes(bytes(_MEMORY))
+            start(path, "backends.blk", "--socket-path", path, "--blk-file", str(image))
+            if name in LOGS:
+                back_end, path = path, f"{path}.tap"
+                logs = [word.format(folder=tmp_path) for word in LOGS[name]]
+                pair = ("--listen", path, "--connect", back_end)
+                start(path, "emu.cli", "tap", "-q", *pair, *logs)
+            sock = stack.enter_context(connect(path, name, TIMEOUT))
+            kinds = _prepared(sock)
+            for kind in kinds.values():
+                for fd in kind.fds:
+                    stack.callback(os.close, fd)
+            return Way(sock, kinds, [])
+
+        yield make
 
 
+@pytest.mark.parametrize("kind", ["GET_FEATURES", "SET_MEM_TABLE"])
 @pytest.mark.parametrize(
-    "way",
-    [pytest.param(way, marks=[pytest.mark.smoke] if way == "tap" else []) for way in LOGS],
+    "name", [pytest.param(name, marks=[pytest.mark.smoke][: name == "tap"]) for name in LOGS]
 )
-def test_round_trip(benchmark: Any, figure: Figure, sockets: Sockets, way: str) -> None:
-    """GET_FEATURES in lock-step; the difference between the cases is what a tap adds."""
-    message = encode(FrontendRequest.GET_FEATURES, VERSION, None)
-    with connect(sockets.paths[way], way, TIMEOUT) as sock:
+def test_round_trip(
+    benchmark: Any, figure: Figure, way: Callable[[str], Way], name: str, kind: str
+) -> None:
+    """In lock-step, with the tap and without it; the note is what the median request takes more.
 
-        def run() -> int:
-            size = 0
-            for _ in range(REQUESTS):
-                sock.sendall(message)
-                size += len(sock.recv(64))
-            return size
+    GET_FEATURES has no work, and SET_MEM_TABLE has a descriptor.
+    """
+    ways = [way("direct"), way(name)]
 
-        figure.group, figure.unit, figure.units = "tap", "request", REQUESTS
-        assert benchmark(run) == REQUESTS * 20
+    def run() -> None:
+        ways.reverse()
+        for each in ways:
+            each.run(kind)
 
-
-#: Rounds of each way, in alternation: what else the host does meets both.
-ROUNDS = 50
+    direct, tapped = (each.times for each in ways)
+    figure.group, figure.unit, figure.units = "tap", "request", 2 * REQUESTS
+    benchmark.pedantic(run, setup=lambda: time.sleep(PAUSE), rounds=ROUNDS, warmup_rounds=1)
+    medians = [statistics.median(times[REQUESTS:]) / 1000 for times in (direct, tapped)]
+    figure.notes["without a tap"] = f"{medians[0]:.0f} us"
+    figure.notes["more with it"] = f"{medians[1] - medians[0]:.0f} us"
 
 
 def test_data_path(benchmark: Any, figure: Figure, tmp_path: Path) -> None:

@@ -112,16 +112,17 @@ class _Stream:
     def split(self, data: bytes) -> Iterable[int]:
         return self._framer.split(data)
 
-    def inspect(self, piece: Piece) -> Piece:
+    def exchange(self, piece: Piece) -> Piece:
+        return piece
+
+    def inspect(self, data: bytes, fds: int, time: int) -> None:
         framer = self._framer
         if framer.lost:
-            return piece
-        now = time.monotonic_ns()
-        for message in framer.feed(piece.data, len(piece.fds), now):
+            return
+        for message in framer.feed(data, fds, time):
             self._arrived(message)
         if why := self._framer.lost:
-            self._unreadable(now, why)
-        return piece
+            self._unreadable(time, why)
 
 
 class _Requests(_Stream):
@@ -138,9 +139,8 @@ class _Requests(_Stream):
         super().__init__(arrived, unreadable)
         self._connection = connection
 
-    def inspect(self, piece: Piece) -> Piece:
+    def exchange(self, piece: Piece) -> Piece:
         opens = len(piece.fds) == 1 and self.between_messages and _opens_channel(piece.data)
-        super().inspect(piece)
         return self._connection.tap_channel(piece) if opens else piece
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import socket
+import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -98,16 +99,25 @@ def _read(sock: socket.socket, size: int) -> tuple[bytes, tuple[int, ...]]:
 
 
 class Inspector(Protocol):
-    """Sees each piece before it is forwarded."""
+    """Sees each piece, in order; whatever does not have to be known before is done after."""
 
     def split(self, data: bytes) -> Iterable[int]:
         """See `read_pieces`; the bytes are the next ones of the stream."""
 
-    def inspect(self, piece: Piece) -> Piece:
-        """The piece to be sent: the same one, or one with other descriptors.
+    def exchange(self, piece: Piece) -> Piece:
+        """The piece to be sent: this one, which has descriptors, or one with other descriptors.
 
         The descriptors of the result are closed once they have been sent; those of the argument
         that it lacks are the inspector's.
+        """
+
+    def inspect(self, data: bytes, fds: int, time: int) -> None:
+        """Decode a piece, which has been sent, as far as the sink took it.
+
+        Args:
+            data: its bytes.
+            fds: how many descriptors came with it.
+            time: when it was read, CLOCK_MONOTONIC, nanoseconds.
         """
 
 
@@ -158,14 +168,25 @@ class Pump:
             if pieces == [END]:
                 self._end()
                 return
-            self._pieces.extend(map(self._inspector.inspect, pieces))
-        self._send()
+            self._forward(pieces)
+            if len(pieces) == 1 and not pieces[0].fds and len(pieces[0].data) < READ_SIZE:
+                return  # nothing else was there; epoll tells what has come meanwhile
 
     def close(self) -> None:
         """Drop what has not been sent."""
         self.finished = True
         while self._pieces:
             close_all(self._pieces.popleft().fds)
+
+    def _forward(self, pieces: list[Piece]) -> None:
+        """Send pieces that were just read. They are decoded while the receiver wakes up."""
+        now = time.monotonic_ns()
+        for piece in pieces:
+            self._pieces.append(self._inspector.exchange(piece) if piece.fds else piece)
+            try:
+                self._send()
+            finally:
+                self._inspector.inspect(piece.data, len(piece.fds), now)
 
     def _send(self) -> bool:
         """Send what is held; True if nothing is left of it."""

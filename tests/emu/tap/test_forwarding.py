@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,10 +35,14 @@ class Unchanged:
         """Bytes."""
         return single(data)
 
-    def inspect(self, piece: Piece) -> Piece:
+    def exchange(self, piece: Piece) -> Piece:
         """The piece itself."""
-        self.pieces.append((piece.data, len(piece.fds)))
         return piece
+
+    def inspect(self, data: bytes, fds: int, time: int) -> None:
+        """Remember it."""
+        assert 0 < time <= monotonic_ns()
+        self.pieces.append((data, fds))
 
 
 def sockets(owned: ExitStack) -> tuple[socket.socket, socket.socket]:
@@ -132,6 +137,32 @@ def test_a_pump_forwards_and_closes_its_copies(owned: ExitStack) -> None:
     assert everything(receiver) == [(b"one", 0), (b"two", 3)]
 
 
+def test_a_piece_is_sent_before_it_is_decoded(owned: ExitStack) -> None:
+    """Only the header of one with descriptors is looked at before."""
+    source, sender = sockets(owned)
+    sink, receiver = sockets(owned)
+    seen = []
+
+    class Decoder(Unchanged):
+        def exchange(self, piece: Piece) -> Piece:
+            seen.append(f"exchange {piece.data!r}")
+            return super().exchange(piece)
+
+        def inspect(self, data: bytes, fds: int, time: int) -> None:
+            seen.append(f"decode {data!r}, received {everything(receiver)}")
+            super().inspect(data, fds, time)
+
+    pump = Pump(source, sink, Decoder())
+    sender.send(b"one")
+    send_with(sender, b"two", 1)
+    pump.run()
+    assert seen == [
+        "decode b'one', received [(b'one', 0)]",
+        "exchange b'two'",
+        "decode b'two', received [(b'two', 1)]",
+    ]
+
+
 def test_a_side_that_does_not_read_stops_the_other(owned: ExitStack) -> None:
     """The pump holds one piece; what comes after it stays in the sender's socket."""
     source, sender = sockets(owned)
@@ -166,6 +197,7 @@ def test_the_end_follows_what_was_sent(owned: ExitStack) -> None:
     pump = Pump(source, sink, Unchanged())
     sender.send(b"last")
     sender.shutdown(socket.SHUT_WR)
+    pump.run()
     pump.run()
     assert pump.finished
     assert receiver.recv(10) == b"last"
