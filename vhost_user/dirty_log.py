@@ -10,12 +10,12 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import struct
 from typing import TYPE_CHECKING
 
 from vhost_user import native
 from vhost_user.errors import FrontendError, UsageError
 from vhost_user.mapping import LostMemoryError, Mapping, MappingError
-from vhost_user.memory import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: The size of a log is a multiple of this.
 WORD_BYTES = 8
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+_RUN = struct.Struct("=QQ")
+#: That one call of the compiled function returns at most.
 _RUNS = 4096
 
 
@@ -116,28 +118,23 @@ class DirtyLog:
         A bit is read and cleared in one step, so that a concurrent mark is found now or by the
         next harvest. Adjacent pages are one run.
         """
-        runs: list[tuple[int, int]] = []
-        for start, end in self._extents():
-            for first, pages in self._harvest_extent(start, end):
-                gpa, length = first << PAGE_SHIFT, pages << PAGE_SHIFT
-                if runs and sum(runs[-1]) == gpa:
-                    gpa, length = runs[-1][0], runs.pop()[1] + length
-                runs.append((gpa, length))
-        return runs
-
-    def _harvest_extent(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         view = self._view  # a reference, as in mark
         if view is None:
             raise UsageError("this dirty log was closed")
         ffi, harvest = native.ffi, native.lib.vu_log_harvest
         out, taken = ffi.new("uint64_t[]", 2 * _RUNS), ffi.new("size_t *")
-        while start < end:
-            words = ffi.cast("uint64_t *", self.address + start)
-            count = (end - start) // WORD_BYTES
-            done = harvest(words, count, start * 8, out, _RUNS, taken)
-            flat = ffi.unpack(out, 2 * taken[0]) if taken[0] else []
-            yield from zip(flat[::2], flat[1::2], strict=True)
-            start += done * WORD_BYTES
+        runs: list[tuple[int, int]] = []
+        for start, end in self._extents():
+            at = start
+            while at < end:
+                words, count = ffi.cast("uint64_t *", self.address + at), (end - at) // WORD_BYTES
+                at += WORD_BYTES * harvest(words, count, at * 8, out, _RUNS, taken)
+                found = list(_RUN.iter_unpack(ffi.buffer(out, taken[0] * _RUN.size)))
+                if runs and found and sum(runs[-1]) == found[0][0]:
+                    gpa, length = runs.pop()
+                    found[0] = gpa, length + found[0][1]
+                runs += found
+        return runs
 
     def check(self) -> None:
         """Check that no page was gone when it was accessed.

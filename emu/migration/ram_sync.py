@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from vhost_user.errors import BackendError
@@ -26,7 +27,7 @@ class RamSync:
     def __init__(self, ram: GuestRam, log: DirtyLog) -> None:
         self._ram = ram
         self._log = log
-        self._unsent: set[int] = set()
+        self._unsent: list[Run] = []
         # The first round sends all pages, so nothing marked before it counts. The second harvest
         # drops marks that raced with the first (`GuestRam.harvest`).
         ram.harvest()
@@ -42,23 +43,48 @@ class RamSync:
         Raises:
             BackendError: a back-end has marked an address that is not memory.
         """
-        pages = self._ram.harvest() | self._unsent
-        self._unsent = set()
-        for gpa, length in self._log.harvest():
-            if not any(r.gpa <= gpa and gpa + length <= r.gpa + r.size for r in self._ram.regions):
-                raise BackendError(
-                    f"a back-end has marked {gpa:#x}+{length:#x} in the dirty log, "
-                    "where the VM has no memory"
-                )
-            first = gpa // PAGE_SIZE
-            pages.update(range(first, first + length // PAGE_SIZE))
-        return runs_of(pages)
+        written, unsent = self._ram.harvest(), self._unsent
+        self._unsent = []
+        logged = self._log.harvest()
+        if (run := self._outside(logged)) is not None:
+            raise BackendError(
+                f"a back-end has marked {run[0]:#x}+{run[1]:#x} in the dirty log, "
+                "where the VM has no memory"
+            )
+        return joined([*runs_of(written), *unsent, *logged])
+
+    def _outside(self, runs: list[Run]) -> Run | None:
+        """The first of these disjoint runs in address order that is not within a region."""
+        first = 0
+        for region in self._ram.regions:
+            end = region.gpa + region.size
+            after = bisect_left(runs, (end,), first)
+            if after > first:
+                if runs[first][0] < region.gpa:
+                    return runs[first]
+                if sum(runs[after - 1]) > end:
+                    return runs[after - 1]
+            first = after
+        return runs[first] if first < len(runs) else None
 
     def put_back(self, runs: Iterable[Run]) -> None:
-        """Make `dirty` return these runs again: they were not sent."""
-        for gpa, length in runs:
-            first = gpa // PAGE_SIZE
-            self._unsent.update(range(first, first + length // PAGE_SIZE))
+        """Make `dirty` return these runs of whole pages again: they were not sent."""
+        self._unsent += runs
+
+
+def joined(runs: Iterable[Run]) -> list[Run]:
+    """The same memory as disjoint runs in address order; adjacent ones are one run."""
+    made: list[Run] = []
+    start, end = 0, -1
+    for run in sorted(runs):
+        gpa, length = run
+        if gpa > end:
+            made.append(run)
+            start, end = gpa, gpa + length
+        elif gpa + length > end:
+            end = gpa + length
+            made[-1] = start, end - start
+    return made
 
 
 def runs_of(pages: Iterable[int]) -> list[Run]:

@@ -51,8 +51,8 @@ int vu_log_mark(uint8_t *log, uint64_t log_bytes, uint64_t gpa, uint64_t length)
     return 0;
 }
 
-/* Reads and clears the bits of `count` words, and stores them as runs (first page, pages), two
-   words each; bit 0 is `first_page`. Stops when the runs of another word might not fit into `runs`.
+/* Reads and clears the bits of `count` words, and stores them as runs (address, bytes), two words
+   each; bit 0 is `first_page`. Stops when the runs of another word might not fit into `runs`.
    Returns how many words it has read, so that the caller can continue there. */
 size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64_t *runs,
                       size_t max_runs, size_t *run_count) {
@@ -65,18 +65,17 @@ size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
         taken = __builtin_bswap64(taken); /* the log is an array of bytes */
 #endif
-        uint64_t base = first_page + i * 64;
+        uint64_t base = (first_page + i * 64) << PAGE_SHIFT;
         while (taken) {
             unsigned start = (unsigned)__builtin_ctzll(taken);
             uint64_t gaps = ~(taken >> start); /* its lowest bit is where the run ends */
             unsigned pages = gaps ? (unsigned)__builtin_ctzll(gaps) : 64;
-            if (n && runs[2 * n - 2] + runs[2 * n - 1] == base + start) {
-                runs[2 * n - 1] += pages;
-            } else {
-                runs[2 * n] = base + start;
-                runs[2 * n + 1] = pages;
-                n++;
+            uint64_t gpa = base + ((uint64_t)start << PAGE_SHIFT);
+            if (!n || runs[2 * n - 2] + runs[2 * n - 1] != gpa) {
+                runs[2 * n] = gpa;
+                runs[2 * n++ + 1] = 0;
             }
+            runs[2 * n - 1] += (uint64_t)pages << PAGE_SHIFT;
             taken = start + pages < 64 ? taken >> (start + pages) << (start + pages) : 0;
         }
     }

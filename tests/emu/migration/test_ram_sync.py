@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.machine.ram import GuestRam
-from emu.migration.ram_sync import RamSync, runs_of, total
+from emu.migration.ram_sync import RamSync, joined, runs_of, total
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError
 from vhost_user.memory import PAGE_SIZE
@@ -27,6 +27,30 @@ def test_runs_are_the_pages(pages: set[int]) -> None:
     }
     assert covered == pages
     assert all(a + length < b for (a, length), (b, _) in itertools.pairwise(runs))
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9))))
+def test_joined_runs_are_the_same_pages(parts: list[tuple[int, int]]) -> None:
+    """Runs that overlap, touch, or lie apart, in any order."""
+    pages = {page for first, count in parts for page in range(first, first + count)}
+    runs = [(first * PAGE_SIZE, count * PAGE_SIZE) for first, count in parts]
+    assert joined(runs) == runs_of(pages)
+
+
+def test_pages_that_were_not_sent_are_dirty_once_more() -> None:
+    """Also several times, and those that were written again; each is returned once."""
+    ram = GuestRam(64 << 20)
+    log = DirtyLog.create(ram.pages)
+    try:
+        sync = RamSync(ram, log)
+        sync.put_back([(PAGE_SIZE, 2 * PAGE_SIZE)])
+        sync.put_back([(8 * PAGE_SIZE, PAGE_SIZE)])
+        log.mark(2 * PAGE_SIZE, 2 * PAGE_SIZE)
+        assert sync.dirty() == [(PAGE_SIZE, 3 * PAGE_SIZE), (8 * PAGE_SIZE, PAGE_SIZE)]
+        assert sync.dirty() == []
+    finally:
+        log.close()
+        ram.close()
 
 
 def test_writes_of_the_guest_are_joined_with_the_dirty_log() -> None:
@@ -48,14 +72,18 @@ def test_writes_of_the_guest_are_joined_with_the_dirty_log() -> None:
         ram.close()
 
 
-@pytest.mark.parametrize("gpa", [3 << 30, 6 << 30])
+@pytest.mark.parametrize("gpa", [3 << 30, (4 << 30) - PAGE_SIZE, 5 << 30, 6 << 30])
 def test_a_mark_outside_of_memory_is_an_error_of_the_back_end(gpa: int) -> None:
     """In the hole, or beyond the end; the error has the address."""
     ram = GuestRam(4 << 30)
     log = DirtyLog.create(2 << 20)
     try:
         sync = RamSync(ram, log)
-        log.mark(gpa, 1)
+        for allowed in (0, (3 << 30) - PAGE_SIZE, 4 << 30, (5 << 30) - PAGE_SIZE):
+            log.mark(allowed, 1)
+        sync.dirty()
+        for also in (0, gpa, (5 << 30) - 2 * PAGE_SIZE):
+            log.mark(also, 1)
         with pytest.raises(BackendError, match=f"{gpa:#x}"):
             sync.dirty()
     finally:
