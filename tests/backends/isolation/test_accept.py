@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 from pathlib import Path
@@ -29,8 +30,9 @@ def test_a_front_end_waits_for_descriptors(tmp_path: Path) -> None:
         other = pair.connect(str(tmp_path / f"{pair.NEIGHBOUR}.sock"), kind).start()
         kind.work(other)
         soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-        held = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (held, hard))
+        held = {int(each.name) for each in Path(f"/proc/{process.pid}/fd").iterdir()}
+        lowest = next(number for number in itertools.count() if number not in held)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (lowest, hard))
         path = str(tmp_path / f"{pair.VICTIM}.sock")
         connection = FrontendConnection.connect(path, name="late", timeout=TIMEOUT)
         assert "victim: a front-end waits: it cannot be accepted: Too many open" in _line(process)
