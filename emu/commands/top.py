@@ -81,7 +81,8 @@ def _show(monitor: WatchedMonitor, address: str, seconds: float, *, once: bool) 
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not once else None
 
     def show(sample: TopSample, before: TopSample | None) -> None:
-        shown = view(address, sample, before)
+        height = None if live is None else console.height
+        shown = view(address, sample, before, width=console.width, height=height)
         if live is None:
             console.print(shown)
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -11,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from emu.report.results import MigrationReport, median
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
 
 #: Columns if the output is not a terminal: no line is as long, so none is broken or cut.
 PLAIN_WIDTH = 4000
@@ -81,6 +86,43 @@ def width_of(table: Table) -> int:
     """The width, in columns, at which a table shows all cells in full."""
     console = Console(width=PLAIN_WIDTH, file=io.StringIO(), markup=False, emoji=False)
     return Measurement.get(console, console.options, table).maximum
+
+
+def fitting(
+    build: Callable[[Collection[str]], Table], columns: Sequence[str], width: int
+) -> tuple[Table, list[str]]:
+    """The table without as many columns as it takes to fit, and the names of these columns.
+
+    Args:
+        build: makes the table without some columns.
+        columns: those that may be left out, in this order.
+        width: columns of the terminal.
+    """
+    left_out: list[str] = []
+    while width_of(made := build(left_out)) > width and len(left_out) < len(columns):
+        left_out.append(columns[len(left_out)])
+    return made, left_out
+
+
+def remainder(rows: int, room: int, left_out: Sequence[str]) -> list[str]:
+    """What a table on a terminal does not show, in words.
+
+    Args:
+        rows: one for each device.
+        room: rows that are shown at most.
+        left_out: columns that are not shown.
+    """
+    parts = [f"and {counted(rows - room, 'more device')}"] if rows > room else []
+    if left_out:
+        parts.append(f"too narrow for: {', '.join(left_out)}")
+    return parts
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts names as people do: ``disk2`` is before ``disk10``."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)
+    ]
 
 
 def median_downtime(report: MigrationReport, strategy: str) -> float | None:

@@ -8,20 +8,26 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from emu.report.cells import count, counted, new_table, size
+from emu.report.cells import count, counted, fitting, new_table, remainder, size
 from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
+    from rich.table import Table
 
     from emu.qmp.protocol import JsonObject
 
 #: The counters whose rates are shown.
 COUNTERS = ("completed", "kicks", "calls")
+_COLUMNS = ("device", "state", "rings", "done/s", "in flight", "kicks/s", "calls/s", "notifiers")
+_TEXTS = ("device", "state", "notifiers")
+#: Lines of the table besides the devices: its ends, two of its head, and what is not shown.
+_BESIDES = 5
 #: Columns of a device's name.
 _NAME_WIDTH = 12
+_SHORTEST_NAME = 8
 #: Characters of a text of the monitor.
 _MAX_TEXT = 400
 
@@ -71,31 +77,61 @@ class TopSample:
         }
 
 
-def view(address: str, sample: TopSample, before: TopSample | None) -> RenderableType:
-    """The lines and the table of a sample, at most 80 columns wide."""
+def view(
+    address: str,
+    sample: TopSample,
+    before: TopSample | None,
+    *,
+    width: int = 80,
+    height: int | None = None,
+) -> RenderableType:
+    """The lines and the table of a sample.
+
+    Args:
+        address: of the monitor.
+        sample: what is shown.
+        before: the sample before it, or None: there are no rates then.
+        width: columns; where 80 are not there, columns of the table are left out.
+        height: lines of the terminal; devices that do not fit are left out. None is any number.
+    """
     devices = counted(len(sample.devices), "device")
     title = f"{_text(sample.status)}: {devices}, {_rings(sample.devices)}"
     lines = [Text(address, overflow="ellipsis", no_wrap=True), Text(title)]
     if sample.migration:
         lines.append(Text(_migration(sample.migration), overflow="ellipsis", no_wrap=True))
-    table = new_table(None, plain=False)
-    table.padding = (0, 0, 0, 1)
-    table.add_column("device", max_width=_NAME_WIDTH, no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in ("rings", "done/s", "in flight", "kicks/s", "calls/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("notifiers", no_wrap=True)
+    above = len(lines) + (len(title) - 1) // width  # the title may be wrapped
+    room = len(sample.devices) if height is None else max(1, height - above - _BESIDES)
     rates = sample.rates(before)
-    for device in sample.devices:
-        table.add_row(*_cells(device, rates.get(device["id"], {})))
-    return Group(*lines, table)
+
+    def build(left_out: Collection[str], *, name_width: int = _SHORTEST_NAME) -> Table:
+        table = new_table(None, plain=False)
+        table.padding = (0, 0, 0, 1)
+        for name in _COLUMNS:
+            if name not in left_out:
+                justify: JustifyMethod = "left" if name in _TEXTS else "right"
+                is_name = name == "device"
+                table.add_column(
+                    name,
+                    justify=justify,
+                    no_wrap=not is_name,  # it is made narrower, and its cells do not wrap
+                    max_width=name_width if is_name else None,
+                )
+        for device in sample.devices[:room]:
+            row = zip(_COLUMNS, _cells(device, rates.get(device["id"], {})), strict=True)
+            table.add_row(*(cell for name, cell in row if name not in left_out))
+        return table
+
+    _, left_out = fitting(build, ("notifiers", "calls/s", "kicks/s", "state"), width)
+    table = build(left_out, name_width=_NAME_WIDTH)
+    more = remainder(len(sample.devices), room, left_out)
+    return Group(*lines, table, *([Text("; ".join(more))] if more else []))
 
 
-def _cells(device: JsonObject, rates: Mapping[str, float]) -> list[str]:
+def _cells(device: JsonObject, rates: Mapping[str, float]) -> list[str | Text]:
     running = sum(ring["state"] == "running" for ring in device["rings"])
     notifiers = [name for name in ("host", "guest") if device[f"{name}-notifiers"]]
     return [
-        _text(device["id"]),
+        Text(_text(device["id"]), no_wrap=True, overflow="ellipsis"),
         _text(device["state"]),
         f"{running}/{len(device['rings'])}",
         _rate(rates.get("completed")),

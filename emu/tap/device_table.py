@@ -10,12 +10,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from emu.report.cells import counted, milliseconds
+from emu.report.cells import fitting, milliseconds, natural, remainder
 from emu.tap.connection import Closed
 from emu.tap.message import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from rich.console import Console
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from emu.tap.session import RingCount
 
 #: Lines of the terminal that are no rows of devices.
-_BESIDES = 6
+_BESIDES = 7
 
 
 class Slowest(NamedTuple):
@@ -100,7 +100,7 @@ class DeviceCounts:
         sessions = reader.sessions
         connected = {session.pair for session in sessions.values()}
         rows = []
-        for device in sorted((self._messages.keys() - connected) | sessions.keys()):
+        for device in sorted((self._messages.keys() - connected) | sessions.keys(), key=natural):
             session = sessions.get(device)
             count = self._messages[device]
             rows.append(
@@ -117,32 +117,68 @@ class DeviceCounts:
         return sorted(rows, key=lambda row: -row.rate)
 
 
-def table(rows: list[DeviceRow], room: int) -> Table:
-    """The table of the first rows, as many as there is room for."""
-    left_out = len(rows) - room
-    more = f"and {counted(left_out, 'more device')}; " if left_out > 0 else ""
-    caption = f"{more}Ctrl-C ends the tap, and with it the connections"
-    made = Table(box=box.SIMPLE_HEAD, caption=caption, padding=(0, 0, 0, 1))
-    # Columns that may wrap are made narrower where there is no room; their cells do not wrap.
-    made.add_column("device")
-    for name in ("messages/s", "messages", "replies\ndue"):
-        made.add_column(name, justify="right", no_wrap=True)
-    made.add_column("slowest reply", justify="right")
-    made.add_column("rings started,\nenabled", justify="right", no_wrap=True)
-    for row in rows[:room]:
-        made.add_row(
-            _cut(row.device),
-            f"{row.rate:,.0f}",
-            f"{row.messages:,}",
-            str(row.waiting),
-            _cut(f"{milliseconds(row.slowest.latency / 1e6)} ms {row.slowest.name}")
-            if row.slowest
-            else "-",
-            f"{row.rings.started}/{row.rings.enabled} of {row.rings.known}"
-            if row.rings
-            else "not connected",
-        )
+def table(rows: list[DeviceRow], room: int, width: int) -> Table:
+    """The table of the first rows.
+
+    Args:
+        rows: all of them.
+        room: as many are shown at most.
+        width: columns of the terminal.
+    """
+
+    def build(left_out: Collection[str], *, narrow: bool = True) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+        for name, column in _COLUMNS.items():
+            if name not in left_out:
+                made.add_column(
+                    column.head,
+                    justify="right" if column.is_number else "left",
+                    no_wrap=column.shortest is None,
+                    max_width=column.shortest if narrow else None,
+                )
+        for row in rows[:room]:
+            cells = _cells(row)
+            made.add_row(*(cells[name] for name in _COLUMNS if name not in left_out))
+        return made
+
+    _, left_out = fitting(build, ("messages", "request", "replies due", "messages/s"), width)
+    made = build(left_out, narrow=False)
+    more = remainder(len(rows), room, left_out)
+    made.caption = "; ".join([*more, "Ctrl-C ends the tap, and with it the connections"])
     return made
+
+
+class _Column(NamedTuple):
+    """A column of the table: ``shortest`` is the least width of one whose cells may be cut."""
+
+    head: str
+    is_number: bool = True
+    shortest: int | None = None
+
+
+#: Columns that may wrap are made narrower where there is no room; their cells do not wrap.
+_COLUMNS = {
+    "device": _Column("device", is_number=False, shortest=12),
+    "messages/s": _Column("messages/s"),
+    "messages": _Column("messages"),
+    "replies due": _Column("replies\ndue"),
+    "slowest reply": _Column("slowest\nreply\nms"),
+    "request": _Column("its request", is_number=False, shortest=11),
+    "rings": _Column("rings\nstarted,\nenabled"),
+}
+
+
+def _cells(row: DeviceRow) -> dict[str, str | Text]:
+    slowest, rings = row.slowest, row.rings
+    return {
+        "device": _cut(row.device),
+        "messages/s": f"{row.rate:,.0f}",
+        "messages": f"{row.messages:,}",
+        "replies due": str(row.waiting),
+        "slowest reply": milliseconds(slowest.latency / 1e6) if slowest else "-",
+        "request": _cut(slowest.name if slowest else ""),
+        "rings": f"{rings.started}/{rings.enabled} of {rings.known}" if rings else "not connected",
+    }
 
 
 def _cut(text: str) -> Text:
@@ -160,7 +196,8 @@ class DeviceView:
         """Draw it."""
         if not self._live.is_started:
             self._live.start()
-        self._live.update(table(rows, max(1, self._console.height - _BESIDES)), refresh=True)
+        room = max(1, self._console.height - _BESIDES)
+        self._live.update(table(rows, room, self._console.width), refresh=True)
 
     def close(self) -> None:
         """Remove it."""

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from rich.table import Table
 
 from emu.report.cells import (
     RED_BELOW,
     count,
     counted,
+    fitting,
     median_downtime,
     milliseconds,
+    natural,
     new_table,
     ratio,
+    remainder,
     runs_note,
     size,
     times,
@@ -21,6 +27,9 @@ from emu.report.cells import (
 from emu.report.results import MigrationReport, MigrationResult
 from tests.emu.fake_runs import machine_plan
 from tests.emu.report.printed import run
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 def test_sizes() -> None:
@@ -102,3 +111,29 @@ def test_a_factor_is_as_precise_as_it_has_to_be() -> None:
 def test_a_noun_has_its_number() -> None:
     """Also without any."""
     assert [counted(number, "ring") for number in (0, 1, 2)] == ["0 rings", "1 ring", "2 rings"]
+
+
+def test_names_are_sorted_by_their_numbers() -> None:
+    """As people sort them; two numbers in a name, too."""
+    names = ["disk10", "a/disk2", "disk2", "disk", "a/disk10", "disk2#11", "disk2#9"]
+    assert sorted(names, key=natural) == [
+        *("a/disk2", "a/disk10", "disk", "disk2", "disk2#9", "disk2#11", "disk10"),
+    ]
+
+
+def test_columns_are_left_out_in_their_order_until_a_table_fits() -> None:
+    """All of those that may be left out, if that is not enough."""
+
+    def build(left_out: Collection[str]) -> Table:
+        table = Table(box=None, padding=0)
+        for name in ("abcd", "efgh", "ijkl"):
+            if name not in left_out:
+                table.add_column(name)
+        return table
+
+    for width, left_out in ((12, []), (11, ["ijkl"]), (7, ["ijkl", "abcd"]), (1, ["ijkl", "abcd"])):
+        table, names = fitting(build, ("ijkl", "abcd"), width)
+        assert names == left_out
+        assert len(table.columns) == 3 - len(left_out)
+    assert remainder(5, 3, ["a", "b"]) == ["and 2 more devices", "too narrow for: a, b"]
+    assert remainder(3, 3, []) == []

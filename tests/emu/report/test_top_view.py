@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import pytest
 from rich.console import Console
 
 from emu.report.top_view import TopSample, view
@@ -72,7 +73,7 @@ def test_the_table_fits_80_columns() -> None:
     assert "unix:/a/b" in lines[0]
     assert "running: 1 device, 1 ring unplugging, 1 ring unused" in text
     assert "migration failed, 1 GiB sent, 5 B left, expected downtime 7 ms" in text
-    for cell in ("a-device-wi", " unplugging ", "0/2", "10.0M", "20.0M", "5.0M", "host"):
+    for cell in ("a-device-", " unplugging ", "0/2", "10.0M", "20.0M", "5.0M", "host"):
         assert cell in text
 
 
@@ -90,3 +91,29 @@ def test_text_of_the_monitor_does_not_reach_the_terminal_as_it_is() -> None:
     text = "\n".join(printed(now, None))
     assert "\x1b[2J" not in text
     assert text.count("\\x1b[2J[red]") >= 4
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(120, ""), (80, ""), (60, "notifiers")])
+def test_a_narrow_terminal_has_fewer_columns(width: int, left_out: str) -> None:
+    """Those that are there are whole, and a line names the others."""
+    before = sample(1, device("blk0", 0))
+    out = io.StringIO()
+    console = Console(file=out, width=width, markup=False)
+    console.print(view("unix:/a/b", sample(2, device("blk0", 10)), before, width=width))
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert "…" not in out.getvalue()
+    assert (lines[-1].startswith("too narrow for: notifiers")) is bool(left_out)
+
+
+def test_a_low_terminal_has_fewer_devices() -> None:
+    """A line says how many there are besides; without a terminal all are there."""
+    now = sample(1, *(device(f"blk{number}", 0) for number in range(40)))
+    for height, rows in ((24, 17), (None, 40)):
+        out = io.StringIO()
+        console = Console(file=out, width=80, markup=False)
+        console.print(view("unix:/a/b", now, None, height=height))
+        lines = out.getvalue().splitlines()
+        assert sum(line.startswith(" blk") for line in lines) == rows
+        assert len(lines) <= 24 or height is None
+        assert ("and 23 more devices" in lines[-1]) is (height is not None)

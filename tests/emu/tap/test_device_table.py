@@ -7,6 +7,7 @@ import io
 import os
 import pty
 
+import pytest
 from rich.console import Console
 
 from emu.tap.device_table import DeviceCounts, DeviceView, Slowest, table
@@ -38,7 +39,7 @@ def test_a_device_that_is_not_connected_has_a_row() -> None:
     talk = Talk([counts.take], "b")
     talk.close()
     out = io.StringIO()
-    Console(file=out, width=80).print(table(counts.rows(talk.reader, 1.0), 10))
+    Console(file=out, width=80).print(table(counts.rows(talk.reader, 1.0), 10, 80))
     assert [line.split()[0] for line in out.getvalue().splitlines() if "not conn" in line] == ["a"]
     assert "Ctrl-C ends the tap" in out.getvalue()
 
@@ -50,9 +51,10 @@ def test_the_table_has_room_for_as_many_as_fit() -> None:
         Talk(device=f"dev{number}", clock=talk.clock, reader=talk.reader).ask(F.SET_OWNER)
     out = io.StringIO()
     console = Console(file=out, width=80)
-    console.print(table(counts.rows(talk.reader, 1.0), 10))
+    console.print(table(counts.rows(talk.reader, 1.0), 10, 80))
     lines = out.getvalue().splitlines()
-    assert sum("dev" in line and "devices" not in line for line in lines) == 11  # with the head
+    names = [line.split()[0] for line in lines if line.startswith("dev")]
+    assert names == ["device", *(f"dev{number}" for number in range(1, 11))]
     assert "and 30 more devices" in out.getvalue()
     assert max(map(len, lines)) <= 80
 
@@ -95,10 +97,29 @@ def test_the_heads_of_the_columns_are_whole_in_80_columns() -> None:
     talk.clock.now += 10**10
     talk.answer(F.GET_PROTOCOL_FEATURES, U64(0))
     out = io.StringIO()
-    Console(file=out, width=80).print(table(counts.rows(talk.reader, 1.0), 10))
+    Console(file=out, width=80).print(table(counts.rows(talk.reader, 1.0), 10, 80))
     head, _, rows = out.getvalue().partition("─")
     for word in ("messages/s", "messages", "due", "slowest", "started,", "enabled"):
         assert word in head.split()
-    (row,) = [line for line in rows.splitlines() if "10000.0 ms" in line]
+    (row,) = [line for line in rows.splitlines() if "10000.0" in line]
     assert row.split()[0].startswith("src/tapped")
     assert row.rstrip().endswith("0/0 of 0")
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_columns_are_left_out_where_there_is_no_room(width: int) -> None:
+    """Those that are there are whole, and a line names the others."""
+    counts = DeviceCounts(["src/tapped-disk1"])
+    talk = Talk([counts.take], "src/tapped-disk0")
+    talk.ask(F.GET_PROTOCOL_FEATURES)
+    talk.answer(F.GET_PROTOCOL_FEATURES, U64(0))
+    out = io.StringIO()
+    Console(file=out, width=width).print(table(counts.rows(talk.reader, 1.0), 10, width))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    for cell in ("src/tapped", "0/0 of 0", "not connected", "0.00"):
+        assert cell in text
+    assert ("its request" in text) == (width >= 80)
+    left_out = " ".join(text.split())
+    assert ("too narrow for: messages" in left_out) == (width < 80)
+    assert "GET_PROTOCOL_FEATURES" in text or width < 120
