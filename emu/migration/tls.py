@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.errors import MigrationError, Operation
+from vhost_user import input_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: One call of `TlsSocket.sendmsg` encrypts no more than this: its timeout is for a bounded amount.
 CHUNK = 1 << 20
+#: Bytes of a certificate file; that of all authorities of a system has some 200 KiB.
+LARGEST_FILE = 16 << 20
 #: Parts below this are joined first: each would make a TLS record of its own.
 RECORD = 16 << 10
 
@@ -122,8 +125,7 @@ class Credentials(NamedTuple):
 
 def _check_readable(option: str, path: str) -> None:
     try:
-        with Path(path).open("rb"):
-            return
+        input_file.read(Path(path), LARGEST_FILE)  # OpenSSL would wait for the end of a FIFO
     except OSError as error:
         raise MigrationError(Operation.TLS, f"{option} {path}: {error.strerror}") from None
 

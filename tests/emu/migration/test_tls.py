@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,7 +183,10 @@ def test_files_that_cannot_be_used(ca: Authority, tmp_path: Path) -> None:
     good = ca.credentials("good")
     empty = tmp_path / "empty.pem"
     empty.touch()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
     for bad, text in (
+        (good._replace(cert=str(fifo)), f"--tls-cert {fifo}: is not a regular file"),
         (good._replace(cert="/none.crt"), "--tls-cert /none.crt: No such file"),
         (good._replace(ca=str(empty)), f"--tls-ca {empty} holds no certificate"),
         (good._replace(key=ca.credentials("b").key), "is not the key of --tls-cert"),
