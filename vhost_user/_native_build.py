@@ -1,16 +1,21 @@
 """Builds `vhost_user._native` (cffi, API mode); called by setup.py."""
 
+import zlib
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent / "native"
 
+#: See `vhost_user.extension`.
+SOURCES = zlib.crc32(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.[ch]"))))
+
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "native.h").read_text())
+ffibuilder.cdef("#define SOURCES ...")
 ffibuilder.set_source(
     "vhost_user._native",
-    '#include "native.h"',
+    f'#include "native.h"\n#define SOURCES {SOURCES}u',
     sources=[
         f"vhost_user/native/{name}.c"
         for name in ("native", "notify", "mapping", "sha256", "uffd", "queue", "disk", "nic")

@@ -12,8 +12,11 @@ import ctypes
 import platform
 import struct
 import threading
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vhost_user import extension
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +27,13 @@ lib: Any = None
 _held: Any = None
 try:
     from vhost_user import _native
-except ImportError:  # not built: slower, and without the features that need it
+
+    extension.check(_native.lib, _native.__name__, Path(__file__).with_name("native"))
+except ModuleNotFoundError:  # not built: slower, and without the features that need it
     available = False
+except ImportError as error:  # the same, and a surprise
+    available = False
+    warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 else:
     available = True
     ffi = _native.ffi

@@ -1,10 +1,14 @@
 """Builds `emu.machine.accel._kvm` (cffi, API mode); called by setup.py on x86-64."""
 
+import zlib
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent / "native"
+
+#: See `vhost_user.extension`.
+SOURCES = zlib.crc32(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.[ch]"))))
 
 ffibuilder = FFI()
 #: From linux/kvm.h.
@@ -16,9 +20,11 @@ struct kvm_ioeventfd {
 #define KVM_IOEVENTFD_FLAG_PIO ...
 """)
 ffibuilder.cdef((HERE / "kvm.h").read_text())
+ffibuilder.cdef("#define SOURCES ...")
 ffibuilder.set_source(
     "emu.machine.accel._kvm",
-    '#include <linux/kvm.h>\n#include <stddef.h>\n#include <stdint.h>\n#include "kvm.h"',
+    '#include <linux/kvm.h>\n#include <stddef.h>\n#include <stdint.h>\n#include "kvm.h"\n'
+    f"#define SOURCES {SOURCES}u",
     sources=["emu/machine/accel/native/kvm.c", "emu/machine/accel/native/guest.c"],
     depends=["emu/machine/accel/native/kvm.h"],
     include_dirs=["emu/machine/accel/native"],

@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devices.notifiers import ANY_VALUE, Ioeventfd
 from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
+from vhost_user import extension
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 try:
     from emu.machine.accel._kvm import ffi, lib
+
+    extension.check(lib, "emu.machine.accel._kvm", Path(__file__).with_name("native"))
 except ImportError as error:  # it is built on x86-64 only, with the kernel's headers
     ffi = lib = None
     NOT_BUILT = str(error)

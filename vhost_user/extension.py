@@ -1,0 +1,30 @@
+"""Whether a compiled extension is of the sources that lie beside it.
+
+Sources can become newer than what was built of them: after ``git pull``, in an editable
+installation. The functions may then have the same names and other results, so such an extension is
+not used. It has the checksum of its sources as the constant ``SOURCES``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def check(lib: Any, name: str, folder: Path) -> None:
+    """Check what was built.
+
+    Args:
+        lib: of the extension.
+        name: of its module.
+        folder: of its C files, which need not be there.
+
+    Raises:
+        ImportError: the sources are others.
+    """
+    files = sorted(folder.glob("*.[ch]"))
+    if files and zlib.crc32(b"".join(file.read_bytes() for file in files)) != lib.SOURCES:
+        raise ImportError(f"{name} was built of other sources: run `pip install -e .` again")
