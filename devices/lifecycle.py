@@ -30,9 +30,20 @@ if TYPE_CHECKING:
 def stop(device: VhostDevice) -> Procedure:
     """Stop the rings, then deassign the guest and the host notifiers.
 
+    The notifiers are deassigned last: a stopped ring sends no calls and a paused vCPU no kicks, so
+    a strategy may delay these steps until after the blackout.
+    """
+    yield from stop_rings(device)
+    yield from disable_guest_notify(device)
+    yield from disable_host_notify(device)
+
+
+def stop_rings(device: VhostDevice) -> Procedure:
+    """Stop the rings of a device that `start` continues with; its notifiers stay assigned.
+
     GET_VRING_BASE stops a ring; its reply is the base to start it from again (vhost-user,
-    "Ring states"). The notifiers are deassigned last: a stopped ring sends no calls and a
-    paused vCPU no kicks, so a strategy may delay these steps until after the blackout.
+    "Ring states"). A kick that comes meanwhile stays in its eventfd, which the back-end gets again
+    when the ring starts.
     """
     running = [ring for ring in device.rings if ring.started]
     if running:
@@ -49,8 +60,6 @@ def stop(device: VhostDevice) -> Procedure:
             ring.mark_stopped(ring.base)
         for ring, reply in zip(running, replies or (), strict=True):
             ring.mark_stopped(_base_of(device, ring, reply.payload if reply else None))
-    yield from disable_guest_notify(device)
-    yield from disable_host_notify(device)
 
 
 def disable_guest_notify(device: VhostDevice) -> Procedure:

@@ -238,12 +238,12 @@ class Vm:
         self.signal_all_rings()
 
     def stop_devices(self) -> None:
-        """Stop every device that runs.
+        """Stop the rings of every device; the notifiers stay assigned.
 
         Raises:
             VhostUserError: a device cannot be stopped; the others have been.
         """
-        self.drive(lifecycle.stop(device) for device in self.devices)
+        self.drive(lifecycle.stop_rings(device) for device in self.devices)
 
     @property
     def drains(self) -> bool:

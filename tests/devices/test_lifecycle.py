@@ -206,6 +206,16 @@ def test_stop_keeps_the_bases(device: VhostDevice) -> None:
     assert run(lifecycle.stop(device)) == []
 
 
+def test_rings_that_stop_for_a_while_keep_the_notifiers(device: VhostDevice) -> None:
+    """A start changes nothing of the machine then; a stop deassigns them later, too."""
+    run(lifecycle.start(device))
+    replies = [Reply(F.GET_VRING_BASE, VringState(n, 40 + n)) for n in range(RINGS)]
+    assert [type(step) for step in run(lifecycle.stop_rings(device), {Ask: replies})] == [Ask]
+    assert {type(step) for step in run(lifecycle.start(device))} == {Ask}
+    run(lifecycle.stop_rings(device), {Ask: replies})
+    assert [type(step) for step in run(lifecycle.stop(device))] == [Change, Change]
+
+
 def test_a_restarted_ring_gets_its_kick_after_its_base(device: VhostDevice) -> None:
     """The back-end still knows the old addresses: a pending kick would start from a stale base."""
     run(lifecycle.start_ahead(device))

@@ -289,6 +289,7 @@ def test_a_vm_that_is_stopped_stays_so(
     for side in (vm, there):
         assert side.machine.paused
         assert not any(ring.started for device in side.devices for ring in device.rings)
+    assert not any(device.host_notifiers or device.guest_notifiers for device in vm.devices)
     assert not {name for name, _ in migration.events.seen} & {"STOP", "RESUME"}
     there.recover_devices()
     there.resume_vcpus()

@@ -192,3 +192,21 @@ def test_cont_needs_no_completions(busy: threading.Event, vm: Vm) -> None:
     busy.set()
     await_requests(vm)
     check_request_log(vm)
+
+
+@pytest.mark.parametrize("accel", ["soft", "kvm"], indirect=True)
+def test_what_is_completed_while_the_vm_stands_still_is_handled_after_cont(
+    busy: threading.Event, vm: Vm
+) -> None:
+    """The back-ends call the guest while its vCPUs are paused, and the irqfds are assigned."""
+    vm.reconnect.pause()
+    vm.pause_vcpus()
+    stopped = vm.stopped_rings()
+    vm.stop_devices()
+    busy.set()
+    stopped.await_requests(TIMEOUT)
+    vm.recover_devices()
+    vm.resume_vcpus()
+    vm.reconnect.resume()
+    await_requests(vm)
+    check_request_log(vm)

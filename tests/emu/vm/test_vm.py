@@ -58,6 +58,23 @@ def test_stopped_devices_start_again_where_they_stopped(vm: Vm) -> None:
     check_request_log(vm)
 
 
+@pytest.mark.parametrize("accel", ["soft", "kvm"], indirect=True)
+def test_the_notifiers_stay_assigned_while_the_devices_are_stopped(vm: Vm) -> None:
+    """A request that is submitted meanwhile is served after the start."""
+    before = vm.machine.commits
+    assert vm.guest.quiesce(TIMEOUT) == 0
+    vm.pause_vcpus()
+    vm.stop_devices()
+    disk = vm.guest.disks.queues[0]
+    enough = disk.completed() + 1
+    disk.submit_one()
+    vm.start_devices()
+    vm.resume_vcpus()
+    wait_until(lambda: disk.completed() >= enough)
+    assert vm.machine.commits == before
+    check_request_log(vm)
+
+
 @pytest.mark.parametrize("victim", ["net0", "blk0"])
 def test_recovery_loses_only_a_device_without_a_back_end(
     vm: Vm, hosts: tuple[Host, Host], victim: str

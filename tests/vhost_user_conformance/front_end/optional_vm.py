@@ -41,7 +41,7 @@ _F = FrontendRequest
 _B = BackendRequest
 P = ProtocolFeature
 _memory, _enable = lifecycle._memory, lifecycle._enable
-_start, _stop = lifecycle.start, lifecycle.stop
+_start, _stop_rings = lifecycle.start, lifecycle.stop_rings
 USER_BASE = device_module.USER_ADDRESS_BASE
 MORE = (
     P.BACKEND_REQ
@@ -232,10 +232,10 @@ def set_status(disk: OptionalDisk, *values: int) -> Procedure:
     yield Ask.of(Phase.START_VRINGS, disk.connection, [*requests, Request(_F.GET_STATUS)])
 
 
-def stop(device: VhostDevice) -> Procedure:
+def stop_rings(device: VhostDevice) -> Procedure:
     """Rings are stopped by GET_VRING_BASE_SKIP_DRAIN where it was negotiated."""
     disk = cast("OptionalDisk", device)
-    steps, answer = _stop(device), None
+    steps, answer = _stop_rings(device), None
     try:
         while True:
             step = steps.send(answer)
@@ -252,7 +252,7 @@ def stop(device: VhostDevice) -> Procedure:
 def reset(device: VhostDevice) -> Procedure:
     """Rings are stopped, then the device is reset, and the memory is taken back."""
     disk = cast("OptionalDisk", device)
-    yield from stop(device)
+    yield from lifecycle.stop(device)
     requests = []
     if disk.negotiated(P.RESET_DEVICE):
         requests.append(Request(_F.RESET_DEVICE))
@@ -277,7 +277,7 @@ class OptionalVm(Vm):
 
 if __name__ == "__main__":
     lifecycle._memory, lifecycle._enable = more_memory, more_enable
-    lifecycle.start, lifecycle.stop, lifecycle.reset = start, stop, reset
+    lifecycle.start, lifecycle.stop_rings, lifecycle.reset = start, stop_rings, reset
     blk.VhostUserBlk = OptionalDisk  # type: ignore[misc]
     attach.Vm = OptionalVm  # type: ignore[attr-defined]
     cli.main()
