@@ -26,6 +26,7 @@ import json
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +50,8 @@ PAUSE_NS = 250_000_000
 LONGEST_NS = 3_000_000_000
 #: Bytes of one packet of records, about.
 _CHUNK = 1 << 16
+#: The packet after those of a process that could not write all its records.
+LOST = b"lost"
 
 _STDERR = 2
 
@@ -71,11 +74,12 @@ class TraceEvent:
 
     def emit(self, **values: object) -> None:
         """Write the event's line. A field that is None is left out."""
-        if _output.records is not None:
-            _output.records.append((time.monotonic_ns(), threading.get_native_id(), self, values))
-            if not _kept.is_set():
-                _announce(_output.records)
-            if len(_output.records) >= KEPT_RECORDS:
+        records = _output.records  # another thread may call `disable`
+        if records is not None:
+            records.append((time.monotonic_ns(), threading.get_native_id(), self, values))
+            if not _output.kept.is_set():
+                _announce(records)
+            if len(records) >= KEPT_RECORDS:
                 write_records()
             return
         parts = [
@@ -122,18 +126,19 @@ class _Output:
     process: str = "-"
     failure: OSError | None = None
     records: list[_Kept] | None = None
+    #: There may be records.
+    kept: threading.Event = field(default_factory=threading.Event)
     #: Writes the records when there is a pause; started with the first one.
     writer: threading.Thread | None = None
-    #: One thread writes at a time.
-    writing: threading.Lock = field(default_factory=threading.Lock)
+    #: One thread writes at a time. The end of the process waits for it, and so does `enable`, after
+    #: which the descriptor may be closed. A signal handler may emit an event meanwhile.
+    writing: threading.RLock = field(default_factory=threading.RLock)
 
 
 #: All events of the modules that were imported, by name.
 EVENTS: dict[str, TraceEvent] = {}
 _output = _Output()
 _patterns: list[str] = []
-#: There may be records.
-_kept = threading.Event()
 
 
 def event(name: str, *fields: str, help: str) -> TraceEvent:  # noqa: A002  as argparse calls it
@@ -158,9 +163,10 @@ def enable(patterns: str, *, fd: int = _STDERR, process: str = "-") -> None:
         process: name of this process in each line.
     """
     _patterns[:] = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    _output.fd, _output.process, _output.failure, _output.records = fd, process, None, None
-    _output.writer = None
-    _kept.set()  # the thread that wrote records ends
+    with _output.writing:
+        _output.fd, _output.process, _output.failure, _output.records = fd, process, None, None
+        _output.kept.set()  # the thread that wrote records ends
+        _output.kept, _output.writer = threading.Event(), None
     for made in EVENTS.values():
         made.enabled = _is_named(made.name)
 
@@ -176,9 +182,8 @@ def enable_records(patterns: str, *, fd: int, process: str) -> None:
     """
     enable(patterns, fd=fd, process=process)
     _output.records = []
-    _kept.clear()
-    atexit.unregister(write_records)
-    atexit.register(write_records)
+    atexit.unregister(end_records)
+    atexit.register(end_records)
 
 
 def is_recording() -> bool:
@@ -194,9 +199,23 @@ def disable() -> None:
 def write_records() -> None:
     """Write the records that are kept. Nothing is done where none are."""
     with _output.writing:
-        taken = (_output.records or [])[:]
-        if _output.records is not None:
-            del _output.records[: len(taken)]  # other threads append meanwhile
+        records = _output.records
+        if records is not None:
+            taken = records[:]
+            del records[: len(taken)]  # other threads append meanwhile
+            _write(taken)
+
+
+def end_records() -> None:
+    """Write the records that are kept, for the last time, and `LOST` if some could not be."""
+    with _output.writing:
+        write_records()
+        if _output.records is not None and _output.failure:
+            with suppress(OSError):  # the reader has gone, or still hangs
+                os.write(_output.fd, LOST)
+
+
+def _write(taken: list[_Kept]) -> None:
     pid = os.getpid()
     lines: list[str] = []
     size = 0
@@ -214,21 +233,24 @@ def write_records() -> None:
 
 def _announce(records: list[_Kept]) -> None:
     """Wake the thread that writes records; the first time it is started."""
-    _kept.set()
+    _output.kept.set()
     if _output.writer is not None:
         return
     with _output.writing:
         if _output.writer is None and _output.records is records:
             _output.writer = threading.Thread(
-                target=_write_in_pauses, args=(records,), name="write records", daemon=True
+                target=_write_in_pauses,
+                args=(records, _output.kept),
+                name="write records",
+                daemon=True,
             )
             _output.writer.start()
 
 
-def _write_in_pauses(records: list[_Kept]) -> None:
+def _write_in_pauses(records: list[_Kept], kept: threading.Event) -> None:
     while _output.records is records:
-        _kept.wait()
-        _kept.clear()
+        kept.wait()
+        kept.clear()
         while _output.records is records and (ends := (*records[:1], *records[-1:])):
             now = time.monotonic_ns()
             if now - ends[-1][0] >= PAUSE_NS or now - ends[0][0] >= LONGEST_NS:
@@ -238,10 +260,10 @@ def _write_in_pauses(records: list[_Kept]) -> None:
 
 
 def _forget_records() -> None:
-    """In a child: the records so far are the parent's."""
+    """In a child: the records so far are the parent's, and so is who holds a lock."""
+    _output.writing, _output.kept, _output.writer = threading.RLock(), threading.Event(), None
     if _output.records is not None:
-        _output.records, _output.writer, _output.writing = [], None, threading.Lock()
-        _kept.clear()
+        _output.records = []
 
 
 def _write_lines(lines: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backends.trace_options import PROTOCOL_EVENTS, report_failure, report_incomplete
+from backends.trace_options import PROTOCOL_EVENTS, report_incomplete
 from emu import trace_events
 from emu.commands import validate
 from emu.errors import OptionError
@@ -70,23 +70,24 @@ def _trace(context: click.Context, _option: click.Parameter, path: Path | None) 
 def _end(path: Path, sock: socket.socket, writer: subprocess.Popen[bytes]) -> None:
     from emu.report.trace_process import END
 
-    tracing.write_records()
-    failure = tracing.failure()
+    tracing.end_records()
     tracing.disable()
-    missing = ""
+    answered = False
+    missing = f"{path}: the process that writes it has ended"
     try:
         sock.settimeout(_END_TIMEOUT)
         sock.send(END)
-        answer = sock.recv(_ANSWER)
-        missing = json.loads(answer) if answer else "the process that writes it has ended"
-    except OSError as error:
-        failure = failure or error
+        if answer := sock.recv(_ANSWER):
+            missing, answered = json.loads(answer), True
+    except TimeoutError:
+        missing = f"{path}: the process that writes it does not end within {_END_TIMEOUT:g} s"
+    except OSError:
+        pass
     finally:
         sock.close()
-        if failure is not None:
+        if not answered:
             writer.kill()
         writer.wait()
-    report_failure(f"--trace {path}", failure)
     if missing:
         report_incomplete(f"--trace {missing}")
 

@@ -83,6 +83,7 @@ class TraceFile:
         self._trace = ChromeTrace()
         self._log: LogFile | None = None
         self._failure = ""
+        self._lost = False
 
     def take(self, record: tracing.Record) -> None:
         """Write the events of a record."""
@@ -97,7 +98,13 @@ class TraceFile:
             self._log.put_line(trace_format.end(self._command))
             self._failure = self._log.close()
             self._log = None
+        if self._lost and not self._failure:
+            return f"{self._path}: records are missing: they came faster than they were written"
         return self._failure
+
+    def note_loss(self) -> None:
+        """A process could not pass on all its records; `close` reports it."""
+        self._lost = True
 
     def open(self) -> None:
         """Write the beginning, if that has not been done."""
@@ -127,6 +134,8 @@ def collect(sock: socket.socket, path: Path, command: str) -> None:
             packet = b""
         if packet in (b"", END):
             break
+        if packet == tracing.LOST:
+            file.note_loss()
         order.put(packet)
         order.pass_on(time.monotonic_ns() - DELAY_NS)
     order.pass_on()

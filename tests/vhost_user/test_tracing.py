@@ -230,6 +230,8 @@ def test_a_reader_that_hangs_costs_the_records(recording: Recording) -> None:
     texts = {record.fields["text"] for record in recording.read()}
     assert texts == {"x" * 60_000}
     assert tracing.failure() is failure
+    tracing.end_records()
+    assert recording.sock.recv(1 << 20) == tracing.LOST
 
 
 def test_a_process_that_is_started_records_until_its_end(recording: Recording) -> None:
@@ -247,6 +249,44 @@ def test_a_process_that_is_started_records_until_its_end(recording: Recording) -
     (record,) = recording.read()
     assert (record.process, record.fields) == ("a child", {"number": 7})
     assert record.pid != os.getpid()
+
+
+def test_a_process_that_ends_while_a_thread_writes_loses_nothing(recording: Recording) -> None:
+    code = (
+        "from vhost_user import tracing; made = tracing.event('kept', 'number', help='')\n"
+        "tracing.configure_from_environment('x')\n"
+        "for number in range(20_000): made.emit(number=number)\n"
+        "input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, **tracing.environment("a child")},
+        pass_fds=tracing.inherited_fds(),
+        stdin=subprocess.PIPE,
+        text=True,
+    ) as process:
+        records = recording.read(wait=True)  # the thread has begun
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        while len(records) < 20_000 and (more := recording.read(wait=True)):
+            records += more
+        assert process.wait(PROGRAM_TIMEOUT) == 0
+    assert [record.fields["number"] for record in records] == list(range(20_000))
+
+
+def test_nothing_is_written_after_the_end(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor may be that of another file then."""
+    monkeypatch.setattr(tracing, "PAUSE_NS", 50_000_000)
+    kept = tracing.event("kept", "number", help="")
+    for number in range(4000):
+        kept.emit(number=number)
+    records = recording.read(wait=True)  # a thread has begun to write them
+    tracing.disable()
+    records += recording.read()
+    assert len(records) == 4000
 
 
 def test_a_forked_child_does_not_write_its_parents_records(recording: Recording) -> None:

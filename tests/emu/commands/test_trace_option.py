@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import click
+import psutil
 import pytest
+from click.testing import CliRunner
 
+from emu.commands import trace_option
 from tests.emu.test_cli import EMU, SMALL, emu
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.waiting import wait_until
@@ -186,6 +191,33 @@ def test_a_command_that_is_killed_has_a_trace(tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     check_format(document)
     assert "SET_MEM_TABLE" in {event["name"] for event in document}
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGSTOP, "the process that writes it does not end within 0.5 s"),
+        (signal.SIGKILL, "the process that writes it has ended"),
+    ],
+)
+def test_a_process_that_does_not_write_the_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, reason: str
+) -> None:
+    """The command waits for it for a time; the process is not left behind."""
+    monkeypatch.setattr(trace_option, "_END_TIMEOUT", 0.5)
+    writers: list[psutil.Process] = []
+
+    @click.command()
+    @trace_option.trace_option
+    def command() -> None:
+        writers.extend(psutil.Process().children())
+        writers[-1].send_signal(number)
+
+    path = tmp_path / "t.json"
+    done = CliRunner().invoke(command, ["--trace", str(path)])
+    assert done.exit_code == 1
+    assert done.output == f"Error: --trace {path}: {reason}\n"
+    assert not writers[-1].is_running()
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:

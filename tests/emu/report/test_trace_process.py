@@ -17,6 +17,7 @@ import pytest
 from emu.report import trace_process
 from emu.report.trace_process import END, Order, TraceFile
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from vhost_user import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +151,15 @@ def test_a_file_that_cannot_be_written_is_one_line(name: str, reason: str) -> No
     answer = writing.end()
     assert answer.startswith(f"{name}: {reason}")
     assert "\n" not in answer
+
+
+def test_a_process_that_could_not_write_all_is_reported(path: Path, writing: Writing) -> None:
+    writing.sock.send(packet(2000))
+    writing.sock.send(tracing.LOST)
+    assert writing.end() == (
+        f"{path}: records are missing: they came faster than they were written"
+    )
+    assert times_of(path) == [2000]
 
 
 def test_memory_does_not_grow_with_the_trace(path: Path, writing: Writing) -> None:
