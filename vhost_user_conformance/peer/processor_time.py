@@ -42,6 +42,7 @@ def waits_for_disk(pid: int) -> bool:
     """Whether a thread is in an uninterruptible wait (state D of proc(5)), as for a file."""
     for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
         with suppress(OSError):  # it has ended meanwhile
-            if thread.read_text().rpartition(")")[2].split()[0] == "D":
+            # Its name may have any bytes.
+            if thread.read_bytes().rpartition(b")")[2].split()[0] == b"D":
                 return True
     return False

@@ -39,8 +39,14 @@ def test_a_process_that_has_ended_is_an_error() -> None:
         per_thread(process.pid)
 
 
-#: After vfork(2) the parent is in an uninterruptible wait until its child ends.
-_UNINTERRUPTIBLE = "import ctypes; libc = ctypes.CDLL(None); libc.vfork() or libc.pause()"
+#: After vfork(2) the parent is in an uninterruptible wait until its child ends. Its name is not
+#: text.
+_UNINTERRUPTIBLE = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.prctl(15, b"\\xff) R", 0, 0, 0)
+libc.vfork() or libc.pause()
+"""
 
 
 def test_an_uninterruptible_wait_is_seen() -> None:
