@@ -26,5 +26,6 @@ def check(lib: Any, name: str, folder: Path) -> None:
         ImportError: the sources are others.
     """
     files = sorted(folder.glob("*.[ch]"))
-    if files and zlib.crc32(b"".join(file.read_bytes() for file in files)) != lib.SOURCES:
+    built = getattr(lib, "SOURCES", None)  # one that is older than the checksum has none
+    if files and zlib.crc32(b"".join(file.read_bytes() for file in files)) != built:
         raise ImportError(f"{name} was built of other sources: run `pip install -e .` again")

@@ -25,6 +25,11 @@ def test_other_sources_are_noticed(tmp_path: Path) -> None:
         extension.check(native.lib, "vhost_user._native", folder)
 
 
+def test_an_extension_without_a_checksum_is_older() -> None:
+    with pytest.raises(ImportError, match="was built of other sources"):
+        extension.check(object(), "vhost_user._native", SOURCES)
+
+
 def test_without_sources_there_is_nothing_to_compare(tmp_path: Path) -> None:
     extension.check(None, "vhost_user._native", tmp_path)
 
