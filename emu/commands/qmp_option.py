@@ -17,10 +17,14 @@ qmp_option = click.option(
 )
 
 
-def monitor_path(value: str | None) -> Path | None:
+def monitor_path(value: str | None, name: str = "--qmp ") -> Path | None:
     """The path of ``unix:PATH``, as in QEMU; a path alone is accepted, too.
 
     QEMU's options ``server`` and ``wait`` (``unix:PATH,server=on,wait=off``) are what happens here.
+
+    Args:
+        value: of the option or the argument.
+        name: of the option, for errors.
 
     Raises:
         OptionError: it is another kind of address, or has other options.
@@ -30,10 +34,10 @@ def monitor_path(value: str | None) -> Path | None:
     text, *options = value.split(",")
     for option in options:
         if option not in ("server", "server=on", "nowait", "wait=off"):
-            raise OptionError(f"--qmp {value}: unknown option {option!r}: write unix:PATH")
+            raise OptionError(f"{name}{value}: unknown option {option!r}: write unix:PATH")
     path = text.removeprefix(_PREFIX)
     if not path or text.startswith(("tcp:", "stdio")):
-        raise OptionError(f"--qmp {value}: write unix:PATH")
+        raise OptionError(f"{name}{value}: write unix:PATH")
     return Path(path)
 
 

@@ -48,6 +48,9 @@ def report(result: Path, **options: Any) -> None:
         raise EmuError(f"{result}: {error.strerror}") from None
     except JsonInputError as error:
         raise EmuError(f"{result}: {error}") from None
+    for option, path in (("--report", files.report_file), ("--png", files.png_file)):
+        if path is not None and path.exists() and path.samefile(result):
+            raise OptionError(f"{option} {path}: this file has the result")
     files.write(page)
 
 

@@ -50,7 +50,7 @@ def top(address: str, interval: str, *, once: bool, as_json: bool) -> None:
     seconds = validate.duration("--interval", interval) / 1e9
     if not seconds:
         raise OptionError("--interval 0: give a time that is longer")
-    path = monitor_path(address)
+    path = monitor_path(address, name="")
     if path is None:
         raise OptionError("give the address of a monitor")
     with SignalWatcher() as watcher:

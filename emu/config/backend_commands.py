@@ -112,6 +112,12 @@ class BackEndCommand:
             raise OptionError(
                 f"{option} needs a command, or one of {', '.join(names(device_class))}"
             )
+        if ready is None and len(words) == 1 and "{" not in text and names(device_class):
+            known = ", ".join(names(device_class))
+            raise OptionError(
+                f"{option} {text.strip()}: no back-end has this name (there is {known}), and a "
+                "command has to name its socket: {socket}"
+            )
         command = cls(device_class, text.strip() if ready else words[0], words)
         command._check(option)
         return command

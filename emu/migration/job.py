@@ -103,27 +103,27 @@ class Job:
         self._report({"status": "cancelling"})
 
     def _run(self, work: Callable[[], None]) -> None:
-        status = "failed"
-        self._error = "the migration thread ended unexpectedly"
+        status, why = "failed", "the migration thread ended unexpectedly"
         try:
             with Watchdog():
                 work()
-            status, self._error = "completed", ""
+            status, why = "completed", ""
         except FAILURES as error:
             if isinstance(error, CancelledError):
                 status = "cancelled"
             lost = {} if self.side is None else self.side.lost
             parts = [str(error), *(f"{name} is left without a back-end" for name in lost)]
-            self._error = "; ".join(parts)
+            why = "; ".join(parts)
         except Exception as error:  # noqa: BLE001  a strategy of a plug-in may raise anything
             traceback.print_exc()  # for the log of the process
-            self._error = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
         finally:
-            self._end(status)
+            self._end(status, why)
 
-    def _end(self, status: str) -> None:
+    def _end(self, status: str, why: str) -> None:
         with self._lock:
             self._ended = now()
+            self._error = why  # who reads the final status reads the reason after it
             self.status = status
         data: JsonObject = {"status": status}
         if self._error:

@@ -26,6 +26,12 @@ def test_what_is_not_a_socket(value: str) -> None:
         monitor_path(value)
 
 
+def test_the_error_names_the_option_if_there_is_one() -> None:
+    """`emu top` has an argument."""
+    with pytest.raises(OptionError, match=r"^tcp:1: write unix:PATH$"):
+        monitor_path("tcp:1", name="")
+
+
 def test_an_incoming_address() -> None:
     """Defer needs a monitor; the VM's memory must not cross a network in the clear."""
     assert incoming_uri(None, None) is None

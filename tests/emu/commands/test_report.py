@@ -44,6 +44,18 @@ def test_a_file_that_never_ends_is_not_read(tmp_path: Path) -> None:
     assert done.stderr.endswith("fifo: is not a regular file\n")
 
 
+def test_the_result_is_not_overwritten(tmp_path: Path) -> None:
+    """A page has its name by mistake, perhaps through a link."""
+    saved, link = tmp_path / "result.json", tmp_path / "link"
+    saved.write_text(json.dumps(migrations()), "utf-8")
+    link.symlink_to(saved)
+    for path in (saved, link):
+        done = emu("report", str(saved), "--report", str(path))
+        assert done.returncode == 2
+        assert done.stderr == f"emu: --report {path}: this file has the result\n"
+    assert json.loads(saved.read_text("utf-8"))["schema"]
+
+
 def test_a_tap_s_log_becomes_a_picture(tmp_path: Path) -> None:
     """A line of JSON for each message."""
     from emu.tap import json_log

@@ -71,6 +71,7 @@ def test_quotes_and_braces_of_json() -> None:
         ("blk", "serve {socket} {queue}", "{queue} is not a placeholder: use {socket}, "),
         ("net", "serve {socket} {image}", "NICs have no {image}"),
         ("net", "qemu-storage-daemon", "it serves disks, see --blk-backend"),
+        ("blk", "qsd", "no back-end has this name (there is qemu-storage-daemon)"),
         ("blk", "testpmd", "it serves NICs, see --net-backend"),
     ],
 )

@@ -75,6 +75,7 @@ def test_a_migration_that_completes() -> None:
     assert run.job.running
     run.job.observe("MIGRATION", {"status": "active"})
     run.job.observe("MIGRATION_PASS", {"pass": 1, "remaining": 7, "bytes": 9})
+    assert "error-desc" not in run.job.describe()
     run.end()
     assert run.statuses == ["setup", "active", "completed"]
     answer = run.job.describe()
