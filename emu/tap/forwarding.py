@@ -181,12 +181,18 @@ class Pump:
     def _forward(self, pieces: list[Piece]) -> None:
         """Send pieces that were just read. They are decoded while the receiver wakes up."""
         now = time.monotonic_ns()
-        for piece in pieces:
-            self._pieces.append(self._inspector.exchange(piece) if piece.fds else piece)
-            try:
-                self._send()
-            finally:
-                self._inspector.inspect(piece.data, len(piece.fds), now)
+        waiting = deque(pieces)
+        try:
+            while waiting:
+                piece = waiting.popleft()
+                self._pieces.append(self._inspector.exchange(piece) if piece.fds else piece)
+                try:
+                    self._send()
+                finally:
+                    self._inspector.inspect(piece.data, len(piece.fds), now)
+        finally:
+            for piece in waiting:  # after an error: `close` does not know them yet
+                close_all(piece.fds)
 
     def _send(self) -> bool:
         """Send what is held; True if nothing is left of it."""

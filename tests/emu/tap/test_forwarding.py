@@ -217,6 +217,26 @@ def test_a_sink_that_has_gone_ends_the_pump(owned: ExitStack) -> None:
     assert open_fds() == before
 
 
+def test_an_error_leaves_no_descriptor_open(owned: ExitStack) -> None:
+    """Of two pieces of a read, the first one fails: the second one has descriptors."""
+
+    class Failing(Unchanged):
+        def inspect(self, data: bytes, fds: int, time: int) -> None:
+            raise OSError(data, fds, time)
+
+    source, front = sockets(owned)
+    back, sink = sockets(owned)
+    front.sendall(b"a")
+    send_with(front, b"b", 3)
+    before = open_fds()
+    pump = Pump(source, back, Failing())
+    with pytest.raises(OSError, match="b'a'"):
+        pump.run()
+    pump.close()
+    assert open_fds() == before
+    assert sink.recv(2) == b"a"
+
+
 def test_closing_drops_what_waits(owned: ExitStack) -> None:
     source, sender = sockets(owned)
     sink, _receiver = sockets(owned)
