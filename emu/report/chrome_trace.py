@@ -32,7 +32,7 @@ MAX_ROWS = 256
 MAX_SPANS = 1024
 #: Messages of a device that were sent and not received; the oldest is forgotten first.
 MAX_SENT = 4096
-#: Processes that are remembered; the oldest has ended before there are so many.
+#: Processes that are remembered; the one whose last record is the oldest is forgotten first.
 MAX_PROCESSES = 1024
 #: The checkpoint of QEMU (vmstate_downtime_checkpoint) that the end of a phase corresponds to.
 _CHECKPOINTS = {
@@ -174,6 +174,8 @@ class ChromeTrace:
             if len(self._processes) > MAX_PROCESSES:
                 self._processes.popitem(last=False)
             yield from process.names(_order(record.process))
+        else:
+            self._processes.move_to_end(key)
         handler = self._handlers.get(record.event)
         if handler is not None:
             yield from handler(process, record)

@@ -186,6 +186,19 @@ def test_counters_and_moments() -> None:
     ]
 
 
+def test_a_process_that_goes_on_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command itself is the first of all, and outlives hundreds of VMs."""
+    monkeypatch.setattr(chrome_trace, "MAX_PROCESSES", 3)
+    mark: dict[str, Any] = {"mark": "x", "at_ns": 1}
+    records = [
+        Record(1, pid, 1, f"process {pid}", "migration_mark", mark)
+        for other in range(2, 12)
+        for pid in (1, other)
+    ]
+    found = [event["pid"] for event in document(*records) if event["name"] == "process_name"]
+    assert found == list(range(1, 12))
+
+
 def test_vm_processes_come_before_their_back_ends() -> None:
     """Side by side."""
     order = ["VM-process-B", "back-end-x-of-side-B", "back-end-x-of-side-A", VM, "migrate"]
