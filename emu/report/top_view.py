@@ -99,7 +99,8 @@ def view(
     lines = [Text(address, overflow="ellipsis", no_wrap=True), Text(title)]
     if sample.migration:
         lines.append(Text(_migration(sample.migration), overflow="ellipsis", no_wrap=True))
-    above = len(lines) + (len(title) - 1) // width  # the title may be wrapped
+    # The title may be wrapped. The width is 0 where COLUMNS is.
+    above = len(lines) + (len(title) - 1) // max(1, width)
     room = len(sample.devices) if height is None else max(1, height - above - _BESIDES)
     rates = sample.rates(before)
 

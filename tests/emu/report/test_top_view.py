@@ -106,6 +106,11 @@ def test_a_narrow_terminal_has_fewer_columns(width: int, left_out: str) -> None:
     assert (lines[-1].startswith("too narrow for: notifiers")) is bool(left_out)
 
 
+def test_a_terminal_without_columns_is_no_error() -> None:
+    """Such as COLUMNS=0 in the environment."""
+    assert view("unix:/a/b", sample(1, device("blk0", 0)), None, width=0, height=0)
+
+
 def test_a_low_terminal_has_fewer_devices() -> None:
     """A line says how many there are besides; without a terminal all are there."""
     now = sample(1, *(device(f"blk{number}", 0) for number in range(40)))
