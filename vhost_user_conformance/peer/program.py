@@ -200,7 +200,7 @@ class PeerProgram:
         """The number of its mappings of memfds with this name."""
         if self._process is None:
             return 0
-        maps = Path(f"/proc/{self._process.pid}/maps").read_text()
+        maps = Path(f"/proc/{self._process.pid}/maps").read_text(errors="replace")
         return maps.count(f"memfd:{name}")
 
     @property

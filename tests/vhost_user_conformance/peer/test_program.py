@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,18 @@ def test_a_signal_while_it_is_started_is_not_lost(tmp_path: Path) -> None:
         assert program.pid
     finally:
         signal.signal(signal.SIGTERM, before)
+        program.stop()
+
+
+def test_a_file_that_it_maps_may_have_any_name(tmp_path: Path) -> None:
+    """Also one that is no text."""
+    name = tmp_path / os.fsdecode(b"sh\xff")
+    shutil.copy("/bin/sh", name)
+    program = PeerProgram(f"{name} -c 'sleep 60; :' {{socket}}", tmp_path / "s", tmp_path / "log")
+    program.start()
+    try:
+        assert program.mappings == 0
+    finally:
         program.stop()
 
 
