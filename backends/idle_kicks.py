@@ -6,15 +6,22 @@ EFD_SEMAPHORE whose counter is at its end, for example. Each turn of the loop wo
 
 from __future__ import annotations
 
+import time
+
 from backends.limits import IDLE_KICKS
+
+#: Nanoseconds that so many kicks take at most: those of a driver that seldom kicks for nothing take
+#: longer, and cost less than polling.
+IDLE_KICKS_NS = 2_000_000_000
 
 
 class IdleKicks:
     """Counts the kicks of a ring since the last one that brought a request."""
 
-    __slots__ = ("_count", "_position")
+    __slots__ = ("_begin", "_count", "_position")
 
     def __init__(self) -> None:
+        self._begin = 0
         self._count = 0
         self._position: int | None = None
 
@@ -33,5 +40,10 @@ class IdleKicks:
             self._position = position
             self._count = 0
             return False
+        if not self._count:
+            self._begin = time.monotonic_ns()
         self._count += 1
-        return self._count > IDLE_KICKS + size
+        if self._count <= IDLE_KICKS + size:
+            return False
+        self._count = 0
+        return time.monotonic_ns() - self._begin < IDLE_KICKS_NS

@@ -3,8 +3,15 @@
 
 from __future__ import annotations
 
-from backends.idle_kicks import IdleKicks
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+from backends.idle_kicks import IDLE_KICKS_NS, IdleKicks
 from backends.limits import IDLE_KICKS
+
+if TYPE_CHECKING:
+    import pytest
 
 SIZE = 8
 
@@ -30,3 +37,10 @@ def test_a_request_begins_the_count_again() -> None:
 def test_kicks_that_bring_requests_are_never_too_many() -> None:
     kicks = IdleKicks()
     assert not any(kicks.too_many(position, SIZE) for position in range(3 * IDLE_KICKS))
+
+
+def test_kicks_that_take_long_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, IDLE_KICKS_NS)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(clock))
+    kicks = IdleKicks()
+    assert not any(kicks.too_many(None, SIZE) for _ in range(4 * IDLE_KICKS))
