@@ -12,6 +12,7 @@ from enum import Enum, auto
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user import eventfd
 from vhost_user.native import barrier
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Ring:
         """Signal the call eventfd; the cases judge a descriptor that is not an eventfd."""
         if self.call is not None:
             with contextlib.suppress(OSError):
-                os.write(self.call, (1).to_bytes(8, "little"))
+                eventfd.signal(self.call)
 
 
 class Walker:

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from vhost_user import eventfd
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import MemTable, SingleRegion, VringState
 from vhost_user_conformance.front_end.guest_memory import GuestMemory
@@ -155,9 +156,12 @@ class RingService:
 
     def kicked(self, ring: Ring, fd: int, act: str) -> None:
         """The kick descriptor of a ring became readable during this act."""
-        # The front-end may have read it, or it is not an eventfd.
-        with contextlib.suppress(OSError):
-            os.read(fd, 8)
+        # The front-end may have read it, and made it blocking; or it is not an eventfd.
+        try:
+            eventfd.take(fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.read(fd, 8)
         ring.kicked = True
         self.recording.kicks.add((act, ring.index))
         self.serve(ring)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import select
@@ -10,6 +9,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user import eventfd
 from vhost_user.mapping import Mapping
 from vhost_user.payloads import MemoryRegion, MemTable
 from vhost_user.virtqueue import DriverQueue, split_offsets
@@ -204,7 +204,7 @@ class TestRing:
 
     def kick(self) -> None:
         """Signal the kick eventfd."""
-        os.eventfd_write(self.kick_fd, 1)
+        eventfd.signal(self.kick_fd)
 
     def await_heard(self, timeout: float) -> bool:
         """Whether the device reads the kick eventfd in time; a polling device never does."""
@@ -219,15 +219,11 @@ class TestRing:
 
     def unkick(self) -> None:
         """Cancel a kick that the device has not read."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.kick_fd)
+        eventfd.take(self.kick_fd)
 
     def calls(self) -> int:
-        """Read and reset the counter of the call eventfd."""
-        try:
-            return os.eventfd_read(self.call_fd)
-        except BlockingIOError:
-            return 0
+        """Read and reset the counter of the call eventfd, which the peer may have made blocking."""
+        return eventfd.take(self.call_fd)
 
     def await_call(self, timeout: float) -> bool:
         """Whether the call eventfd is signalled within this time; its counter is reset."""

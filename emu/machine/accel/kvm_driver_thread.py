@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm_mailbox import Mailbox
 from emu.machine.accel.poke import Poke
+from vhost_user import eventfd
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class DriverThread:
         while left and (wait := deadline - time.monotonic()) > 0:
             for fd, _ in poll.poll(wait * 1000):
                 poll.unregister(fd)
-                os.eventfd_read(fd)  # not for the drivers
+                eventfd.take(fd)  # not for the drivers
                 left -= 1
         return not left
 

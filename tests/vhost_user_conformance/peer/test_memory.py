@@ -40,3 +40,18 @@ def test_no_call_is_left_after_the_last_one() -> None:
     assert not ring.calls()
     ring.close()
     memory.close()
+
+
+def test_descriptors_that_the_peer_has_made_blocking_block_nothing() -> None:
+    """They are the same open file descriptions: its fcntl(2) is for both."""
+    memory = Memory((MIB,))
+    ring = TestRing(memory, 0)
+    for fd in (ring.kick_fd, ring.call_fd):
+        os.set_blocking(fd, True)
+    assert ring.calls() == 0
+    ring.unkick()
+    ring.kick()
+    ring.unkick()
+    assert not ring.await_call(0)
+    ring.close()
+    memory.close()
