@@ -78,7 +78,7 @@ test-all: test test-slow
 
 # They start programs with processes of their own: fewer side by side than of the others.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n $(shell expr 1 + $$(nproc)) -m "$(SLOW)"
+	$(BIN)/python -m pytest -n $(shell expr 2 \* $$(nproc)) -m "$(SLOW)"
 
 # Those that have failed in the last run, one after another, until one fails again.
 test-failed: $(STAMP)
