@@ -13,7 +13,6 @@ import pytest
 from tests.waiting import wait_until
 from vhost_user_conformance.peer.processor_time import per_thread, waits_for_disk
 
-
 #: In a process of its own: threads of other tests end at any time.
 _TWO_THREADS = """
 import os, threading
