@@ -144,7 +144,7 @@ def test_events_are_in_the_file_before_the_end(path: Path, writing: Writing) -> 
     [("/dev/full", "No space left on device: the log is incomplete"), ("/none/t", "No such file")],
 )
 def test_a_file_that_cannot_be_written_is_one_line(name: str, reason: str) -> None:
-    """The rest is read all the same: nobody waits."""
+    """The rest is read all the same, and no process waits for it."""
     writing = Writing(Path(name))
     for _ in range(100):
         writing.sock.send(packet(1, text="x" * 50_000))
