@@ -356,6 +356,16 @@ class Migration:
             assert self.destination.guest_gap_ns > 0
 
 
+def loaded_vm(host: Host, owned: ExitStack, load: str) -> Vm:
+    """A VM that was booted, and whose guest makes requests; ``owned`` closes it."""
+    vm = host.vm()
+    owned.callback(vm.close)
+    vm.boot()
+    vm.guest.start_load(load)
+    await_requests(vm)
+    return vm
+
+
 def await_requests(vm: Vm, requests: int = 50) -> None:
     """Return when that many more requests of the guest have completed, if its disks have rings."""
     if not vm.guest.disks.queues:

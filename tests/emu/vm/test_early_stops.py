@@ -15,6 +15,7 @@ from tests.emu.migration.hosts import (
     await_disk,
     await_requests,
     check_request_log,
+    loaded_vm,
     without_inflight,
 )
 from tests.timeouts import TIMEOUT
@@ -157,11 +158,7 @@ def test_a_back_end_that_dies_before_the_stop_is_named_at_once(
 ) -> None:
     """Its requests are awaited before the stop, as no inflight region records them."""
     without_inflight(monkeypatch)
-    vm = hosts[0].vm()
-    owned.callback(vm.close)
-    vm.boot()
-    vm.guest.start_load("heavy")
-    await_requests(vm)
+    vm = loaded_vm(hosts[0], owned, "heavy")
     release = hosts[0].hold_requests()
     owned.callback(release.set)
     wait_until(lambda: hosts[0].requests_taken("blk0"))

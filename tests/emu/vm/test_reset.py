@@ -14,6 +14,7 @@ from tests.emu.migration.hosts import (
     await_packets,
     await_requests,
     check_request_log,
+    loaded_vm,
     without_inflight,
 )
 from tests.timeouts import TIMEOUT
@@ -74,11 +75,7 @@ def test_rings_are_set_up_when_no_back_end_writes_there_any_more(
         without_inflight(monkeypatch)
     elif case == "replies early":
         reply_early(monkeypatch, suspends=False)
-    vm = hosts[0].vm()
-    owned.callback(vm.close)
-    vm.boot()
-    vm.guest.start_load("heavy")
-    await_requests(vm)
+    vm = loaded_vm(hosts[0], owned, "heavy")
     release = hosts[0].hold_requests()
     owned.callback(release.set)
     disks = [device for device in vm.devices if device.device_class == "blk"]
@@ -106,11 +103,7 @@ def test_requests_that_no_inflight_region_records_are_completed_before_a_reset(
 ) -> None:
     """A back-end might complete them in the rings of after it."""
     without_inflight(monkeypatch)
-    vm = hosts[0].vm()
-    owned.callback(vm.close)
-    vm.boot()
-    vm.guest.start_load(load)
-    await_requests(vm)
+    vm = loaded_vm(hosts[0], owned, load)
     with vm.reconnect.paused():
         reset_devices(vm)
         assert not vm.reconnect.lost
@@ -125,11 +118,7 @@ def test_a_device_that_does_not_complete_its_requests_is_lost_at_a_reset(
 ) -> None:
     """After the time-out; the others are reset, and work."""
     without_inflight(monkeypatch)
-    vm = hosts[0].vm()
-    owned.callback(vm.close)
-    vm.boot()
-    vm.guest.start_load("heavy")
-    await_requests(vm)
+    vm = loaded_vm(hosts[0], owned, "heavy")
     release = hosts[0].hold("blk1")
     owned.callback(release.set)
     wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")

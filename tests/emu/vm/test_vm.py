@@ -15,6 +15,7 @@ from tests.emu.migration.hosts import (
     Host,
     await_requests,
     check_request_log,
+    loaded_vm,
     without_inflight,
 )
 from tests.timeouts import TIMEOUT
@@ -143,11 +144,7 @@ def test_a_disk_without_an_inflight_region_is_drained(
     The light load's last request is kicked at the next tick, which the pause delays.
     """
     without_inflight(monkeypatch)
-    vm = hosts[0].vm()
-    owned.callback(vm.close)
-    vm.boot()
-    vm.guest.start_load(load)
-    await_requests(vm)
+    vm = loaded_vm(hosts[0], owned, load)
     assert vm.drains
     assert [device.drains for device in vm.devices] == [False, True, True]
     vm.pause_vcpus()
@@ -165,11 +162,7 @@ def test_a_disk_that_does_not_complete_its_requests_is_named(
 ) -> None:
     """After the time-out; the VM can run on."""
     without_inflight(monkeypatch)
-    vm = hosts[0].vm()
-    owned.callback(vm.close)
-    vm.boot()
-    vm.guest.start_load("heavy")
-    await_requests(vm)
+    vm = loaded_vm(hosts[0], owned, "heavy")
     release = hosts[0].hold("blk1")
     owned.callback(release.set)
     wait_until(lambda: vm._not_completed(vm.devices[2]), "a request is in flight")
