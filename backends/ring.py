@@ -278,7 +278,6 @@ class Ring:
             text = f"epoll does not accept the kick descriptor: {error.strerror}"
             raise FrontendError(text, ring=self.index) from error
         self._kick_fd = fd
-        self._idle_kicks = IdleKicks()
 
     def set_call(self, fd: int) -> None:
         """SET_VRING_CALL; with -1 the driver polls."""
