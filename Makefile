@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TOOLS  := $(VENV)/.installed-tools
 FUZZER := $(VENV)/.installed-fuzzer
-SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
+SOURCES := $(wildcard vhost_user/extension.py vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
 
 # Processes that run tests. Many tests wait, so more of them than processors are right.
 WORKERS ?= $(shell expr 3 \* $$(nproc))

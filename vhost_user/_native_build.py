@@ -1,14 +1,14 @@
 """Builds `vhost_user._native` (cffi, API mode); called by setup.py."""
 
-import zlib
 from pathlib import Path
+from runpy import run_path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent / "native"
 
-#: See `vhost_user.extension`.
-SOURCES = zlib.crc32(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.[ch]"))))
+#: See `vhost_user.extension`, which cannot be imported before it is installed.
+SOURCES = run_path(str(Path(__file__).parent / "extension.py"))["checksum"](HERE)
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "native.h").read_text())

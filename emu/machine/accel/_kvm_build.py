@@ -1,14 +1,14 @@
 """Builds `emu.machine.accel._kvm` (cffi, API mode); called by setup.py on x86-64."""
 
-import zlib
 from pathlib import Path
+from runpy import run_path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent / "native"
 
-#: See `vhost_user.extension`.
-SOURCES = zlib.crc32(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.[ch]"))))
+#: See `vhost_user.extension`, which cannot be imported before it is installed.
+SOURCES = run_path(str(Path(__file__).parents[3] / "vhost_user" / "extension.py"))["checksum"](HERE)
 
 ffibuilder = FFI()
 #: From linux/kvm.h.
