@@ -2,7 +2,8 @@
 
 Each front-end has its own: those of two VMs, or of the two sides of a migration, are apart. One is
 over when its devices do the opposite, or when nothing has come for a while: for `SETTLED` if
-nothing is missing, otherwise for `QUIET`.
+nothing is missing, otherwise for `QUIET`. One that sets rings up ahead is over, too, when the other
+side of the migration has stopped.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 from emu.tap.back_end_processes import BackEndProcesses
 from emu.tap.connection import Closed, Opened
 from emu.tap.message import Message
-from emu.tap.transitions import CERTAIN, Kind, Transition, phase_of
+from emu.tap.transitions import CERTAIN, NEEDED, Kind, Transition, phase_of
 from vhost_user.messages import FrontendRequest
+from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,6 +55,8 @@ class TransitionFinder:
         self._last_kind: dict[str, Kind] = {}
         self._fronts: dict[str, int] = {}
         self._running: dict[int, set[tuple[str, int | None]]] = {}
+        # By connection and ring: which of `NEEDED` it has got since it was stopped.
+        self._given: dict[str, dict[int, set[int]]] = {}
         self._stops: deque[Transition] = deque(maxlen=_STOPS)
         self._back_ends = BackEndProcesses()
         # Those that were looked at, and which message was the last one then.
@@ -111,6 +115,7 @@ class TransitionFinder:
     def _has_stopped(self, device: str) -> None:
         """Without messages for its rings."""
         self._last_kind.pop(device, None)
+        self._given.pop(device, None)
         self._incomplete.clear()
         front = self._fronts.get(device, 0)
         running = self._running.pop(front, set())
@@ -126,8 +131,10 @@ class TransitionFinder:
     def _add(self, message: Message, phase: Phase) -> None:
         self.finish_quiet(message.time)
         front = self._fronts.get(message.device, 0)
+        given = None
         if not message.is_reply:
             self._divide(front, phase.kind, message)
+            given = self._note_given(message)
         transition = self._open.get((front, phase.kind))
         if message.is_reply:
             request = message.request
@@ -135,7 +142,20 @@ class TransitionFinder:
                 return  # its request belongs to one that is over
         if transition is None:
             transition = self._open[front, phase.kind] = Transition(phase.kind, front)
-        transition.add(message, phase)
+        transition.add(message, phase, given)
+
+    def _note_given(self, message: Message) -> set[int] | None:
+        """What its ring has got; None for a message that names none."""
+        ring = message.ring
+        if ring is None or ring >= MAX_RINGS:
+            return None
+        rings = self._given.setdefault(message.device, {})
+        if message.id in NEEDED:
+            rings.setdefault(ring, set()).add(message.id)
+        elif message.id in _STOPS_RING and ring in rings:
+            # Its addresses stay. The start that it belonged to keeps the set as it was.
+            rings[ring] = rings[ring] & {_F.SET_VRING_ADDR}
+        return rings.get(ring)
 
     def _divide(self, front: int, kind: Kind, message: Message) -> None:
         """End what a request cannot belong to, or what it shows to be over."""
@@ -150,6 +170,7 @@ class TransitionFinder:
                 and device not in own.certain
                 and message.pair in own.certain.values()
             )
+            or (message.id in NEEDED and own.is_ahead and self._has_stopped_elsewhere(own))
         ):
             self._finish([own])
         if message.id not in CERTAIN:
@@ -164,6 +185,16 @@ class TransitionFinder:
             self._running.setdefault(front, set()).add(ring)
         elif message.id in _STOPS_RING:
             self._running.get(front, set()).discard(ring)
+
+    def _has_stopped_elsewhere(self, start: Transition) -> bool:
+        """Whether as many devices of another front-end have begun to stop since a start began."""
+        began = start.start
+        return any(
+            stop.front_pid != start.front_pid
+            and stop.start > began
+            and len(stop.certain) == len(start.certain)
+            for stop in self._all_stops()
+        )
 
     def _finish(self, over: Iterable[Transition]) -> None:
         ended = list(over)
@@ -194,15 +225,20 @@ class TransitionFinder:
         It is one of the same front-end and some of the same devices, or one of as many devices of
         another front-end: the other side of a migration.
         """
-        stops = [each for each in self._open.values() if each.kind is Kind.STOP]
+        if start.is_ahead:
+            return None
         candidates = [
             stop
-            for stop in (*self._stops, *stops)
+            for stop in self._all_stops()
             if stop.certain
             and 0 <= start.end - stop.start <= RELATED
             and self._belongs(start, stop)
         ]
         return max(candidates, key=lambda stop: stop.start, default=None)
+
+    def _all_stops(self) -> list[Transition]:
+        """Those that are over, and those that are not."""
+        return [*self._stops, *(each for each in self._open.values() if each.kind is Kind.STOP)]
 
     def _belongs(self, start: Transition, stop: Transition) -> bool:
         if stop.front_pid != start.front_pid:

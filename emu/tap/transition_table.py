@@ -24,8 +24,10 @@ SLOWEST = 5
 def title(transition: Transition) -> str:
     """``stop of 24 devices, 96 rings: 7.70 ms``, and what came before."""
     text = (
-        f"{transition.kind} of {counted(len(transition.devices), 'device')}, "
-        f"{counted(transition.rings, 'ring')}: "
+        f"{'set-up' if transition.is_ahead else transition.kind} of "
+        f"{counted(len(transition.devices), 'device')}, "
+        f"{counted(transition.rings, 'ring')}"
+        f"{' ahead of their start' if transition.is_ahead else ''}: "
         f"{_ms(transition.end - transition.start)} ms"
     )
     before = transition.before
@@ -98,6 +100,7 @@ def object_of(transition: Transition) -> dict[str, Any]:
         "end_ns": transition.end,
         "since_ns": transition.before.start if transition.before else None,
         "migration": transition.is_migration,
+        "ahead": transition.is_ahead,
         "rings": transition.rings,
         "what_if": [
             {

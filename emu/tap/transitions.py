@@ -74,8 +74,9 @@ CERTAIN = {
     _F.SET_VRING_BASE,
     _F.SET_VRING_KICK,
 }
-#: Messages that a ring needs before it runs; a start before the blackout lacks some.
-_NEEDED = {_F.SET_VRING_ADDR, _F.SET_VRING_BASE, _F.SET_VRING_KICK}
+#: Messages that a ring needs before it runs. Those that are set up before a blackout lack the base:
+#: it is known when the rings of the other side have stopped.
+NEEDED = {_F.SET_VRING_ADDR, _F.SET_VRING_BASE, _F.SET_VRING_KICK}
 
 
 def phase_of(message: Message) -> Phase | None:
@@ -175,6 +176,7 @@ class Transition:
         messages: requests.
         waiting: requests whose replies are due.
         latest: nanoseconds, of the last message or reply.
+        can_run: a ring has all messages that it needs.
         back_ends: of the devices, once it is over, or their connections are.
     """
 
@@ -187,6 +189,7 @@ class Transition:
         self.messages = 0
         self.waiting = 0
         self.latest = 0
+        self.can_run = False
         self.back_ends: dict[str, BackEnd] = {}
         self._set_up: dict[tuple[str, int], set[int]] = {}
 
@@ -206,7 +209,12 @@ class Transition:
     @property
     def rings_set_up(self) -> int:
         """How many rings have all that they need to run."""
-        return sum(1 for known in self._set_up.values() if known >= _NEEDED)
+        return sum(1 for known in self._set_up.values() if known >= NEEDED)
+
+    @property
+    def is_ahead(self) -> bool:
+        """A start that sets rings up while the VM still runs elsewhere: none can run after it."""
+        return self.kind is Kind.START and not self.can_run
 
     @property
     def start(self) -> int:
@@ -235,8 +243,14 @@ class Transition:
             return False
         return not set(self.devices) & set(before.devices)
 
-    def add(self, message: Message, phase: Phase) -> None:
-        """Add a request or a reply."""
+    def add(self, message: Message, phase: Phase, given: set[int] | None = None) -> None:
+        """Add a request or a reply.
+
+        Args:
+            message: it.
+            phase: its row.
+            given: the ids of `NEEDED` that its ring has, including this one; None without a ring.
+        """
         span = self.spans.get((phase, message.device))
         if span is None:
             asked = message.request.time if message.request else message.time
@@ -258,8 +272,9 @@ class Transition:
             self.certain[message.device] = message.pair
         if message.ring is not None:
             span.named.add(message.ring)
-            if message.id in _NEEDED:
-                self._set_up.setdefault((message.device, message.ring), set()).add(message.id)
+            if given is not None:
+                self._set_up[message.device, message.ring] = given
+                self.can_run = self.can_run or given >= NEEDED
 
     def leave_out_others(self) -> None:
         """Leave out the devices that neither stop nor start."""

@@ -76,8 +76,11 @@ def what_if(transition: Transition) -> list[Estimate]:
     """The estimates for `qemu-2021`, `threads`, `split` and `prewired`.
 
     There are none without replies, or if requests were in flight at the same time: the time of such
-    a reply is that of the requests before it, too.
+    a reply is that of the requests before it, too. Nor are there any for what is not a part of the
+    blackout.
     """
+    if transition.is_ahead:
+        return []
     spans = [span for row in transition.rows for span in row.spans if span.latencies]
     if not spans or any(row.at_once > 1 for row in transition.rows):
         return []

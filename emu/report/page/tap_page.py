@@ -53,7 +53,8 @@ _TRANSITION = Members(
             Members({"strategy": str, "apart_ns": _NS, "processes_ns": _NS, "together_ns": _NS})
         ),
         "rows": Each(_ROW),
-    }
+    },
+    {"ahead": bool},
 )
 _SHAPE = Members(
     {
@@ -167,8 +168,11 @@ def _transition(transition: JsonObject, number: int) -> Section:
         for ring in span["rings"]
     }
     named = f", {counted(len(rings), 'ring')} with replies" if rings else ""
-    title = f"{transition['event'].capitalize()} {number}: {counted(len(devices), 'device')}{named}"
-    text = f"It took {_ms(_length(transition))} ms on the wire."
+    ahead = _is_ahead(transition)
+    what = "Set-up" if ahead else transition["event"].capitalize()
+    title = f"{what} {number}: {counted(len(devices), 'device')}{named}"
+    text = f"It took {_ms(_length(transition))} ms on the wire"
+    text += ", ahead of the start: the VM ran elsewhere." if ahead else "."
     if transition["since_ns"] is not None:
         what = "migration" if transition["migration"] else "stop and start"
         taken = _ms(transition["end_ns"] - transition["since_ns"])
@@ -277,8 +281,13 @@ def _facts(document: JsonObject) -> dict[str, str]:
 
 
 def _by_kind(transitions: list[JsonObject]) -> list[list[JsonObject]]:
-    """The stops, and the starts."""
-    return [[each for each in transitions if each["event"] == kind] for kind in ("stop", "start")]
+    """The stops, and the starts; without what sets devices up ahead of a start."""
+    known = [each for each in transitions if not _is_ahead(each)]
+    return [[each for each in known if each["event"] == kind] for kind in ("stop", "start")]
+
+
+def _is_ahead(transition: JsonObject) -> bool:
+    return bool(transition.get("ahead", False))
 
 
 def _devices(transition: JsonObject) -> list[str]:

@@ -18,7 +18,7 @@ from emu.tap.transition_finder import QUIET, SETTLED
 from tests.emu.tap.talk import F, Talk
 from tests.emu.tap.test_pcapng import blocks_of
 from tests.waiting import wait_until
-from vhost_user.payloads import U64, VringState
+from vhost_user.payloads import U64, VringAddr, VringState
 
 PAIRS = [Pair("dev", "/a", "/b")]
 
@@ -99,10 +99,12 @@ def test_a_stop_is_reported_when_it_is_over(
             talk.clock.now += QUIET
             outputs.look()
             assert "stop of 1 device, 1 ring" in (tmp_path / "report").read_text()
+            talk.ask(F.SET_VRING_ADDR, VringAddr(0, 0, 0, 0, 0, 0))
+            talk.ask(F.SET_VRING_BASE, VringState(0, 0))
             talk.ask(F.SET_VRING_KICK, U64(0), fds=1)
         assert "start of 1 device, 1 ring" in (tmp_path / "report").read_text()
     events = [json.loads(line)["event"] for line in (tmp_path / "j").read_text().splitlines()]
-    assert events == ["tap", "connected", "request", "stop", "request", "start"]
+    assert events == ["tap", "connected", "request", "stop", *["request"] * 3, "start"]
 
 
 def test_the_first_violation_of_a_rule_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:

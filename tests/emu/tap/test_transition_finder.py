@@ -55,6 +55,22 @@ class Vm:
             talk.ask(F.SET_VRING_BASE, VringState(ring, 7))
             talk.ask(F.SET_VRING_KICK, U64(ring), fds=1)
 
+    def set_up_ahead(self, device: str, rings: int = 2) -> None:
+        """What does not depend on the contents of guest memory."""
+        talk = self.talks[device]
+        talk.ask(F.SET_MEM_TABLE, TABLE, fds=1)
+        for ring in range(rings):
+            talk.ask(F.SET_VRING_ADDR, VringAddr(ring, 0, 0, 0, 0, 0))
+            talk.ask(F.SET_VRING_KICK, U64(ring), fds=1)
+
+    def start_rest(self, device: str, rings: int = 2) -> None:
+        """What is left then; the addresses again."""
+        talk = self.talks[device]
+        for ring in range(rings):
+            talk.ask(F.SET_VRING_BASE, VringState(ring, 7))
+            talk.ask(F.SET_VRING_ADDR, VringAddr(ring, 0, 0, 0, 0, 0))
+            talk.ask(F.SET_VRING_ENABLE, VringState(ring, 1))
+
     def wait(self, nanoseconds: int = QUIET) -> None:
         """Nothing comes for that long."""
         self.clock.now += nanoseconds
@@ -337,3 +353,75 @@ def test_a_stop_knows_its_back_end_although_the_front_end_has_gone() -> None:
     vm.wait()
     (stop,) = vm.found
     assert stop.back_ends == dict.fromkeys(("a", "b"), BackEnd(7, TICK, TICK))
+
+
+@pytest.mark.parametrize("pause", [0, QUIET])
+def test_what_is_set_up_ahead_is_apart(pause: int) -> None:
+    """However long the VM runs until it stops; the start has the time since the stop."""
+    vm = Vm("first")
+    for pid, name in enumerate(("src0", "src1", "dst0", "dst1")):
+        vm.connect(name, name, 1 + pid // 2)
+    for name in ("src0", "src1"):
+        vm.start(name)
+    vm.wait()
+    for name in ("dst0", "dst1"):
+        vm.set_up_ahead(name)
+    vm.wait(pause)
+    for name in ("src0", "src1"):
+        vm.stop(name)
+    for name in ("dst0", "dst1"):
+        vm.start_rest(name)
+    vm.wait(SETTLED)
+    assert vm.finder.due is None, "the start is complete: nothing more is awaited"
+    vm.found.sort(key=lambda each: each.start)
+    _, ahead, stop, start = vm.found
+    assert (ahead.is_ahead, ahead.before, ahead.is_migration) == (True, None, False)
+    assert [(row.phase, row.messages) for row in ahead.rows] == [
+        (Phase.SET_MEM_TABLE, 2),
+        (Phase.START_VRINGS, 8),
+    ]
+    assert (start.is_ahead, start.before, start.is_migration) == (False, stop, True)
+    assert [(row.phase, row.messages) for row in start.rows] == [(Phase.START_VRINGS, 12)]
+    assert (start.rings, start.rings_set_up) == (4, 4)
+
+
+def test_a_restart_with_the_addresses_of_before_is_no_set_up() -> None:
+    """A front-end need not send them again; after a reset it has to."""
+    vm = Vm("a")
+    talk = vm.talks["a"]
+    vm.start("a", rings=1)
+    vm.stop("a", rings=1)
+    talk.ask(F.SET_VRING_BASE, VringState(0, 7))
+    talk.ask(F.SET_VRING_KICK, U64(0), fds=1)
+    talk.ask(F.RESET_DEVICE)
+    talk.ask(F.SET_VRING_BASE, VringState(0, 7))
+    talk.ask(F.SET_VRING_KICK, U64(0), fds=1)
+    vm.finder.finish()
+    assert [(each.kind, each.is_ahead) for each in vm.found] == [
+        (Kind.START, False),
+        (Kind.STOP, False),
+        (Kind.START, False),
+        (Kind.START, True),
+    ]
+
+
+def test_rings_that_cannot_be_are_not_remembered() -> None:
+    """Their numbers are a peer's."""
+    vm = Vm("a")
+    vm.talks["a"].ask(F.SET_VRING_BASE, VringState(1 << 20, 7))
+    assert vm.finder._given == {}
+
+
+def test_two_vms_do_not_divide_each_others_starts() -> None:
+    """Only a set-up ahead of a start ends when the other side stops."""
+    vm = Vm("first")
+    for name, pid in (("a", 1), ("b", 2)):
+        vm.connect(name, name, pid)
+    vm.start("b", rings=1)
+    vm.stop("a")
+    vm.start("b", rings=1)
+    vm.finder.finish()
+    assert [(each.kind, each.devices) for each in vm.found] == [
+        (Kind.START, ["b"]),
+        (Kind.STOP, ["a"]),
+    ]

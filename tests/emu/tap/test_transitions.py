@@ -51,10 +51,12 @@ def test_a_ring_is_set_up_by_its_base_addresses_and_kick() -> None:
     talk.ask(F.SET_VRING_BASE, VringState(3, 0))
     talk.ask(F.SET_VRING_ADDR, VringAddr(3, 0, 0, 0, 0, 0))
     found = []
+    given: set[int] = set()
     for message in talk.messages:
         phase = phase_of(message)
         assert phase is not None
-        made.add(message, phase)
-        found.append(made.rings_set_up)
-    assert found == [0, 0, 0, 1]
+        given.add(message.id)
+        made.add(message, phase, given if message.ring is not None else None)
+        found.append((made.rings_set_up, made.is_ahead))
+    assert found == [(0, True), (0, True), (0, True), (1, False)]
     assert (made.rings, made.latest) == (1, 4 * TICK)

@@ -15,6 +15,7 @@ MS = 1_000_000
 def transition(phase: Phase, devices: list[list[int]], first: int = 0) -> Transition:
     """A transition whose devices' replies took these milliseconds."""
     made = Transition(phase.kind)
+    made.can_run = True
     now = 0
     for number, latencies in enumerate(devices, first):
         device, times = f"dev{number}", [each * MS for each in latencies]
@@ -64,6 +65,13 @@ def test_without_replies_there_is_no_estimate() -> None:
     made = transition(Phase.START_VRINGS, [[], []])
     assert what_if(made) == []
     assert what_if(Transition(Kind.STOP)) == []
+
+
+def test_what_is_set_up_ahead_has_no_estimate() -> None:
+    """It is no part of the blackout."""
+    made = transition(Phase.SET_MEM_TABLE, [[2], [2]])
+    made.can_run = False
+    assert what_if(made) == []
 
 
 def test_everything_ahead_leaves_nothing() -> None:

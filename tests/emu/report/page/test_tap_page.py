@@ -51,3 +51,13 @@ def test_stops_that_are_not_shown_are_counted() -> None:
     shown = len(document["transitions"])
     text = f"saw {60 + shown} stops and starts of devices, of which the last {shown} follow"
     assert text in page(document).sentence
+
+
+def test_what_is_set_up_ahead_is_no_start() -> None:
+    """It has a section of its own, and the VM does not wait for it."""
+    document = tap()
+    document["transitions"].append({**document["transitions"][0], "event": "start", "ahead": True})
+    made = page(document)
+    assert made.sections[1].title == "Set-up 2: 3 devices, 6 rings with replies"
+    assert "saw 1 stop and 0 starts of devices" in made.sentence
+    assert [tile.label for tile in made.tiles][:2] == ["longest stop", "slowest reply"]
