@@ -65,7 +65,7 @@ def compare(
     from emu.report import comparison, comparison_tables
     from vhost_user.console import console_for
 
-    validate.output_file("--json", json_file)
+    validate.output_file("--json", json_file, takes_stdout=True)
     documents = [_read(path) for path in (before, after)]
     try:
         result = comparison.compare(*documents, phases=phases)

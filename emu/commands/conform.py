@@ -152,7 +152,7 @@ def _conform(role: str, options: ConformOptions) -> None:
     chosen = select(cases_of(role), options.only)
     if options.shard is not None:
         chosen = shard(chosen, *options.shard)
-    validate.output_file("--json", options.json_file)
+    validate.output_file("--json", options.json_file, takes_stdout=True)
     validate.output_file("--junitxml", options.junitxml)
     if options.listed:
         _list(chosen, role, options)
@@ -280,13 +280,12 @@ def _run(
     lines.step(f"{role}: {len(cases)} cases")
     results: list[CaseResult] = []
     interrupted: _Interrupted | None = None
-    with terminal.progress(console) as live:
-        task = live.add_task(role, total=len(cases), last="")
+    with terminal.CaseProgress(console, role, len(cases)) as live:
 
         def finished(result: CaseResult) -> None:
             results.append(baseline.marked(result))
             number, last = len(results), f"{result.case.id} {result.verdict}"
-            live.update(task, advance=1, last=last)
+            live.show(number, last)
             lines.advance(f"{number} of {len(cases)}, {last}", number, len(cases))
             signals.check()
 

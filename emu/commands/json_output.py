@@ -14,8 +14,9 @@ from emu.commands import written_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_STDOUT = Path("-")
-_STDOUT_NAMES = {_STDOUT, Path("/dev/stdout"), Path("/dev/fd/1"), Path("/proc/self/fd/1")}
+#: The value of an option that means stdout, where it takes that.
+DASH = Path("-")
+_STDOUT_NAMES = {DASH, Path("/dev/stdout"), Path("/dev/fd/1"), Path("/proc/self/fd/1")}
 
 
 def is_stdout(path: Path | None) -> bool:
@@ -34,7 +35,7 @@ def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         "json_file",
         type=click.Path(path_type=Path),
         is_flag=False,
-        flag_value=str(_STDOUT),
+        flag_value=str(DASH),
         metavar="[FILE]",
         help=f"Write {what} as JSON, to a file or a pipe; to stdout without a FILE, or if it is -.",
     )

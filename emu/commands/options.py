@@ -244,7 +244,7 @@ def machine_plan(
         raise OptionError("use --disk or --src-blk and --dst-blk, not both")
     disk = validate.disk(options.disk_file, spec, write=options.write)
     stop_time = validate.duration("--stop-time", options.stop_time)
-    validate.output_file("--json", options.json_file)
+    validate.output_file("--json", options.json_file, takes_stdout=True)
     if check_host:
         host_limits.check_accelerator(options.accel, spec)
         host_limits.check(spec)

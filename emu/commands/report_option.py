@@ -77,12 +77,12 @@ def _check(_context: click.Context, option: click.Parameter, path: Path | None) 
     if path is None:
         return None
     name = option.opts[-1]
-    if path == Path("-"):
-        raise OptionError(f"{name} -: name a file")
     missing = [module for module in _MODULES if find_spec(module) is None]
     if missing:
         raise OptionError(f"{name} needs {missing[0]}: pip install '{_EXTRA}'")
     validate.output_file(name, path)
+    if name == "--png":
+        validate.binary_output(name, path)
     return path
 
 

@@ -199,6 +199,7 @@ def tap(**options: Any) -> None:
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     commands = _commands(own.program, pairs)
     logs, last = _logs(own), _last(own)
+    validate.binary_output("--pcap", own.pcap)
     files = values_of(ReportFiles, options)
     summary = Summary() if files else None
     descriptor_table.raise_limit()

@@ -72,13 +72,13 @@ def _print_json(sample: TopSample, before: TopSample | None) -> None:
 
 def _show(monitor: WatchedMonitor, address: str, seconds: float, *, once: bool) -> None:
     """Print tables; on a terminal, one that is drawn again."""
-    from rich.live import Live
-
     from emu.report.top_view import view
     from vhost_user.console import console_for
+    from vhost_user.live_region import LiveRegion
 
     console = console_for(sys.stdout)
-    live = Live(console=console, auto_refresh=False) if console.is_terminal and not once else None
+    changes = console.is_terminal and not console.is_dumb_terminal
+    live = LiveRegion(console, keeps_last=True) if changes and not once else None
 
     def show(sample: TopSample, before: TopSample | None) -> None:
         height = None if live is None else console.height
@@ -86,7 +86,7 @@ def _show(monitor: WatchedMonitor, address: str, seconds: float, *, once: bool) 
         if live is None:
             console.print(shown)
         else:
-            live.update(shown, refresh=True)
+            live.show(shown)
 
     with live or nullcontext():
         _watch(monitor, seconds, show, once=once)

@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from backends.durations import DurationError, parse_duration
-from emu.commands.json_output import is_stdout
+from emu.commands.json_output import DASH, is_stdout
 from emu.config import vm_file
 from emu.config.device_kinds import KINDS
 from emu.config.plan import DiskFile
@@ -42,6 +42,7 @@ ALL_STRATEGIES = "all"
 MAX_DIRTY_RATE = 64 << 30
 #: Seconds. On a busy host a correct device may take some tenths of a second.
 MIN_DEADLINE = 0.05
+_STDOUT_FD = 1
 
 
 def shape(
@@ -267,13 +268,54 @@ def _disk_size(path: Path, *, write: bool) -> int:
         os.close(fd)
 
 
-def output_file(option: str, path: Path | None) -> None:
-    """Check that the results can be written to the path of an option; ``-`` is stdout.
+def binary_output(option: str, path: Path | None) -> None:
+    """Check that data which is no text does not go to a terminal, which would obey some of it.
+
+    Raises:
+        OptionError: the option's value is a terminal, or ``-`` where stdout is one.
+    """
+    if path is None:
+        return
+    try:
+        if is_stdout(path):
+            terminal = os.isatty(_STDOUT_FD)
+        elif stat.S_ISCHR(path.stat().st_mode):
+            terminal = _is_terminal(path)
+        else:
+            return
+    except OSError:
+        return  # whoever opens it reports that
+    if terminal:
+        raise OptionError(
+            f"{option} {path}: a terminal cannot show binary data: give a file, or redirect the "
+            "output to a file or a pipe"
+        )
+
+
+def _is_terminal(path: Path) -> bool:
+    fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.isatty(fd)
+    finally:
+        os.close(fd)
+
+
+def output_file(option: str, path: Path | None, *, takes_stdout: bool = False) -> None:
+    """Check that the results can be written to the path of an option.
+
+    Args:
+        option: for the error.
+        path: its value.
+        takes_stdout: ``-`` is stdout.
 
     Raises:
         PreflightError: they cannot.
     """
-    if path is None or is_stdout(path):
+    if path is None:
+        return
+    if path == DASH and not takes_stdout:
+        raise OptionError(f"{option} -: name a file: this option does not write to stdout")
+    if is_stdout(path):
         return
     try:
         mode = path.stat().st_mode  # `Path.exists` hides some errors, which ones depends on Python

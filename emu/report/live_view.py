@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.live import Live
 from rich.table import Table
 
-from emu.report.cells import size
+from emu.report.cells import fitting, remainder, size
 from emu.report.tables import integrity_line, proof_line, vm_line
 from vhost_user.console import console_for
+from vhost_user.live_region import LiveRegion
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Self, TextIO
 
     from rich.console import Console
@@ -24,26 +25,18 @@ class TableView:
     """A table on a terminal, which each sample redraws."""
 
     def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._console = console
+        self._live = LiveRegion(console)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._live.stop()
+        self._live.close()
 
     def show(self, sample: Sample) -> None:
-        """Draw the table again, with this sample."""
-        if not self._live.is_started:
-            self._live.console.line()  # below the line of the progress on the same terminal
-            self._live.start()
-        table = Table(box=box.SIMPLE_HEAD, title=f"{sample.seconds:.0f} s", title_justify="left")
-        table.add_column("class")
-        for name in ("requests/s", "packets/s", "interrupts/s", "kicks/s", "calls/s", "bytes/s"):
-            table.add_column(name, justify="right")
-        for name, rates in sample.rates.items():
-            table.add_row(name, *_cells(rates))
-        self._live.update(table, refresh=True)
+        """Draw the table again, with this sample; in place of a progress on the same terminal."""
+        self._live.show(_table(sample, self._console.width))
 
 
 class LineView:
@@ -79,6 +72,31 @@ class NoView:
 
     def show(self, sample: Sample) -> None:
         """Do nothing."""
+
+
+def _table(sample: Sample, width: int) -> Table:
+    """A row for each class of devices, and as many columns as there is room for."""
+
+    def build(left_out: Collection[str]) -> Table:
+        title = f"{sample.seconds:.0f} s"
+        made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        made.add_column("class", no_wrap=True)
+        for name in _RATES:
+            if name not in left_out:
+                made.add_column(name, justify="right", no_wrap=True)
+        for name, rates in sample.rates.items():
+            cells = zip(_RATES, _cells(rates), strict=True)
+            made.add_row(name, *(cell for column, cell in cells if column not in left_out))
+        return made
+
+    made, left_out = fitting(build, _LEAST_FIRST, width)
+    made.caption = "; ".join(remainder(len(sample.rates), len(sample.rates), left_out)) or None
+    return made
+
+
+_RATES = ("requests/s", "packets/s", "interrupts/s", "kicks/s", "calls/s", "bytes/s")
+#: Columns that may be left out, in this order.
+_LEAST_FIRST = ("calls/s", "kicks/s", "interrupts/s", "bytes/s")
 
 
 def _cells(rates: dict[str, float]) -> list[str]:

@@ -6,10 +6,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol, Self
 
-from rich.live import Live
 from rich.text import Text
 
 from vhost_user.console import console_for
+from vhost_user.live_region import LiveRegion
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -112,15 +112,14 @@ class TerminalProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = LiveRegion(console)
         self._step = ""
 
     def __enter__(self) -> Self:
-        self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._live.stop()
+        self._live.close()
 
     def step(self, text: str) -> None:
         """Replace the line."""
@@ -141,8 +140,7 @@ class TerminalProgress:
         self._draw(self._step)
 
     def _draw(self, text: str) -> None:
-        line = Text(text, style="cyan", no_wrap=True, overflow="ellipsis")
-        self._live.update(line, refresh=True)
+        self._live.show(Text(text, style="cyan", no_wrap=True, overflow="ellipsis"))
 
 
 def make(*, quiet: bool, stream: TextIO | None = None) -> Progress:

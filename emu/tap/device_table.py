@@ -6,13 +6,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich import box
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from emu.report.cells import fitting, milliseconds, natural, remainder
 from emu.tap.connection import Closed
 from emu.tap.message import Message
+from vhost_user.live_region import LiveRegion
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -190,15 +190,13 @@ class DeviceView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = LiveRegion(console)
 
     def show(self, rows: list[DeviceRow]) -> None:
         """Draw it."""
-        if not self._live.is_started:
-            self._live.start()
         room = max(1, self._console.height - _BESIDES)
-        self._live.update(table(rows, room, self._console.width), refresh=True)
+        self._live.show(table(rows, room, self._console.width))
 
     def close(self) -> None:
         """Remove it."""
-        self._live.stop()
+        self._live.close()

@@ -10,11 +10,12 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from vhost_user.console import UNLIMITED
+from vhost_user.live_region import LiveRegion
 from vhost_user_conformance.model.case import SANITY
 from vhost_user_conformance.model.result import not_sane
 from vhost_user_conformance.model.verdict import Severity, Verdict
@@ -22,6 +23,7 @@ from vhost_user_conformance.report.rule_outcome import rule_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Self
 
     from rich.console import Console
 
@@ -37,21 +39,42 @@ STYLES = {
 }
 #: The order in which a user mends what is wrong.
 _BY_SEVERITY = tuple(Severity)
+#: Columns of the bar that shows how many cases have been run.
+_BAR_WIDTH = 40
 #: Names of rules in one line.
 _RULES_SHOWN = 12
 
 
-def progress(target: Console) -> Progress:
-    """The live line: how many cases have been run, and the verdict of the last one."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        console=target,
-        transient=True,
-        disable=not target.is_terminal or target.is_dumb_terminal,
-    )
+class CaseProgress:
+    """The line that changes: how many cases have been run, and the verdict of the last one.
+
+    Args:
+        target: only a terminal shows it.
+        title: begins the line.
+        total: cases.
+    """
+
+    def __init__(self, target: Console, title: str, total: int) -> None:
+        changes = target.is_terminal and not target.is_dumb_terminal
+        self._live = LiveRegion(target) if changes else None
+        self._title = title
+        self._total = total
+
+    def __enter__(self) -> Self:
+        self.show(0, "")
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._live is not None:
+            self._live.close()
+
+    def show(self, number: int, last: str) -> None:
+        """So many have been run, and what the last one was."""
+        if self._live is not None:
+            line = Table.grid(padding=(0, 1))
+            bar = ProgressBar(total=self._total, completed=number, width=_BAR_WIDTH)
+            line.add_row(self._title, bar, f"{number}/{self._total}", last)
+            self._live.show(line)
 
 
 def print_cases(out: Console, cases: Sequence[Case]) -> None:

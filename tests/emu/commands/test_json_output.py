@@ -94,7 +94,7 @@ def test_a_fifo_receives_the_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_every_name_of_stdout_is_stdout(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The report is printed on stderr."""
-    validate.output_file("--json", Path(name))
+    validate.output_file("--json", Path(name), takes_stdout=True)
     assert report_stream(Path(name)) is sys.stderr
     deliver(Path(name), {"a": 1})
     assert json.loads(capsys.readouterr().out) == {"a": 1}

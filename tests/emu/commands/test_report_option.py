@@ -24,6 +24,10 @@ if TYPE_CHECKING:
         (("sweep",), "--png", "/none/x", 1, "there is no directory /none"),
         (("tap",), "--report", "/dev", 1, "neither"),
         (("conform", "back-end"), "--png", "-", 2, "name a file"),
+        (("conform", "back-end"), "--openmetrics", "-", 2, "name a file"),
+        (("conform", "back-end"), "--junitxml", "-", 2, "name a file"),
+        (("conform", "back-end"), "--write-known", "-", 2, "name a file"),
+        (("run",), "--trace", "-", 2, "name a file"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_known_before_the_run(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,6 @@ from emu.machine.accel.registry import resolve
 from emu.orchestrator import host_limits
 from emu.strategies.registry import STRATEGIES
 from tests.timeouts import PROGRAM_TIMEOUT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SMALL = VmSpec(2, 256 << 20, (DeviceGroup("blk", 1, 1),))
 
@@ -152,6 +150,21 @@ def test_an_unwritable_path_of_the_results_is_refused(tmp_path: Path) -> None:
         validate.output_file("--json", tmp_path)
     with pytest.raises(PreflightError, match="there is no directory"):
         validate.output_file("--json", tmp_path / "no" / "new.json")
+
+
+def test_binary_data_may_go_to_whatever_is_no_terminal(tmp_path: Path) -> None:
+    """Whoever writes it reports that it cannot be written."""
+    (tmp_path / "file").touch()
+    for name in (str(tmp_path / "file"), str(tmp_path / "none"), "/dev/null", "/none/x"):
+        validate.binary_output("--png", Path(name))
+    validate.binary_output("--png", None)
+    primary, secondary = os.openpty()
+    try:
+        with pytest.raises(OptionError, match="a terminal cannot show binary data"):
+            validate.binary_output("--png", Path(os.ttyname(secondary)))
+    finally:
+        os.close(primary)
+        os.close(secondary)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from emu.report import live_view
@@ -29,6 +30,19 @@ def test_a_terminal_shows_a_table() -> None:
     assert "12,346" in text
     assert "1 MiB" in text
     assert "packets/s" in text
+
+
+@pytest.mark.parametrize("width", [120, 80, 70, 60, 50, 40])
+def test_columns_are_left_out_where_there_is_no_room(width: int) -> None:
+    """Those that are there are whole, and a line names the others."""
+    out = io.StringIO()
+    with live_view.TableView(Console(file=out, force_terminal=True, width=width)) as view:
+        view.show(SAMPLE)
+    text = " ".join(out.getvalue().split())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert "12,346" in text
+    assert ("1 MiB" in text) == (width >= 50)
+    assert ("too narrow for: calls/s" in text) == (width < 80)
 
 
 def test_a_pipe_receives_a_line_per_sample() -> None:
