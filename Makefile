@@ -22,7 +22,7 @@ QUICK   := not slow and not soak and not peer and not document
 SLOW    := (slow or peer) and not soak
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c bench/*/*.[ch] tests/peers/*.c tests/emu/machine/accel/*.c)
 
-.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-compare profile qemu-baseline evacuation fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
+.PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-document bench-compare profile qemu-baseline evacuation fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -33,6 +33,7 @@ help:
 	@echo "make test-lowest  the same as make test, with the lowest supported versions of the dependencies"
 	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
+	@echo "make bench-document  write the results of make bench into docs/explanation/"
 	@echo "make bench-compare  benchmarks of REV=COMMIT and of the work tree in alternation: which differences are real"
 	@echo "make profile  where the time of a blackout goes: CPU time of each ring and each device, by step"
 	@echo "make qemu-baseline  the same VM in QEMU and here, on the same back-ends: stop, start, migration"
@@ -117,6 +118,10 @@ format: $(TOOLS)
 bench: $(STAMP)
 	@mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-json=bench/results/bench.json
+
+# The page with all results, and tables of another document.
+bench-document: $(STAMP)
+	@$(BIN)/python -m bench.document docs/explanation bench/results/bench.json
 
 # The CPU time of a stop and a restart, by step.
 profile: $(STAMP)

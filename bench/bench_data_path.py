@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.figures import DAEMON, IO_URING, OURS
 from bench.floor_program import NoCompilerError
 from bench.traffic import BLOCK, DiskDriver, NicDriver, library, stamp
 from tests.peers.programs import Running, missing, pmd_back_end, prefix, storage_daemon
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 IMAGE_BYTES = 64 << 20
 RINGS = 4
 ROUNDS = 9
-OURS, DAEMON, IO_URING = "ours", "daemon", "io_uring"
 #: The storage daemon as its manual starts it; and with the options that make it fastest here: a
 #: thread for the export, which polls, and io_uring.
 IO_URING_OPTIONS = ("aio=io_uring", "iothread=export")
@@ -176,8 +176,8 @@ def test_disk(
         "ours": f"{each[OURS]:.2f} us",
         "daemon": f"{each[DAEMON]:.2f} us",
         "x": f"{series.ratio(DAEMON):.2f}",
-        "with io_uring": f"{each[IO_URING]:.2f} us",
-        "x ": f"{series.ratio(IO_URING):.2f}",
+        "io_uring": f"{each[IO_URING]:.2f} us",
+        "x io_uring": f"{series.ratio(IO_URING):.2f}",
     }
 
 

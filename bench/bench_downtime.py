@@ -24,6 +24,7 @@ from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import SilentProgress
 from emu.report.results import median
+from emu.strategies.prewired import Prewired
 from emu.strategies.registry import STRATEGIES
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ DISKS = VmSpec(16, 16 * GIB, (BLK,))
 RFC = VmSpec(224, 180 * GIB, (NET, BLK))
 
 
+def halves(devices: int) -> VmSpec:
+    """Devices with 8 rings each: half of them NICs, half disks."""
+    return VmSpec(
+        4, GIB, (DeviceGroup("net", devices // 2, 8), DeviceGroup("blk", devices // 2, 8))
+    )
+
+
 class Setting(NamedTuple):
     """One VM with its costs.
 
@@ -48,11 +56,13 @@ class Setting(NamedTuple):
         name: shape and costs, for people.
         machine: what is migrated.
         rounds: how often each strategy migrates it.
+        strategies: those that do.
     """
 
     name: str
     machine: MachinePlan
     rounds: int
+    strategies: tuple[str, ...] = tuple(STRATEGIES)
 
 
 SETTINGS = (
@@ -62,7 +72,20 @@ SETTINGS = (
     Setting("disks-stop20ms", MachinePlan(DISKS, stop_time=20_000_000), 3),
     Setting("rfc-native", MachinePlan(RFC), 7),
     Setting("rfc-rfc2021", MachinePlan(RFC, costs="rfc2021"), 2),
+    # How the time grows with the devices: 32 times as many.
+    Setting("4-devices", MachinePlan(halves(4)), 5, (Prewired.NAME,)),
+    Setting("128-devices", MachinePlan(halves(128)), 5, (Prewired.NAME,)),
 )
+CASES = [
+    pytest.param(
+        setting,
+        strategy,
+        id=f"{setting.name}-{strategy}",
+        marks=[pytest.mark.smoke] if setting is SETTINGS[0] else [],
+    )
+    for setting in SETTINGS
+    for strategy in setting.strategies
+]
 
 
 class Migrations:
@@ -78,15 +101,7 @@ class Migrations:
         return [run for run in self.report.runs if run.strategy == strategy]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(
-            setting, id=setting.name, marks=[pytest.mark.smoke] if setting is SETTINGS[0] else []
-        )
-        for setting in SETTINGS
-    ],
-)
+@pytest.fixture(scope="module")
 def migrations(
     request: pytest.FixtureRequest, floor: Callable[[Sequence[str]], Floor]
 ) -> Migrations:
@@ -125,7 +140,7 @@ def _interruptible() -> Any:
 
 
 @pytest.mark.benchmark(timer=recorded)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("migrations", "strategy"), CASES, indirect=["migrations"])
 def test_downtime(benchmark: Any, figure: Figure, migrations: Migrations, strategy: str) -> None:
     """One round for each migration; a migration that lost anything has no downtime to report."""
     runs = migrations.of(strategy)
@@ -156,6 +171,7 @@ def _facts(
         "accel": migrations.report.accel,
         "floor": migrations.floor._asdict(),
         "commits": int(statistics.median(run.commits for run in runs)),
+        "stop_start_ms": _stop_start(runs),
         "guest_gap_ms": median([run.guest_gap_ms for run in runs]),
         "network_gap_ms": median([run.network_gap_ms for run in runs]),
         "requests_in_flight_at_stop": [run.requests_in_flight_at_stop for run in runs],
@@ -164,9 +180,15 @@ def _facts(
     }
 
 
+def _stop_start(runs: Sequence[MigrationResult]) -> float:
+    """Milliseconds for the stop of all devices and for their start."""
+    return statistics.median((run.stop_ms or 0.0) + (run.start_ms or 0.0) for run in runs)
+
+
 def _notes(runs: Sequence[MigrationResult]) -> dict[str, str]:
     network = median([run.network_gap_ms for run in runs])
     return {
+        "devices": f"{_stop_start(runs):.1f} ms",
         "guest gap": f"{median([run.guest_gap_ms for run in runs]):.1f} ms",
         "network gap": "-" if network is None else f"{network:.1f} ms",
         "commits": str(int(statistics.median(run.commits for run in runs))),

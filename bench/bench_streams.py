@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.figures import AGAIN, NEW, OURS
 from bench.replay import recorded, replay
 from emu.config.migration_parameters import Parameters
 from emu.machine.ram import GuestRam
@@ -47,9 +48,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 TIMEOUT = 60.0
 HOST = "127.0.0.1"
-OURS, FLOOR = "ours", "floor"
-#: The memory of the destination.
-NEW, AGAIN = "new", "again"
+FLOOR = "floor"
 #: Measurements of each kind, by the size of memory in MiB.
 ROUNDS = {4096: 3, 512: 3, 128: 5}
 

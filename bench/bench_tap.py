@@ -145,6 +145,7 @@ def test_round_trip(
     benchmark.pedantic(run, setup=lambda: time.sleep(PAUSE), rounds=ROUNDS, warmup_rounds=1)
     # Without the warm-up; a case that is run once, untimed, has nothing else.
     medians = [statistics.median(times[REQUESTS:] or times) / 1000 for times in (direct, tapped)]
+    figure.info.update(direct_us=medians[0], more_us=medians[1] - medians[0])
     figure.notes["without a tap"] = f"{medians[0]:.0f} us"
     figure.notes["more with it"] = f"{medians[1] - medians[0]:.0f} us"
 
@@ -169,4 +170,5 @@ def test_data_path(benchmark: Any, figure: Figure, tmp_path: Path) -> None:
         figure.group, figure.unit, figure.units = "tap: data path", "request", 2 * REQUESTS
         benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=1)
     ratio = statistics.median(times[True]) / statistics.median(times[False])
+    figure.info.update(ratio=ratio)
     figure.notes["with a tap / without"] = f"{ratio:.2f}"

@@ -9,6 +9,7 @@ import pytest
 
 from bench import floor_program
 from bench.figures import Figure, table
+from bench.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ _SLOW_GROUPS = ("downtime", "stop and start", "address space", "kvm", "streams")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FIGURES] = []
+    config.pluginmanager.register(Recorder(config.invocation_params.args))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,11 +35,6 @@ def pytest_benchmark_scale_unit(
         return None
     slow = any(str(bench["group"]).startswith(_SLOW_GROUPS) for bench in benchmarks)
     return ("m", 1e3) if slow else ("u", 1e6)
-
-
-def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """Results may be published, so the host name is removed."""
-    machine_info.pop("node", None)
 
 
 @pytest.fixture

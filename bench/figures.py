@@ -6,8 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+#: What was measured side by side, by its name in ``extra_info``: this project; the back-end of
+#: another one; the same with io_uring.
+OURS, DAEMON, IO_URING = "ours", "daemon", "io_uring"
+#: The memory of a destination, in the parameters of a benchmark: new, or with pages that exist.
+NEW, AGAIN = "new", "again"
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 
 
@@ -65,6 +70,7 @@ class Figure:
                 lockstep_floor_ms=self.lockstep_floor_ns / 1e6,
                 ratio_to_lockstep_floor=self.lockstep_ratio,
             )
+        self.info["cells"] = self.cells()
 
     def cells(self) -> dict[str, str]:
         """Its columns in the summary."""
@@ -97,11 +103,24 @@ def duration(seconds: float) -> str:
     return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
 
 
-def table(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Lines of a table: the first column to the left, all others to the right."""
+def _cells(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """The names of all columns, then each row with a cell for each of them."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([row.get(name, "-") for name in names] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(names))]
+    return [names, *([row.get(name, "-") for name in names] for row in rows)]
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The same as `table` in Markdown."""
+    names, *cells = _cells(rows)
+    lines = [names, ["---", *("---:" for _ in names[1:])], *cells]
+    escaped = [[text.replace("|", r"\|") for text in line] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in escaped]
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Lines of a table: the first column to the left, all others to the right."""
+    cells = _cells(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
             text.rjust(width) if column else text.ljust(width)
