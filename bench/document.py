@@ -16,7 +16,9 @@ from bench.figures import markdown
 from bench.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from bench.recorder import NotMeasured
 
 RESULTS = "results.md"
 USAGE = "usage: python -m bench.document DIRECTORY RESULT.json"
@@ -102,9 +104,18 @@ def _rest(session: Session) -> Iterator[str]:
         yield from ("", f"### {group}", "", *markdown([each.cells for each in members]))
     if session.not_measured:
         yield from ("", "## Benchmarks without a result", "")
-        for each in session.not_measured:
-            why = f": {each.reason}" if each.reason else ""
-            yield f"- `{each.fullname}` {each.outcome}{why}"
+        yield from _without_result(session.not_measured)
+
+
+def _without_result(benchmarks: Sequence[NotMeasured]) -> Iterator[str]:
+    """A line for each function and reason; the cases of one function often have the same reason."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for each in benchmarks:
+        function = each.fullname.partition("[")[0]
+        alike.setdefault((function, each.outcome, each.reason), []).append(each.fullname)
+    for (function, outcome, reason), names in alike.items():
+        name = f"`{names[0]}`" if len(names) == 1 else f"`{function}`, {len(names)} cases,"
+        yield f"- {name} {outcome}{f': {reason}' if reason else ''}"
 
 
 def write(directory: Path, session: Session) -> Iterator[str]:

@@ -113,6 +113,15 @@ def test_what_has_no_result_is_named() -> None:
     assert "without a result" not in page(session())
 
 
+def test_cases_without_a_result_for_the_same_reason_are_one_line() -> None:
+    names = [f"bench_kvm.py::test_routes[{count} vcpus]" for count in (1, 16, 224)]
+    missing = [*(skipped(name, "no KVM") for name in names[:2]), failed(names[2])]
+    assert section(page(session(not_measured=missing)), "## Benchmarks without a result") == [
+        "- `bench_kvm.py::test_routes`, 2 cases, skipped: no KVM",
+        "- `bench_kvm.py::test_routes[224 vcpus]` failed",
+    ]
+
+
 def test_both_documents_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.json"
     file.write_text(json.dumps(document(nic(64, 0.58, 3.83))))
