@@ -7,11 +7,13 @@ waits until none of them can be using it any more.
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from bench.floor_program import NoCompilerError, measure_vcpus
 from devices.notifiers import ANY_VALUE, Ioeventfd
 from emu.errors import EmuError
 from emu.machine.accel.kvm import KvmAccelerator
@@ -32,6 +34,9 @@ MEMORY = 64 << 20
 VCPUS = (1, 16, 224)
 WORKERS = 4
 ROUNDS = 5
+VCPU_ROUNDS = 15
+#: Seconds until the vCPUs that have entered KVM_RUN are halted.
+SETTLE = 0.002
 TIMEOUT = 10.0
 
 
@@ -187,10 +192,25 @@ def test_routes(benchmark: Any, figure: Figure, rig: Rig, way: str) -> None:
     benchmark.pedantic(grow if way == "one by one" else whole, rounds=ROUNDS)
 
 
+def _floor_ns(step: str, vcpus: int) -> int | None:
+    """Nanoseconds of the floor; None without a compiler."""
+    try:
+        floor = measure_vcpus(vcpus)
+    except NoCompilerError:
+        return None
+    return {
+        "pause": floor.pause_ns,
+        "save": floor.save_ns,
+        "load the same": floor.load_ns,
+        "resume": floor.resume_ns,
+    }[step]
+
+
 @pytest.mark.parametrize("step", ["pause", "save", "load the same", "resume"])
 def test_vcpus(benchmark: Any, figure: Figure, rig: Rig, step: str) -> None:
     """The vCPUs' part of a blackout."""
     figure.unit, figure.units = "vcpu", rig.count
+    figure.floor_ns = _floor_ns(step, rig.count)
     benchmark.group = f"kvm: vcpus, {rig.count} vCPUs"
     vcpus = rig.vcpus
     vcpus.pause(TIMEOUT)
@@ -199,6 +219,7 @@ def test_vcpus(benchmark: Any, figure: Figure, rig: Rig, step: str) -> None:
     def ready() -> None:
         if step == "pause":
             vcpus.resume(TIMEOUT)
+            time.sleep(SETTLE)
         elif step == "resume":
             vcpus.pause(TIMEOUT)
 
@@ -208,5 +229,5 @@ def test_vcpus(benchmark: Any, figure: Figure, rig: Rig, step: str) -> None:
         "load the same": lambda: vcpus.load(states),
         "resume": lambda: vcpus.resume(TIMEOUT),
     }
-    benchmark.pedantic(steps[step], setup=ready, rounds=ROUNDS)
+    benchmark.pedantic(steps[step], setup=ready, rounds=VCPU_ROUNDS)
     vcpus.resume(TIMEOUT)

@@ -1,4 +1,4 @@
-"""The floor: a C program that does the protocol's part of a stop and a start, and nothing else."""
+"""The floors: C programs that do the protocol's part of a stop and a start, or the vCPUs' part."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
 
 SOURCE = Path(__file__).with_name("floor.c")
-PROGRAM = Path(__file__).with_name("floor")
+KVM_SOURCE = Path(__file__).with_name("kvm_floor.c")
 BUILD_SECONDS = 60
 RUN_SECONDS = 90
 
@@ -55,9 +55,29 @@ class Floor(NamedTuple):
         return self.lockstep_ns + self.start_ns
 
 
+class VcpuFloor(NamedTuple):
+    """Medians of what the floor of KVM's vCPUs measured, in nanoseconds.
+
+    Attributes:
+        vcpus: how many it has.
+        rounds: of how many rounds these are the medians.
+        pause_ns: all of them leave KVM_RUN.
+        save_ns: the state of each is read.
+        load_ns: it is compared with the state that KVM has, which is the same.
+        resume_ns: all of them enter KVM_RUN.
+    """
+
+    vcpus: int
+    rounds: int
+    pause_ns: int
+    save_ns: int
+    load_ns: int
+    resume_ns: int
+
+
 @cache
-def build() -> Path:
-    """Compile the floor program with ``$CC``, or ``cc``; once in a session.
+def build(source: Path = SOURCE) -> Path:
+    """Compile a floor program with ``$CC``, or ``cc``; once in a session.
 
     Raises:
         NoCompilerError: there is no such compiler.
@@ -66,18 +86,35 @@ def build() -> Path:
     compiler = shlex.split(os.environ.get("CC") or "cc")
     if shutil.which(compiler[0]) is None:
         raise NoCompilerError(f"{compiler[0]}: no such C compiler; install one, or set CC")
-    part = PROGRAM.with_name(f"floor.{os.getpid()}.o")  # replaced as a whole: another may run it
-    argv = [*compiler, "-O2", "-Wall", "-Wextra", "-o", str(part), str(SOURCE)]
+    program = source.with_suffix("")
+    # It is replaced as a whole: another process may run it.
+    part = program.with_name(f"{program.name}.{os.getpid()}.o")
+    options = ["-O2", "-Wall", "-Wextra", "-pthread"]
+    argv = [*compiler, *options, "-o", str(part), str(source)]
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
         )
         if done.returncode:
             raise RuntimeError(f"the floor does not compile: {done.stderr.strip()}")
-        part.replace(PROGRAM)
+        part.replace(program)
     finally:
         part.unlink(missing_ok=True)
-    return PROGRAM
+    return program
+
+
+def _run(source: Path, *arguments: str) -> Any:
+    """The document that a floor program prints."""
+    done = subprocess.run(
+        [str(build(source)), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the floor failed with {done.returncode}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
 
 
 @cache
@@ -88,12 +125,18 @@ def measure(shape: tuple[str, ...]) -> Floor:
         NoCompilerError: it cannot be built here.
         RuntimeError: it failed.
     """
-    done = subprocess.run(
-        [str(build()), *shape], capture_output=True, text=True, timeout=RUN_SECONDS, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"the floor failed with {done.returncode}: {done.stderr.strip()}")
-    return Floor(**json.loads(done.stdout))
+    return Floor(**_run(SOURCE, *shape))
+
+
+@cache
+def measure_vcpus(count: int) -> VcpuFloor:
+    """Run the floor of KVM's vCPUs with that many; once in a session.
+
+    Raises:
+        NoCompilerError: it cannot be built here.
+        RuntimeError: it failed: KVM cannot be used, for example.
+    """
+    return VcpuFloor(**_run(KVM_SOURCE, str(count)))
 
 
 def shape_of(spec: VmSpec) -> tuple[str, ...]:

@@ -168,8 +168,32 @@ def test_the_time_of_all_benchmarks_is_that_of_a_whole_run() -> None:
     assert of("Time of `make bench`", session(command="pytest x")).verdict == "not in this run"
 
 
+def test_vcpus_by_what_grows_with_their_number() -> None:
+    steps = ["pause", "save", "load the same", "resume"]
+
+    def vcpus(count: int, ours: float, floor: float) -> list[dict[str, Any]]:
+        return [
+            benchmark(
+                f"bench_kvm.py::test_vcpus[{count} vcpus-{step}]",
+                f"kvm: vcpus, {count} vCPUs",
+                seconds=ours / 4e3,
+                units=count,
+                floor_ms=floor / 4,
+            )
+            for step in steps
+        ]
+
+    one, all_of_them = vcpus(1, 1.0, 0.5), vcpus(224, 13.0, 10.5)
+    made = of("Pause, save", session(*one, *vcpus(16, 2.0, 1.0), *all_of_them))
+    assert (made.measured, made.verdict) == ("1.20", "reached")
+    assert of("Pause, save", session(*one, *all_of_them[1:])).points == []
+    for each in one:
+        del each["extra_info"]["floor_ms"]  # there is no compiler
+    assert of("Pause, save", session(*one, *all_of_them)).points == []
+
+
 def test_what_no_benchmark_measures_is_named() -> None:
-    made = of("Pause, save", session())
+    made = of("Blackout with back-ends", session())
     assert made.verdict == "not measured"
     assert made.why_not_measured[0].startswith("No benchmark has it")
 

@@ -81,6 +81,26 @@ def test_the_floor_measures_a_shape() -> None:
     assert floor.activate_ns > 0
 
 
+def test_the_floor_measures_vcpus() -> None:
+    """All four steps of as many as were asked for."""
+    if resolve("auto") != "kvm":
+        pytest.skip("KVM does not work here")
+    floor = floor_program.measure_vcpus(3)
+    assert floor.vcpus == 3
+    assert min(floor.pause_ns, floor.save_ns, floor.resume_ns) > 0
+
+
+@pytest.mark.parametrize("count", ["", "0", "1025", "x"])
+def test_the_floor_of_vcpus_says_what_is_no_number(count: str) -> None:
+    """In one line, and with a status of its own."""
+    program = floor_program.build(floor_program.KVM_SOURCE)
+    done = subprocess.run(
+        [str(program), count], capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "usage: kvm_floor VCPUS (1 to 1024)\n"
+
+
 @pytest.mark.parametrize("shape", ["x", "0x3", "3x0", "3x257", "1025x1", "2x2x2", ""])
 def test_the_floor_says_what_is_no_shape(shape: str) -> None:
     """In one line, and with a status of its own."""
