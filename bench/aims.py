@@ -266,7 +266,7 @@ AIMS = (
         _vcpus,
         r"bench_kvm\.py::test_vcpus\[(1|224) vcpus-",
         {
-            "": "Each vCPU is saved and loaded by a call Python, with an object for the state; "
+            "": "Each vCPU is saved and loaded by a call of Python, which makes an object; "
             "and the process has other threads, which need the cores meanwhile"
         },
     ),

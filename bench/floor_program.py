@@ -128,9 +128,8 @@ def measure(shape: tuple[str, ...]) -> Floor:
     return Floor(**_run(SOURCE, *shape))
 
 
-@cache
 def measure_vcpus(count: int) -> VcpuFloor:
-    """Run the floor of KVM's vCPUs with that many; once in a session.
+    """Run the floor of KVM's vCPUs with that many: each time anew, beside what is compared with it.
 
     Raises:
         NoCompilerError: it cannot be built here.
