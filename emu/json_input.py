@@ -62,7 +62,7 @@ def parse(data: bytes | str) -> Any:
     except JsonInputError:
         raise
     except ValueError as error:
-        raise JsonInputError(str(error)) from None
+        raise JsonInputError(f"it is not JSON: {error}") from None
     except RecursionError:
         raise JsonInputError("it is nested too deeply") from None
     return value

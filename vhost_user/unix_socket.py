@@ -91,6 +91,9 @@ def bind(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> BoundSocket
         sock.bind_to(path)
     except OSError as error:
         sock.close()
+        parent = Path(path).absolute().parent
+        if error.errno == errno.ENOENT and not parent.is_dir():
+            raise OSError(errno.ENOENT, f"there is no directory {parent}", path) from None
         if error.errno == errno.EADDRINUSE and not isinstance(error, PathTakenError):
             # Another process was faster.
             raise _taken(errno.EADDRINUSE, "is in use", path) from None

@@ -13,7 +13,7 @@ from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.color_option import color_option
 from emu.commands.option_values import values_of
-from emu.commands.qmp_option import incoming_uri, monitor_path, qmp_option
+from emu.commands.qmp_option import incoming_uri, qmp_option, served_monitor
 from emu.commands.ring_use_options import RingUseOptions, ring_use_options, ring_uses
 from emu.commands.trace_option import trace_option
 from emu.config.device_kinds import KINDS
@@ -201,7 +201,7 @@ def _plan(options: AttachOptions) -> AttachPlan:
         backends,
         options.accel,
         options.load,
-        monitor_path(options.qmp),
+        served_monitor(options.qmp),
         scratch=options.scratch,
         rings_given=rings is not None,
         incoming=incoming_uri(options.incoming, options.qmp),

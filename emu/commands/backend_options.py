@@ -12,6 +12,7 @@ from emu.commands import validate
 from emu.config.backend_commands import BackEndCommand, names
 from emu.config.device_kinds import KINDS
 from emu.errors import OptionError, PreflightError
+from emu.report.cells import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,6 +157,6 @@ def _check_paths(option: str, paths: Sequence[str], device_class: str, spec: VmS
     if len(paths) != count:
         plural = KINDS[device_class].plural
         raise OptionError(
-            f"{option} is given {len(paths)} times, and the VM has {count} {plural}; see "
-            f"--{device_class}"
+            f"{option} is given {counted(len(paths), 'time')}, and the VM has {count} {plural}; "
+            f"see --{device_class}"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emu.errors import MigrationError, OptionError
+from emu.errors import MigrationError, OptionError, PreflightError
 
 _PREFIX = "unix:"
 
@@ -39,6 +39,24 @@ def monitor_path(value: str | None, name: str = "--qmp ") -> Path | None:
     if not path or text.startswith(("tcp:", "stdio")):
         raise OptionError(f"{name}{value}: write unix:PATH")
     return Path(path)
+
+
+def served_monitor(value: str | None) -> Path | None:
+    """The path of ``--qmp``, where a monitor can be served.
+
+    Raises:
+        OptionError: see `monitor_path`.
+        PreflightError: there can be no socket; another program may have bound it.
+    """
+    path = monitor_path(value)
+    if path is None:
+        return None
+    if not path.absolute().parent.is_dir():
+        folder = path.absolute().parent
+        raise PreflightError(f"--qmp {path}: there is no directory {folder}")
+    if path.exists() and not path.is_socket():
+        raise PreflightError(f"--qmp {path}: exists and is not a socket")
+    return path
 
 
 def incoming_uri(uri: str | None, qmp: str | None) -> str | None:

@@ -26,7 +26,7 @@ from emu.commands.options import (
     machine_options,
     machine_plan,
 )
-from emu.commands.qmp_option import monitor_path, qmp_option
+from emu.commands.qmp_option import qmp_option, served_monitor
 from emu.commands.trace_option import trace_option
 from emu.errors import EmuError, OptionError
 from emu.report import progress
@@ -107,7 +107,7 @@ def run(**options: Any) -> None:
         security = StreamSecurity()
     for plugin in machine.plugins:
         registry.load_file(plugin.absolute())
-    monitor = monitor_path(own.qmp)
+    monitor = served_monitor(own.qmp)
     if own.incoming == "defer" and monitor is None:
         raise OptionError("--incoming defer needs --qmp, whose migrate-incoming has the address")
     plan = machine_plan(machine)

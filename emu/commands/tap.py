@@ -238,13 +238,15 @@ def _logs(options: TapOptions) -> Logs:
     Raises:
         OptionError: two of them have the same name.
     """
+    values = (options.text, options.json_file, options.pcap, options.trace)
     given = [
-        None if path is None else STDOUT if is_stdout(path) else path.absolute()
-        for path in (options.text, options.json_file, options.pcap, options.trace)
+        None if path is None else STDOUT if is_stdout(path) else path.absolute() for path in values
     ]
     named = [path for path in given if path is not None]
     if len(set(named)) < len(named):
         raise OptionError("--text, --json, --pcap and --trace cannot write to the same file")
+    for field, path in zip(Logs._fields, values, strict=True):
+        validate.output_file(f"--{field}", path, takes_stdout=True)
     return Logs(*given)
 
 

@@ -9,6 +9,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+import click
+
 from backends.durations import DurationError, parse_duration
 from emu.commands.json_output import DASH, is_stdout
 from emu.config import vm_file
@@ -332,3 +334,15 @@ def output_file(option: str, path: Path | None, *, takes_stdout: bool = False) -
         raise PreflightError(f"{option} {path}: there is no directory {folder}")
     if not os.access(folder, os.W_OK) or (mode and not os.access(path, os.W_OK)):
         raise PreflightError(f"{option} {path}: may not be written")
+    _note(option, path)
+
+
+def _note(option: str, path: Path) -> None:
+    """Refuse a file that another option of the same command writes, too."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    files: dict[str, str] = context.meta.setdefault(f"{__name__}.files", {})
+    other = files.setdefault(os.path.realpath(path), option)
+    if other != option:
+        raise OptionError(f"{option} {path}: {other} writes to the same file")

@@ -25,6 +25,7 @@ from emu.report.results import (
     heartbeat_age_ms,
     phase_rows,
 )
+from emu.report.tables import size_text
 from emu.report.timeline import timeline_rows
 from emu.strategies import registry
 from emu.strategies.timeline import Span
@@ -148,9 +149,7 @@ class MigrationSeries:
     def _boot(self) -> str:
         """Boot the guest at the first side, while the second prepares for the migration."""
         spec = self._plan.machine.spec
-        self._progress.step(
-            f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
-        )
+        self._progress.step(f"boot: {size_text(spec)}")
         self._begin_incoming(self._plan.sequence[0][0])
         accel = self._source.create()
         self._source.boot()

@@ -21,6 +21,7 @@ from emu.report.results import (
     heartbeat_age_ms,
     phase_rows,
 )
+from emu.report.tables import size_text
 from emu.report.timeline import timeline_rows
 from emu.strategies import registry
 from emu.strategies.timeline import Span
@@ -62,9 +63,7 @@ class OutgoingMigration:
         self._supervisor.start_programs()
         disk = disk_identity.file_identity(machine, self._supervisor.watcher, self._progress)
         spec = machine.spec
-        self._progress.step(
-            f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
-        )
+        self._progress.step(f"boot: {size_text(spec)}")
         report = MigrationReport(
             machine,
             self._side.create(),

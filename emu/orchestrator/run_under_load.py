@@ -15,6 +15,7 @@ from emu.orchestrator.migrate_in import IncomingMigration
 from emu.orchestrator.migration_outcome import ENDED
 from emu.orchestrator.vm_host import SLOW
 from emu.report.load_results import Counts, LoadReport, Sample
+from emu.report.tables import size_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +81,7 @@ class LoadRun:
         spec = supervisor.plan.spec
         accounting = RequestAccounting([self._side])
         supervisor.start_programs()
-        description = f"{spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
+        description = size_text(spec)
         if self._endpoint is None:
             supervisor.progress.step(f"boot: {description}")
             report = LoadReport(supervisor.plan, self._side.create())

@@ -10,6 +10,7 @@ from emu.orchestrator.images_lock import Role
 from emu.orchestrator.run_directory import SIDES, RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from emu.orchestrator.vm_host import VM_PROGRAM, VmHost
+from emu.report.cells import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,8 @@ class Supervisor:
         for side in self.sides:
             side.start_programs()
             count += len(side.pids)
-        self.progress.step(f"start: {count} programs, {len(self.plan.spec.devices)} devices a side")
+        devices = counted(len(self.plan.spec.devices), "device")
+        self.progress.step(f"start: {counted(count, 'program')}, {devices} a side")
         for side in self.sides:
             side.await_programs()
 

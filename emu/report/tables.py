@@ -10,6 +10,7 @@ from rich.text import Text
 from backends.durations import format_duration
 from emu.report.cells import (
     count,
+    counted,
     median_downtime,
     milliseconds,
     new_table,
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from emu.config.plan import MachinePlan
+    from emu.config.vm_spec import VmSpec
     from emu.report.results import Integrity, MigrationResult
+
+
+def size_text(spec: VmSpec) -> str:
+    """``4 vCPUs, 1 device, 20 rings``."""
+    parts = (spec.vcpus, "vCPU"), (len(spec.devices), "device"), (spec.rings, "ring")
+    return ", ".join(counted(number, noun) for number, noun in parts)
 
 
 def vm_line(plan: MachinePlan, accel: str) -> str:

@@ -42,7 +42,7 @@ VALUES = st.recursive(
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "Expecting value"),
+        ("", "it is not JSON: Expecting value"),
         ("NaN", "NaN is not a number of JSON"),
         ("[-Infinity]", "-Infinity is not a number of JSON"),
         ('{"a": 1e400}', "1e400 is too large a number"),

@@ -118,7 +118,7 @@ def test_a_path_that_may_not_be_removed_does_not_prevent_the_close(tmp_path: Pat
     assert (tmp_path / "e" / "s").is_socket()
 
 
-@pytest.mark.parametrize(("name", "text"), [("none/s", "No such file"), ("x" * 200, "too long")])
+@pytest.mark.parametrize(("name", "text"), [("none/s", "there is no directory"), ("x" * 200, "too long")])
 def test_a_path_that_cannot_be_bound_is_the_systems_error(
     name: str, text: str, tmp_path: Path
 ) -> None:
@@ -233,3 +233,11 @@ def test_the_kernel_knows_the_peer() -> None:
         assert unix_socket.peer_pid(one) == os.getpid()
     with socket.socket() as internet:
         assert unix_socket.peer_pid(internet) == 0
+
+
+def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    """The user has to make it."""
+    path = tmp_path / "none" / "x.sock"
+    with pytest.raises(OSError, match=f"there is no directory {path.parent}") as caught:
+        unix_socket.bind(str(path))
+    assert caught.value.errno == errno.ENOENT

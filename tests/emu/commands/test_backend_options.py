@@ -61,7 +61,7 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
         (("--net-backend", "testpmd"), "--net-backend: the VM has no such device; see --net"),
         ((*SOURCE, "--scratch"), "--src-blk needs --dst-blk, for the other side"),
         ((*DESTINATION, "--scratch"), "--dst-blk needs --src-blk, for the other side"),
-        ((*SOURCE[:2], *DESTINATION, "--scratch"), "--src-blk is given 1 times, and the VM has 2"),
+        ((*SOURCE[:2], *DESTINATION, "--scratch"), "--src-blk is given 1 time, and the VM has 2"),
         ((*SOURCE, *DESTINATION), "OVERWRITES THE DISKS"),
         (
             (*SOURCE, "--dst-blk", "/run/a0", "--dst-blk", "/run/b1", "--scratch"),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emu.commands.qmp_option import incoming_uri, monitor_path
-from emu.errors import OptionError
+from emu.commands.qmp_option import incoming_uri, monitor_path, served_monitor
+from emu.errors import OptionError, PreflightError
+from vhost_user import unix_socket
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,18 @@ def test_the_error_names_the_option_if_there_is_one() -> None:
     """`emu top` has an argument."""
     with pytest.raises(OptionError, match=r"^tcp:1: write unix:PATH$"):
         monitor_path("tcp:1", name="")
+
+
+def test_a_socket_that_cannot_be_is_known_before_the_vm_is_started(tmp_path: Path) -> None:
+    """One that another program has left, or has bound, is left to the VM's process."""
+    assert served_monitor(None) is None
+    with unix_socket.bind(str(tmp_path / "bound")):
+        for name in ("new", "bound"):
+            assert served_monitor(f"unix:{tmp_path / name}") == tmp_path / name
+    (tmp_path / "file").touch()
+    for name, why in (("file", "exists and is not a socket"), ("no/qmp", "there is no directory")):
+        with pytest.raises(PreflightError, match=f"^--qmp {tmp_path / name}: {why}"):
+            served_monitor(str(tmp_path / name))
 
 
 def test_an_incoming_address() -> None:

@@ -71,7 +71,7 @@ def test_a_tap_s_log_becomes_a_picture(tmp_path: Path) -> None:
     ("contents", "options", "status", "why"),
     [
         ("{}", ("--png", "x.png"), 1, "not a result of emu migrate, emu sweep or emu conform"),
-        ("{", ("--png", "x.png"), 1, "Expecting property name"),
+        ("{", ("--png", "x.png"), 1, "it is not JSON: Expecting property name"),
         ('{"event":"tap"}', ("--png", "x.png"), 1, "line 1: pairs is missing"),
         (None, ("--png", "x.png"), 1, "No such file or directory"),
         ("{}", (), 2, "give --report FILE or --png FILE"),

@@ -41,6 +41,29 @@ def test_a_path_that_cannot_be_written_is_known_before_the_run(
     assert why in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("migrate", "--json", "x", "--report", "./x"),
+        ("migrate", "--trace", "x", "--png", "x"),
+        ("sweep", "--openmetrics", "x", "--json", "x"),
+        ("tap", "--pair", "a:b", "--pcap", "x", "--png", "x"),
+        ("tap", "--pair", "a:b", "--json", "x", "--report", "x"),
+        ("conform", "back-end", "--exec", "false {socket}", "--junitxml", "x", "--json", "x"),
+    ],
+)
+def test_two_options_do_not_write_to_the_same_file(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second result would replace the first."""
+    monkeypatch.chdir(tmp_path)
+    done = emu(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "writes to the same file" in line
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the run. A module that cannot be found is as one that is not installed."""
     import importlib.util

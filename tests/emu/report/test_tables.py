@@ -202,3 +202,11 @@ def test_the_first_line_names_the_rings_in_use() -> None:
         "2 net x 8 rings (used: 0-3, the others disabled), 3 blk x 4 rings (used: 1,3), "
         "1 rng x 1 rings; " in line
     )
+
+
+def test_the_size_of_a_vm() -> None:
+    """One of a kind is no plural."""
+    groups = (DeviceGroup("net", 2, 8), DeviceGroup("blk", 1, 4))
+    assert text.size_text(VmSpec(4, 1 << 30, groups)) == "4 vCPUs, 3 devices, 20 rings"
+    one = VmSpec(1, 1 << 30, (DeviceGroup("rng", 1, 1),))
+    assert text.size_text(one) == "1 vCPU, 1 device, 1 ring"
