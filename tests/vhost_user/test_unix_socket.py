@@ -118,7 +118,9 @@ def test_a_path_that_may_not_be_removed_does_not_prevent_the_close(tmp_path: Pat
     assert (tmp_path / "e" / "s").is_socket()
 
 
-@pytest.mark.parametrize(("name", "text"), [("none/s", "there is no directory"), ("x" * 200, "too long")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("none/s", "there is no directory"), ("x" * 200, "too long")]
+)
 def test_a_path_that_cannot_be_bound_is_the_systems_error(
     name: str, text: str, tmp_path: Path
 ) -> None:
