@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tests.timeouts import TIMEOUT
+from vhost_user import eventfd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,8 +53,10 @@ def open_fds() -> set[int]:
     """The descriptors of this process, after garbage was collected.
 
     Two of them are compared as sets, with ``<=``: what earlier tests have left to other threads may
-    be closed in between.
+    be closed in between. The descriptor that the first signal of a process opens, and keeps, is in
+    all of them.
     """
+    eventfd.may_wait()
     gc.collect()
     listed = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
     return {fd for fd in listed if _is_open(fd)}  # without that of the listing

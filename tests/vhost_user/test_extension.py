@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_a_program_says_so_and_works_without_it(tmp_path: Path) -> None:
     text = "from vhost_user import native, eventfd; print(native.available, eventfd.default())"
     done = subprocess.run(
         [sys.executable, "-P", "-c", text],
-        env={"PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
