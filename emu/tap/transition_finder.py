@@ -170,7 +170,7 @@ class TransitionFinder:
                 and device not in own.certain
                 and message.pair in own.certain.values()
             )
-            or (message.id in NEEDED and own.is_ahead and self._has_stopped_elsewhere(own))
+            or (own.is_ahead and self._has_stopped_elsewhere(own))
         ):
             self._finish([own])
         if message.id not in CERTAIN:
@@ -187,12 +187,16 @@ class TransitionFinder:
             self._running.get(front, set()).discard(ring)
 
     def _has_stopped_elsewhere(self, start: Transition) -> bool:
-        """Whether as many devices of another front-end have begun to stop since a start began."""
-        began = start.start
+        """Whether devices of another front-end have begun to stop since its last message.
+
+        They are as many as those that the start has set up, if it has begun to: before that a
+        front-end may have sent a descriptor for calls, as QEMU does when it realizes a device.
+        """
         return any(
             stop.front_pid != start.front_pid
-            and stop.start > began
-            and len(stop.certain) == len(start.certain)
+            and stop.start > start.latest
+            and stop.certain
+            and len(start.certain) in (0, len(stop.certain))
             for stop in self._all_stops()
         )
 

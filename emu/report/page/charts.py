@@ -399,10 +399,15 @@ def stacked(
         "spacing": 24,
         "resolve": {"scale": dict.fromkeys(("color", "fill", "stroke", "x", "y"), "independent")},
         "vconcat": [
-            *({**spec, "title": name, "width": 1040} for name, spec in parts),
+            *({**spec, "title": _heading(name), "width": 1040} for name, spec in parts),
             _legend(legend),
         ],
     }
+
+
+def _heading(text: str) -> JsonObject:
+    """The title of a chart, which begins where its axis does, as those of the others do."""
+    return {"text": text, "anchor": "start", "frame": "group"}
 
 
 def _legend(colours: Mapping[str, str]) -> JsonObject:

@@ -162,7 +162,8 @@ class _Migrations:
     def _tiles(self) -> list[Tile]:
         tiles = []
         for part in self._parts:
-            notes = [f"guest {milliseconds(part.guest)}, network {milliseconds(part.network)} ms"]
+            seen = f", network {milliseconds(part.network)}" if part.network is not None else ""
+            notes = [f"guest {milliseconds(part.guest)}{seen} ms"]
             tone = ""
             first = self._parts[0].downtime
             if part is not self._parts[0]:
@@ -176,14 +177,16 @@ class _Migrations:
 
     def _compared(self) -> Section:
         legend = dict(PART_COLOURS)
-        marks = "Diamonds: the gap that the guest saw in its heartbeat; triangles: the one that a "
-        marks += "client in the network saw."
+        by_client = any(part.network is not None for part in self._parts)
+        marks = "Diamonds: the gap that the guest saw in its heartbeat"
+        marks += "; triangles: the one that a client in the network saw." if by_client else "."
         if any(len(part.runs) > 1 for part in self._parts):
             marks += " Bars are medians, strokes the single runs."
         figure = Figure(
             "downtime", "The downtime by its parts", charts.downtimes(self._parts), legend, marks
         )
-        columns = ("accounted", "guest", "network", "factor", "commits", "in flight", "runs")
+        gaps = ("accounted", "guest", *(("network",) if by_client else ()))
+        columns = (*gaps, "factor", "commits", "in flight", "runs")
         rows = []
         most = max(part.downtime for part in self._parts)
         first = self._parts[0].downtime
@@ -194,7 +197,7 @@ class _Migrations:
                     Cell(part.strategy),
                     Cell(milliseconds(part.downtime), share=part.downtime / most if most else 0),
                     Cell(milliseconds(part.guest)),
-                    Cell(milliseconds(part.network)),
+                    *([Cell(milliseconds(part.network))] if by_client else ()),
                     _factor(first, part.downtime),
                     Cell(count(self._median(part.strategy, "commits"))),
                     Cell(count(self._median(part.strategy, "requests_in_flight_at_stop"))),
@@ -204,10 +207,15 @@ class _Migrations:
         table = Table([Column("strategy", numeric=False), *map(Column, columns)], rows)
         return Section(
             "Strategies side by side",
-            "Three downtimes in ms: accounted by the VM processes from the pause of the first vCPU "
-            "at the source until the last one runs at the destination; the longest gap in the "
-            "heartbeat that the guest writes; and the longest gap between answers to a client in "
-            "the network, which includes the time that packets wait.",
+            "Downtimes in ms: accounted by the VM processes from the pause of the first vCPU at "
+            "the source until the last one runs at the destination; the longest gap in the "
+            "heartbeat that the guest writes"
+            + (
+                "; and the longest gap between answers to a client in the network, which includes "
+                "the time that packets wait."
+                if by_client
+                else ". No client in the network measured a third one."
+            ),
             [figure, table],
         )
 
@@ -308,18 +316,21 @@ class _Migrations:
         )
 
     def _all_runs(self) -> Section:
-        columns = ["run", "accounted", "guest", "network", "stop", "start", "commits"]
+        by_client = any(run["network_gap_ms"] is not None for run in self._runs)
+        gaps = {"accounted": "downtime_ms", "guest": "guest_gap_ms"}
+        gaps |= {"network": "network_gap_ms"} if by_client else {}
+        gaps |= {"stop": "stop_ms", "start": "start_ms"}
+        columns = ["run", *gaps, "commits"]
         columns += ["pre-copy", "rounds", "requests", "lost", "duplicated", "corrupted"]
         rows = []
         for run in self._runs:
             integrity = run["integrity"] or {}
             wrong = [integrity.get(name) for name in ("lost", "duplicated", "corrupted")]
-            figures = ("downtime_ms", "guest_gap_ms", "network_gap_ms", "stop_ms", "start_ms")
             rows.append(
                 [
                     Cell(run["strategy"]),
                     Cell(str(run["repeat"])),
-                    *(Cell(milliseconds(run[name])) for name in figures),
+                    *(Cell(milliseconds(run[name])) for name in gaps.values()),
                     Cell(str(run["commits"])),
                     Cell(size(run["precopy"]["bytes"])),
                     Cell(str(run["precopy"]["rounds"])),

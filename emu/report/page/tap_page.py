@@ -156,7 +156,7 @@ def _outcome(document: JsonObject) -> Cell:
     wrong = sum(each["count"] for each in document["violations"])
     if not wrong:
         return Cell("No message broke a rule of the protocol that the tap checks.", GOOD)
-    return Cell(f"{counted(wrong, 'violation')} of rules of the protocol; see below.", BAD)
+    return Cell(f"{counted(wrong, 'violation')} of rules of the protocol.", BAD)
 
 
 def _transition(transition: JsonObject, number: int) -> Section:

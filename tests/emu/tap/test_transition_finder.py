@@ -385,6 +385,24 @@ def test_what_is_set_up_ahead_is_apart(pause: int) -> None:
     assert (start.rings, start.rings_set_up) == (4, 4)
 
 
+def test_what_a_device_is_made_with_is_no_part_of_its_start() -> None:
+    """QEMU sends SET_VRING_CALL then; the VM comes some time later."""
+    vm = Vm("first")
+    for name, pid in (("src", 1), ("dst", 2)):
+        vm.connect(name, name, pid)
+    vm.start("src")
+    vm.wait()
+    vm.talks["dst"].ask(F.SET_VRING_CALL, U64(0), fds=1)
+    vm.wait(SETTLED)
+    vm.stop("src")
+    vm.start("dst")
+    vm.wait()
+    _, stop, start = vm.found
+    assert start.before is stop
+    assert start.start > stop.end
+    assert [row.messages for row in start.rows] == [1, 6]
+
+
 def test_a_restart_with_the_addresses_of_before_is_no_set_up() -> None:
     """A front-end need not send them again; after a reset it has to."""
     vm = Vm("a")

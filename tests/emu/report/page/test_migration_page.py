@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from emu.json_input import JsonInputError
@@ -117,3 +119,14 @@ def test_the_rows_of_a_timeline_are_in_the_order_of_their_numbers() -> None:
     assert len({figure.name for figure in figures}) == 2
     order = figures[0].spec["layer"][1]["encoding"]["y"]["sort"]
     assert order == ["9" * 5000, "net", "net02", "net2", "net10", "\N{SUPERSCRIPT TWO}"]
+
+
+@pytest.mark.parametrize("gap", [30.0, None])
+def test_a_client_in_the_network_has_columns_where_there_is_one(gap: float | None) -> None:
+    """No column of dashes, and no word about marks that are not there."""
+    made = page(migrations(replace(run("prewired"), network_gap_ms=gap)))
+    has = gap is not None
+    for title in ("Strategies side by side", "All migrations"):
+        assert ("network" in [each.title for each in table_of(made, title).columns]) == has
+    assert made.tiles[0].notes[0] == ("guest 21.50, network 30.00 ms" if has else "guest 21.50 ms")
+    assert ("triangles" in made.figures[0].caption) == has
