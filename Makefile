@@ -185,4 +185,4 @@ docs: $(STAMP)
 	$(BIN)/python -m tests.mutants.document docs
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build *.egg-info bench/floor bench/kvm_floor bench/libtraffic.so bench/results vhost_user/_native.c vhost_user/_native*.so emu/machine/accel/_kvm.c emu/machine/accel/_kvm*.so
+	rm -rf $(VENV) $(LOWEST) build *.egg-info bench/floor bench/kvm_floor bench/front_end_floor bench/libtraffic.so bench/results vhost_user/_native.c vhost_user/_native*.so emu/machine/accel/_kvm.c emu/machine/accel/_kvm*.so

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from devices import lifecycle
@@ -26,14 +27,16 @@ from emu.vm.vm import Vm
 from vhost_user.messages import FrontendRequest, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from devices.notifiers import Edit
+    from emu.config.backend_commands import BackEndCommand
     from emu.config.vm_spec import VmSpec
 
 TIMEOUT = 10.0
 _POLL = 0.0005
+NO_OTHERS: Mapping[str, BackEndCommand] = MappingProxyType({})
 
 
 class _NoMachine:
@@ -48,19 +51,20 @@ class Fleet:
 
     Args:
         spec: the shape; one vCPU is enough.
+        back_ends: commands of other back-end programs, by class of devices.
     """
 
-    def __init__(self, spec: VmSpec) -> None:
+    def __init__(self, spec: VmSpec, back_ends: Mapping[str, BackEndCommand] = NO_OTHERS) -> None:
         self.spec = spec
+        self._plan = MachinePlan(spec, back_ends=back_ends)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         host_limits.check(self.spec)
-        plan = MachinePlan(self.spec)
         with ExitStack() as stack:
             watcher = stack.enter_context(SignalWatcher())
             directory = stack.enter_context(RunDirectory())
-            fleet = BackendProcesses("A", plan, directory, watcher)
+            fleet = BackendProcesses("A", self._plan, directory, watcher)
             stack.callback(fleet.stop)
             fleet.start()
             fleet.await_ready()
@@ -116,8 +120,9 @@ class Fleet:
         self.kick()
 
     def kick(self) -> None:
-        """Kick every ring, and return when the back-ends have started all of them."""
-        wanted = self._started() + self.spec.rings
+        """Kick every ring, and return when our back-ends have started theirs; others do not say."""
+        counted = [d for d in self.spec.devices if not self._plan.others_serve(d.device_class)]
+        wanted = self._started() + sum(device.rings for device in counted)
         self.vm.signal_all_rings()
         deadline = time.monotonic() + TIMEOUT
         while self._started() < wanted:

@@ -1,4 +1,7 @@
-"""The floors: C programs that do the protocol's part of a stop and a start, or the vCPUs' part."""
+"""The floors: C programs that do the protocol's part of a stop and a start, or the vCPUs' part.
+
+And one that does the front-end's part only, with the back-ends that ours has.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,24 @@ import os
 import shlex
 import shutil
 import subprocess
+from array import array
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vhost_user.codec import HEADER
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devices.procedure import Ask
     from emu.config.vm_spec import VmSpec
 
 SOURCE = Path(__file__).with_name("floor.c")
 KVM_SOURCE = Path(__file__).with_name("kvm_floor.c")
+FRONT_END_SOURCE = Path(__file__).with_name("front_end_floor.c")
+#: Of a vring state and of an acknowledgement: the header and 8 bytes.
+REPLY_BYTES = HEADER.size + 8
 BUILD_SECONDS = 60
 RUN_SECONDS = 90
 
@@ -103,17 +115,26 @@ def build(source: Path = SOURCE) -> Path:
     return program
 
 
-def _run(source: Path, *arguments: str) -> Any:
-    """The document that a floor program prints."""
+def _run(source: Path, *arguments: str, data: bytes | None = None, fds: Sequence[int] = ()) -> Any:
+    """The document that a floor program prints.
+
+    Args:
+        source: of the program.
+        arguments: of the program.
+        data: its standard input.
+        fds: descriptors that it inherits, with the same numbers.
+    """
     done = subprocess.run(
         [str(build(source)), *arguments],
+        input=data,
         capture_output=True,
-        text=True,
+        pass_fds=fds,
         timeout=RUN_SECONDS,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"the floor failed with {done.returncode}: {done.stderr.strip()}")
+        reason = done.stderr.decode(errors="replace").strip()
+        raise RuntimeError(f"the floor failed with {done.returncode}: {reason}")
     return json.loads(done.stdout)
 
 
@@ -136,6 +157,29 @@ def measure_vcpus(count: int) -> VcpuFloor:
         RuntimeError: it failed: KVM cannot be used, for example.
     """
     return VcpuFloor(**_run(KVM_SOURCE, str(count)))
+
+
+def exchange(steps: Sequence[Ask]) -> int:
+    """Nanoseconds to send the messages of these steps, all in flight, and to receive the replies.
+
+    The sessions of the connections know nothing of it: each has to be replaced by a new one.
+
+    Args:
+        steps: of devices that are connected.
+
+    Raises:
+        NoCompilerError: the program cannot be built here.
+        RuntimeError: it failed.
+    """
+    words, fds = [array("I", [len(steps)]).tobytes()], set[int]()
+    for _, connection, batch in steps:
+        fds.add(connection.fileno())
+        due = sum(REPLY_BYTES for _ in batch.answered)
+        words.append(array("I", [connection.fileno(), due, len(batch.writes)]).tobytes())
+        for data, passed in batch.writes:
+            fds.update(passed)
+            words.append(array("I", [len(data), len(passed), *passed]).tobytes() + data)
+    return int(_run(FRONT_END_SOURCE, data=b"".join(words), fds=tuple(fds)))
 
 
 def shape_of(spec: VmSpec) -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -12,8 +14,12 @@ import pytest
 
 from bench import floor_program
 from bench.figures import Figure, duration, table
+from devices.procedure import Ask, Phase
 from emu.machine.accel.registry import resolve
 from tests.timeouts import PROGRAM_TIMEOUT
+from vhost_user.frontend import FrontendConnection
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payloads import U64
 
 #: Seconds for the cheapest case of each file, migrations of a VM among them.
 LIMIT = 3 * PROGRAM_TIMEOUT
@@ -88,6 +94,35 @@ def test_the_floor_measures_vcpus() -> None:
     floor = floor_program.measure_vcpus(3)
     assert floor.vcpus == 3
     assert min(floor.pause_ns, floor.save_ns, floor.resume_ns) > 0
+
+
+def test_the_front_ends_floor_sends_and_receives() -> None:
+    """All bytes and descriptors of each device; the replies may come in pieces."""
+    mine, theirs = socket.socketpair()
+    with FrontendConnection(mine, name="floor") as connection, theirs:
+        requests = [
+            Request(FrontendRequest.SET_VRING_KICK, U64(0), (theirs.fileno(),)),
+            *(Request(FrontendRequest.GET_FEATURES) for _ in range(2)),
+        ]
+        step = Ask.of(Phase.START_VRINGS, connection, requests)
+        theirs.sendall(bytes(floor_program.REPLY_BYTES))
+        threading.Timer(0.05, theirs.sendall, [bytes(floor_program.REPLY_BYTES)]).start()
+        assert floor_program.exchange([step]) > 0
+        data, fds, _, _ = socket.recv_fds(theirs, 1 << 16, 8)
+        assert data == b"".join(message.data for message in step.messages)
+        assert len(fds) == 1
+        os.close(fds[0])
+
+
+def test_the_front_ends_floor_says_that_a_back_end_has_gone() -> None:
+    """Instead of waiting for its replies."""
+    mine, theirs = socket.socketpair()
+    with FrontendConnection(mine, name="floor") as connection:
+        step = Ask.of(Phase.GET_VRING_BASE, connection, [Request(FrontendRequest.GET_FEATURES)])
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(RuntimeError, match="the back-end has disconnected"):
+            floor_program.exchange([step])
+        theirs.close()
 
 
 @pytest.mark.parametrize("count", ["", "0", "1025", "x"])
