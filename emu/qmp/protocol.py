@@ -95,7 +95,8 @@ def parse(data: bytes) -> JsonObject:
     try:
         message = json_input.parse(data)
     except json_input.JsonInputError as error:
-        raise MonitorError(f"JSON parse error, {error}") from None
+        reason = str(error).removeprefix("it is not JSON: ")
+        raise MonitorError(f"JSON parse error, {reason}") from None
     if not isinstance(message, dict):
         raise MonitorError("QMP input must be a JSON object")
     return message
