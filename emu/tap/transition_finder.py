@@ -110,7 +110,7 @@ class TransitionFinder:
         if transition.kind is Kind.STOP:
             return not self._running.get(transition.front_pid)
         before = self._related(transition)
-        return before is not None and transition.rings_set_up >= before.rings
+        return before is not None and transition.rings_set_up >= before.rings_stopped
 
     def _has_stopped(self, device: str) -> None:
         """Without messages for its rings."""

@@ -207,6 +207,11 @@ class Transition:
         return sum(map(len, named.values()))
 
     @property
+    def rings_stopped(self) -> int:
+        """How many rings were stopped; others, which a driver does not use, are only disabled."""
+        return sum(len(span.named) for span in self._spans_of(Phase.GET_VRING_BASE))
+
+    @property
     def rings_set_up(self) -> int:
         """How many rings have all that they need to run."""
         return sum(1 for known in self._set_up.values() if known >= NEEDED)

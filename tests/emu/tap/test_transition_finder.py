@@ -241,6 +241,26 @@ def test_a_start_waits_for_the_rings_that_were_stopped() -> None:
     assert vm.found[2].rings == 2
 
 
+def test_a_start_does_not_wait_for_rings_that_were_only_disabled() -> None:
+    """A guest with one vCPU uses one ring of a disk that has two; QEMU enables both."""
+    vm = Vm("a")
+    talk = vm.talks["a"]
+    for ring in range(2):
+        talk.ask(F.SET_VRING_ENABLE, VringState(ring, 0))
+    vm.stop("a", rings=1)
+    vm.start("a", rings=1)
+    for ring in range(2):
+        talk.ask(F.SET_VRING_ENABLE, VringState(ring, 1))
+    vm.wait(SETTLED)
+    assert vm.finder.due is None
+    stop, start = vm.found
+    assert (stop.rings, stop.rings_stopped) == (2, 1)
+    assert (start.rings, start.rings_set_up) == (2, 1)
+    talk.ask(F.SET_VRING_ADDR, VringAddr(0, 0, 0, 0, 0, 0))  # with the dirty log of a migration
+    vm.finder.finish()
+    assert len(vm.found) == 2
+
+
 def test_two_starts_without_a_pause_are_two() -> None:
     """The VM stops between them; the stop is complete, too."""
     vm = Vm("a", "b")
