@@ -271,6 +271,9 @@ class BackendProcesses:
                 log=self._directory.log(self.side, spec.name),
                 open_stdin=True,
                 whole_group=True,
+                advice=""
+                if command.daemonizes
+                else "one that goes to the background has to write its process id to {pid_file}",
             )
         except OSError as error:
             raise ProgramError(

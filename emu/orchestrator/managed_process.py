@@ -53,6 +53,7 @@ class ManagedProcess:
         open_stdin: its stdin stays open and empty; some programs end with their stdin.
         whole_group: the processes that it has started, and that are in its process group, are ended
             with it, as those of a shell's command.
+        advice: for the error, where it ends with status 0 and has printed nothing.
 
     Raises:
         OSError: the program cannot be started.
@@ -68,9 +69,11 @@ class ManagedProcess:
         pass_fds: Sequence[int] = (),
         open_stdin: bool = False,
         whole_group: bool = False,
+        advice: str = "",
     ) -> None:
         self.title = title
         self.whole_group = whole_group
+        self._advice = advice
         self._log = log
         log.write_bytes(b"")
         # Appending: writes do not depend on the file's size, which `trim_log` may change.
@@ -93,12 +96,21 @@ class ManagedProcess:
     @property
     def running(self) -> bool:
         """Whether the program has not ended yet."""
-        return self._process.poll() is None
+        return self.status is None
 
     @property
     def status(self) -> int | None:
-        """Its exit status, negative for a signal; None if it has not ended, or it is unknown."""
-        return self._process.poll()
+        """Its exit status, negative for a signal; None if it has not ended, or it is unknown.
+
+        It is not taken from the kernel before `reap`: until then no other process, and no other
+        group, can have its number.
+        """
+        if self._process.returncode is not None:
+            return self._process.returncode
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     @property
     def succeeded(self) -> bool:
@@ -109,10 +121,10 @@ class ManagedProcess:
         """One line with its exit status and the last line of its output."""
         if not await_end([self], 1.0):
             return f"{self.title} does not answer"
-        status = self._process.wait()
+        status = self.status or 0
         cause = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        last = self.last_line()
-        return f"{self.title} ended {cause}" + (f": {last}" if last else "")
+        said = self.last_line() or (self._advice if not status else "")
+        return f"{self.title} ended {cause}" + (f": {said}" if said else "")
 
     def running_description(self) -> str:
         """For an error about a program that is late: what it does, and the last line of its output.
@@ -149,11 +161,12 @@ class ManagedProcess:
     def send(self, signum: int) -> None:
         """Send a signal to the program; no effect if it has ended, or runs as another user."""
         with suppress(ProcessLookupError, PermissionError):
-            # Until its status has been read, no other group can have its number.
-            if self.whole_group and self._process.returncode is None:
-                os.killpg(self.pid, signum)
+            if self._process.returncode is not None:
+                return
+            if self.whole_group:
+                os.killpg(self.pid, signum)  # also if the program itself has ended
             else:
-                self._process.send_signal(signum)
+                os.kill(self.pid, signum)
 
     def reap(self) -> None:
         """Read the exit status of the program, which has ended or is ending; close its pidfd."""

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -272,6 +273,23 @@ def fails_to_start(text: str, error: str) -> None:
                 backends.await_ready(10 * TIMEOUT)
         finally:
             backends.stop()
+
+
+def test_a_program_that_goes_to_the_background_without_a_word_is_ended(tmp_path: Path) -> None:
+    """The error says how it can be known; its process does not stay."""
+    pid = tmp_path / "pid"
+    script = f"{PROGRAM.format(queues=2)} --socket-path $0 --blk-file $1 & echo $! > {pid}"
+    text = f"sh -c {shlex.quote(script)}"
+    with no_leftovers():
+        done = emu("run", *SHAPE, "--for", "1s", "--blk-backend", f"{text} {{socket}} {{image}}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "emu: back-end blk0 of side A (sh) ended with status 0: one that goes to the background "
+        "has to write its process id to {pid_file}"
+    )
+    with suppress(psutil.NoSuchProcess):
+        left = psutil.Process(int(pid.read_text()))
+        wait_until(lambda: not running([left]), "its process has ended")
 
 
 def test_a_daemon_that_fails_at_its_start_is_one_error() -> None:

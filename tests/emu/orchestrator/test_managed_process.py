@@ -221,6 +221,41 @@ def test_the_processes_of_a_whole_group_end_together(tmp_path: Path, deaf: bool)
     wait_until(lambda: not running([child]), "the child has ended")
 
 
+def test_the_processes_of_a_group_end_although_its_first_one_has(tmp_path: Path) -> None:
+    """Also after its exit status was asked for: it has gone to the background without a word."""
+    code = (
+        "import subprocess, sys; "
+        f"p = subprocess.Popen([sys.executable, '-c', {PATIENT!r}]); "
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(f'{{p.pid}} ')"
+    )
+    argv = [sys.executable, "-c", code]
+    program = ManagedProcess(
+        "a program", argv, log=tmp_path / "log", whole_group=True, advice="write its process id"
+    )
+    wait_until(lambda: not program.running, "it has ended")
+    assert (program.status, program.succeeded) == (0, True)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    try:
+        assert running([child])
+    finally:
+        end([program])
+    wait_until(lambda: not running([child]), "the child has ended")
+    assert program.status == 0
+
+
+def test_a_program_that_ends_without_a_word_has_advice(tmp_path: Path) -> None:
+    """Not where it has printed something, or failed."""
+    for text, expected in (
+        ("pass", "a program ended with status 0: do this"),
+        ("print('no')", "a program ended with status 0: no"),
+        ("raise SystemExit(3)", "a program ended with status 3"),
+    ):
+        argv = [sys.executable, "-c", text]
+        program = ManagedProcess("a program", argv, log=tmp_path / "log", advice="do this")
+        assert program.exit_description() == expected
+        end([program])
+
+
 LOUD = (
     "import sys; from time import sleep\n"
     "for number in range(4): print('x' * 999_999, flush=True)\n"
