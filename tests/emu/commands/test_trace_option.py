@@ -79,15 +79,29 @@ def busy(document: Document) -> dict[tuple[str, str, bool], float]:
     return dict(found)
 
 
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Document, dict[str, Any]]:
+def migrated(folder: Path, *shape: str) -> tuple[Document, dict[str, Any]]:
     """The trace and the results of one migration by ``prewired``."""
-    folder = tmp_path_factory.mktemp("traced")
     trace, results = folder / "trace.json", folder / "results.json"
     files = ("--trace", str(trace), "--json", str(results))
-    done = emu("migrate", *SMALL, "--strategy", "prewired", *files)
+    done = emu("migrate", *shape, "--strategy", "prewired", *files)
     assert done.returncode == 0, done.stderr
     return json.loads(trace.read_text()), json.loads(results.read_text())
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Document, dict[str, Any]]:
+    """See `migrated`; of a small VM."""
+    return migrated(tmp_path_factory.mktemp("traced"), *SMALL)
+
+
+def check_sums(document: Document, results: dict[str, Any]) -> None:
+    """The spans of each phase add up to its row."""
+    (run,) = results["runs"]
+    rows = {(r["phase"], r["class"], r["in_blackout"]): r["busy_ms"] for r in run["phases"]}
+    spans = busy(document)
+    assert rows
+    for key, milliseconds in rows.items():
+        assert spans[key] == pytest.approx(milliseconds, abs=0.001), key
 
 
 def test_the_document_is_of_the_format(traced: tuple[Document, dict[str, Any]]) -> None:
@@ -103,13 +117,19 @@ def test_the_document_is_of_the_format(traced: tuple[Document, dict[str, Any]]) 
 
 def test_its_spans_add_up_to_the_table(traced: tuple[Document, dict[str, Any]]) -> None:
     """For each phase of each class, in the blackout and outside of it."""
-    document, results = traced
-    (run,) = results["runs"]
-    rows = {(r["phase"], r["class"], r["in_blackout"]): r["busy_ms"] for r in run["phases"]}
-    spans = busy(document)
-    assert rows
-    for key, milliseconds in rows.items():
-        assert spans[key] == pytest.approx(milliseconds, abs=0.001), key
+    check_sums(*traced)
+
+
+@pytest.mark.slow
+def test_the_trace_of_the_rfc_s_vm_adds_up(tmp_path: Path) -> None:
+    """40 devices and 608 rings, each with its messages at both ends."""
+    document, results = migrated(tmp_path, "--accel", "soft")
+    check_format(document)
+    check_sums(document, results)
+    shape = [(each["count"], each["rings"]) for each in results["vm"]["devices"]]
+    assert shape == [(16, 32), (24, 4)]
+    replies = [event for event in document if event["name"] == "GET_VRING_BASE reply"]
+    assert len(replies) == 2 * 608
 
 
 def test_the_moments_bound_the_downtime(traced: tuple[Document, dict[str, Any]]) -> None:
