@@ -23,7 +23,7 @@ from emu.errors import MigrationError, Operation
 from emu.json_input import Members, read
 from emu.migration.convergence import DeviceDowntime
 from emu.migration.history import NS, SHAPE, IdleCosts, NotifierCosts
-from emu.migration.vmstate import pack_devices
+from emu.migration.vmstate import pack_bases
 from emu.strategies.base import DeviceCost
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, begin_tasks
@@ -221,7 +221,7 @@ class DowntimeForecast:
         if idle is not None and self._measured:
             return PAUSE_NS + 4 * idle.state
         start = now()
-        pack_devices(self._vm.devices)
+        pack_bases(self._vm.devices)
         return PAUSE_NS + 2 * (now() - start)
 
     def _with_history(self) -> DeviceDowntime:
@@ -296,7 +296,7 @@ def calibrate(vm: Vm, history: History, timeout: float) -> None:
 def _time_state(vm: Vm) -> int:
     start = now()
     vm.machine.save_vcpus()
-    pack_devices(vm.devices)
+    pack_bases(vm.devices)
     return now() - start
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emu.vm.vm import Vm
 
 #: The version of the stream; a source with another version is refused.
-VERSION = 5
+VERSION = 6
 
 
 _VERSION = Members({"version": int})

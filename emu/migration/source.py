@@ -19,7 +19,7 @@ from emu.migration.precopy import Precopy, PrecopyProgress
 from emu.migration.ram_sync import RamSync
 from emu.migration.side import MigrationSide
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.vmstate import pack_devices, pack_switchover
+from emu.migration.vmstate import SentDevices
 from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import garbage_collector_off
 from emu.trace_events import REQUESTS
@@ -299,11 +299,11 @@ class Source(MigrationSide):
         self.vm.drive(lifecycle.set_logging(device, log) for device in self.vm.devices)
         sync = RamSync(self.vm.machine.ram, log)
         with self.vm.driving:
-            devices = pack_devices(self.vm.devices)
-        stream.send(Kind.DEVICES, devices)
+            sent = SentDevices(self.vm.devices)
+        stream.send(Kind.DEVICES, sent.data)
         precopy = self._precopy = self._make_precopy(channels, sync)
         precopy.run(lambda: self._await_prepared(stream))
-        return self._switchover(stream, channels, sync, precopy)
+        return self._switchover(stream, channels, sync, precopy, sent)
 
     def _make_precopy(self, channels: SendingChannels, sync: RamSync) -> Precopy:
         vm = self.vm
@@ -346,7 +346,12 @@ class Source(MigrationSide):
             raise CancelledError
 
     def _switchover(
-        self, stream: MigrationStream, channels: SendingChannels, sync: RamSync, precopy: Precopy
+        self,
+        stream: MigrationStream,
+        channels: SendingChannels,
+        sync: RamSync,
+        precopy: Precopy,
+        sent: SentDevices,
     ) -> list[Task]:
         """Send the last round, then pause the VM and transfer it; return the devices' tasks."""
         vm = self.vm
@@ -363,7 +368,7 @@ class Source(MigrationSide):
                 channels.send_ram(vm.machine.ram, sync.dirty())
                 channels.end_round()
             with timeline.span(Phase.DEVICE_STATE):
-                stream.send(Kind.SWITCHOVER, pack_switchover(vm))
+                stream.send(Kind.SWITCHOVER, sent.pack_switchover(vm))
             self._commit(stream)
         return tasks
 

@@ -87,23 +87,82 @@ def _load_rings(device: VhostDevice, rings: Mapping[int, _Ring]) -> bool:
     return changed
 
 
-_SWITCHOVER = struct.Struct("<II")
+_SWITCHOVER = struct.Struct("<III")
+_BASE = "H"
 
 
-def pack_switchover(vm: Vm) -> bytes:
-    """The state besides memory: all devices, all vCPUs."""
-    devices = pack_devices(vm.devices)
-    vcpus = vm.machine.save_vcpus()
-    return _SWITCHOVER.pack(len(devices), len(vcpus)) + devices + vcpus
+class SentDevices:
+    """The devices as DEVICES has them: what the destination knows before the blackout.
+
+    Args:
+        devices: the VM's devices, while nothing else changes them.
+
+    Attributes:
+        data: the payload of DEVICES.
+    """
+
+    def __init__(self, devices: Iterable[VhostDevice]) -> None:
+        self._devices = list(devices)
+        self.data = pack_devices(self._devices)
+        self._known = self._set_up
+
+    @property
+    def _set_up(self) -> list[tuple[int, int]]:
+        return [(device.setups, device.acked_features) for device in self._devices]
+
+    def pack_switchover(self, vm: Vm) -> bytes:
+        """The state besides memory: the bases of all rings, and all vCPUs.
+
+        If the guest's driver has reset or set up a device since, the devices instead of the bases:
+        most VMs wait for the bases only.
+        """
+        bases, devices = b"", b""
+        if list(vm.devices) == self._devices and self._set_up == self._known:
+            bases = pack_bases(self._devices)
+        else:
+            devices = pack_devices(vm.devices)
+        vcpus = vm.machine.save_vcpus()
+        return _SWITCHOVER.pack(len(bases), len(devices), len(vcpus)) + bases + devices + vcpus
+
+
+def pack_bases(devices: Iterable[VhostDevice]) -> bytes:
+    """The base of each ring that a driver has set up, in the order of `pack_devices`."""
+    bases = [
+        ring.base_elsewhere
+        for device in devices
+        for ring in device.rings
+        if ring.addresses is not None
+    ]
+    return struct.pack(f"<{len(bases)}{_BASE}", *bases)
+
+
+def load_bases(data: bytes, devices: Iterable[VhostDevice]) -> None:
+    """Load the bases that `pack_bases` packed into rings that are as `pack_devices` had them.
+
+    Raises:
+        MigrationError: there are more or fewer rings.
+    """
+    rings = [ring for device in devices for ring in device.rings if ring.addresses is not None]
+    if len(data) != len(rings) * struct.calcsize(f"<{_BASE}"):
+        raise MigrationError(
+            Operation.LOAD_STATE,
+            f"the source has {len(data)} bytes of bases for {len(rings)} rings",
+        )
+    for ring, base in zip(rings, struct.unpack(f"<{len(rings)}{_BASE}", data), strict=True):
+        ring.base = base
 
 
 def load_switchover(data: bytes, vm: Vm) -> list[VhostDevice]:
-    """The reverse of `pack_switchover`; raises and returns as `load_devices`."""
+    """The reverse of `SentDevices.pack_switchover`; raises and returns as `load_devices`."""
     if len(data) < _SWITCHOVER.size:
         raise MigrationError(Operation.LOAD_STATE, "the device state is truncated")
-    devices, vcpus = _SWITCHOVER.unpack_from(data)
-    if len(data) != _SWITCHOVER.size + devices + vcpus:
+    sizes = _SWITCHOVER.unpack_from(data)
+    if len(data) != _SWITCHOVER.size + sum(sizes):
         raise MigrationError(Operation.LOAD_STATE, "the device state has the wrong length")
-    middle = _SWITCHOVER.size + devices
-    vm.machine.load_vcpus(data[middle:])
-    return load_devices(data[_SWITCHOVER.size : middle], vm.devices)
+    after_bases = _SWITCHOVER.size + sizes[0]
+    after_devices = after_bases + sizes[1]
+    vm.machine.load_vcpus(data[after_devices:])
+    if sizes[1]:
+        return load_devices(data[after_bases:after_devices], vm.devices)
+    load_bases(data[_SWITCHOVER.size : after_bases], vm.devices)
+    return []

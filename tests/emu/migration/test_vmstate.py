@@ -9,7 +9,15 @@ import pytest
 
 from devices.blk import VhostUserBlk
 from emu.errors import MigrationError
-from emu.migration.vmstate import load_devices, load_switchover, pack_devices, pack_switchover
+from emu.migration.vmstate import (
+    SentDevices,
+    load_bases,
+    load_devices,
+    load_switchover,
+    pack_bases,
+    pack_devices,
+)
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
@@ -78,17 +86,57 @@ def test_state_of_other_devices_is_refused(rings: int, name: str) -> None:
         device.close()
 
 
-def test_switchover_has_the_vcpus_too(vm: Vm, other: Vm) -> None:
+def test_switchover_has_bases_and_vcpus(vm: Vm, other: Vm) -> None:
     """The length is checked before any state is loaded."""
     vm.pause_vcpus()
     vm.stop_devices()
-    data = pack_switchover(vm)
+    sent = SentDevices(vm.devices)
+    assert load_devices(sent.data, other.devices) == other.devices
+    for number, ring in enumerate(each for device in vm.devices for each in device.rings):
+        ring.base, ring.held = 0xFFFF - number, number % 2
+    data = sent.pack_switchover(vm)
+    assert len(data) < len(sent.data)
     for bad in (data[:4], data[:-1], data + b"x"):
         with pytest.raises(MigrationError, match="device state"):
             load_switchover(bad, other)
-    moved = load_switchover(data, other)
-    assert moved == other.devices
+    assert load_switchover(data, other) == []
+    pairs = zip(vm.devices, other.devices, strict=True)
+    for ours, theirs in pairs:
+        assert [ring.base for ring in theirs.rings] == [ring.base_elsewhere for ring in ours.rings]
     assert other.machine.save_vcpus()
+
+
+@pytest.mark.parametrize("change", ["set up", "reset", "features"])
+def test_switchover_has_devices_that_have_changed(vm: Vm, other: Vm, change: str) -> None:
+    """Since DEVICES was sent; the others with them."""
+    vm.pause_vcpus()
+    vm.stop_devices()
+    sent = SentDevices(vm.devices)
+    load_devices(sent.data, other.devices)
+    device = vm.devices[0]
+    if change == "features":
+        device.acked_features &= ~(1 << VIRTIO_RING_F_EVENT_IDX)
+    elif change == "reset":
+        device.forget_rings()
+    else:
+        device.set_up_rings([RingAddresses(8, 16, 1024, 2048)] * len(device.rings))
+    changed = load_switchover(sent.pack_switchover(vm), other)
+    assert changed == ([] if change == "features" else other.devices[:1])
+    assert other.devices[0].acked_features == device.acked_features
+    assert other.devices[0].rings[0].addresses == device.rings[0].addresses
+
+
+@pytest.mark.parametrize("rings", [0, 1, 3])
+def test_bases_of_other_rings_are_refused(rings: int) -> None:
+    source, target = make(rings or 1), make(2)
+    target.set_up_rings([RingAddresses(8, 0, 0, 0)] * 2)
+    if rings:
+        source.set_up_rings([RingAddresses(8, 0, 0, 0)] * rings)
+    with pytest.raises(MigrationError, match=f"{2 * rings} bytes of bases for 2 rings"):
+        load_bases(pack_bases([source]), [target])
+    assert [ring.base for ring in target.rings] == [0, 0]
+    for device in (source, target):
+        device.close()
 
 
 @pytest.mark.parametrize("used", [(1, 3), (), (0,), (3,)], ids=str)

@@ -380,16 +380,19 @@ _DEVICE_FIELDS = {
     "blk0, ring 0, available": (148, 8),
     "blk0, ring 0, used": (156, 8),
 }
-#: Of SWITCHOVER: lengths, the devices, and two vCPUs.
+#: Of SWITCHOVER: lengths, the bases of three rings, and two vCPUs.
 _SWITCHOVER_FIELDS = {
-    "devices": (0, 4),
-    "vCPUs": (4, 4),
-    **{name: (8 + at, size) for name, (at, size) in _DEVICE_FIELDS.items()},
-    "vCPU 0, flags": (172, 2),
-    "vCPU 0, pending": (174, 2),
-    "vCPU 0, timer": (176, 4),
-    "vCPU 1, pending": (182, 2),
+    "bases": (0, 4),
+    "devices": (4, 4),
+    "vCPUs": (8, 4),
+    "net0, ring 0, base": (12, 2),
+    "blk0, ring 0, base": (16, 2),
+    "vCPU 0, flags": (18, 2),
+    "vCPU 0, pending": (20, 2),
+    "vCPU 0, timer": (22, 4),
+    "vCPU 1, pending": (28, 2),
 }
+_LENGTHS = struct.Struct("<III")
 _NUMBERS = (0, 1, 3, 127, 1 << 15, 1 << 16, SPEC.memory_bytes, (1 << 63) + 2, -16, -1)
 
 
@@ -403,6 +406,13 @@ def _device_states() -> _Inputs:
                     f"{number:#x}",
                     _at(Place(kind), partial(_patched, at, data)),
                 )
+    for field in _DEVICE_FIELDS:
+        for number in _NUMBERS:
+            yield (
+                f"SWITCHOVER with devices, {field}",
+                f"{number:#x}",
+                _at(Place(Kind.SWITCHOVER), partial(_with_devices, {field: number})),
+            )
     both = partial(_patched_both, {"net0, ring 0, size": 3})
     yield "DEVICES and SWITCHOVER", "the same ring size of 3", partial(_sent, both)
     for field in ("size", "base", "descriptors", "available", "used"):
@@ -418,19 +428,35 @@ def _patched(at: int, data: bytes, section: Section) -> bytes:
     return section._replace(payload=payload).raw()
 
 
+def _devices(fields: dict[str, int]) -> bytes:
+    """The payload of DEVICES, with these values."""
+    _, section, _ = Place(Kind.DEVICES).split()
+    payload = bytearray(section.payload)
+    for name, number in fields.items():
+        at, size = _DEVICE_FIELDS[name]
+        payload[at : at + size] = (number & (1 << 8 * size) - 1).to_bytes(size, "little")
+    return bytes(payload)
+
+
+def _with_devices(fields: dict[str, int], section: Section) -> bytes:
+    """SWITCHOVER of a VM whose driver has set up a device since DEVICES."""
+    bases, _, vcpus = _LENGTHS.unpack_from(section.payload)
+    devices = _devices(fields)
+    rest = section.payload[_LENGTHS.size + bases :]
+    payload = _LENGTHS.pack(0, len(devices), vcpus) + devices + rest
+    return section._replace(payload=payload).raw()
+
+
 def _patched_both(fields: dict[str, int]) -> bytes:
     """The same lie before the blackout and in it."""
     parts = []
     for section in Incoming.recorded:
-        raw = section.raw()
-        for name, number in fields.items():
-            at, size = _DEVICE_FIELDS[name]
-            data = (number & (1 << 8 * size) - 1).to_bytes(size, "little")
-            if section.kind == Kind.DEVICES:
-                raw = _patched(at, data, section)
-            elif section.kind == Kind.SWITCHOVER:
-                raw = _patched(8 + at, data, section)
-        parts.append(raw)
+        if section.kind == Kind.DEVICES:
+            parts.append(section._replace(payload=_devices(fields)).raw())
+        elif section.kind == Kind.SWITCHOVER:
+            parts.append(_with_devices(fields, section))
+        else:
+            parts.append(section.raw())
     return b"".join(parts)
 
 
