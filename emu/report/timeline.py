@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
     from emu.strategies.timeline import Span
 
+#: Nanoseconds: pauses up to this do not divide a phase.
+_PAUSE_NS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class TimelineRow:
     """One phase of one device, or of a whole class or VM, in or outside of the blackout.
+
+    A phase that a device does in two parts, with other devices in between, has two rows.
 
     Attributes:
         phase: which.
@@ -71,13 +76,27 @@ def _rows(spans: Iterable[Span], zero_ns: int) -> Iterable[TimelineRow]:
         key = (span.phase, span.device_class, span.device, span.in_blackout)
         groups.setdefault(key, []).append(span)
     for (phase, device_class, device, in_blackout), group in groups.items():
-        yield TimelineRow(
-            phase,
-            device_class,
-            device,
-            (min(span.start for span in group) - zero_ns) / 1e6,
-            (max(span.end for span in group) - zero_ns) / 1e6,
-            sum(span.end - span.start for span in group) / 1e6,
-            sum(span.units for span in group),
-            in_blackout,
-        )
+        for part in _parts(group):
+            yield TimelineRow(
+                phase,
+                device_class,
+                device,
+                (min(span.start for span in part) - zero_ns) / 1e6,
+                (max(span.end for span in part) - zero_ns) / 1e6,
+                sum(span.end - span.start for span in part) / 1e6,
+                sum(span.units for span in part),
+                in_blackout,
+            )
+
+
+def _parts(group: Iterable[Span]) -> Iterable[list[Span]]:
+    """The spans, divided where nothing is done for longer than the part has taken until then."""
+    part: list[Span] = []
+    end = 0
+    for span in sorted(group, key=lambda span: span.start):
+        if part and span.start - end > max(end - part[0].start, _PAUSE_NS):
+            yield part
+            part = []
+        end = max(end, span.end) if part else span.end
+        part.append(span)
+    yield part

@@ -27,6 +27,27 @@ def test_rings_become_their_device_and_times_begin_at_the_pause() -> None:
     assert (second.device, second.start_ms) == ("net1", 10)
 
 
+def test_a_phase_in_two_parts_has_two_rows() -> None:
+    """Lock-step: a message to each device, and only then another one to each."""
+    spans = [
+        *(span(Phase.SET_MEM_TABLE, f"blk{n}", None, 100 + 2 * n, 102 + 2 * n) for n in range(9)),
+        *(span(Phase.SET_MEM_TABLE, f"blk{n}", None, 120 + 2 * n, 121 + 2 * n) for n in range(9)),
+    ]
+    rows = timeline_rows([], spans, 100 * MS)
+    assert [row.device for row in rows] == [f"blk{n}" for n in range(9)] * 2
+    assert [row.end_ms - row.start_ms for row in rows] == [2] * 9 + [1] * 9
+
+
+def test_short_pauses_do_not_divide_a_phase() -> None:
+    """Nor pauses that are shorter than what has been done until then."""
+    spans = [
+        span(Phase.START_VRINGS, "net0", ring, start, start + 1)
+        for ring, start in enumerate((100, 102, 105, 112))
+    ]
+    (row,) = timeline_rows([], spans, 100 * MS)
+    assert (row.start_ms, row.end_ms, row.busy_ms, row.count) == (0, 13, 4, 4)
+
+
 def test_the_destination_s_clock_is_ahead() -> None:
     """Its times are shifted by the offset."""
     (row,) = timeline_rows([], [span(Phase.START_VRINGS, "net0", None, 5030, 5040)], 0, 5000 * MS)
