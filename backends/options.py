@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -18,6 +19,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 DESCRIPTOR = click.IntRange(0, (1 << 31) - 1)
 #: Settings of every command: how help is asked for, and laid out.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class FilePath(click.Path):
+    """The path of a file or a directory, as a `pathlib.Path`.
+
+    The empty string is refused: as a `Path` it would be the current directory, and it is what a
+    shell makes of a variable that is not set.
+
+    Args:
+        options: of `click.Path`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def option_group(*options: Callable[[F], F]) -> Callable[[F], F]:

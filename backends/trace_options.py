@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from vhost_user import output_file, trace_events, tracing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FILE = "backends.trace_options.file"
 
@@ -109,7 +112,7 @@ PROTOCOL_EVENTS = trace_events
 trace_options = option_group(
     click.option(
         "--trace-file",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=FilePath(dir_okay=False),
         is_eager=True,
         expose_value=False,
         callback=_keep_file,

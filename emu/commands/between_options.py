@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from emu.config.device_kinds import KINDS
 from emu.errors import MigrationError, OptionError, PreflightError
 from emu.migration import endpoint
 from emu.migration.endpoint import MigrationEndpoint, StreamSecurity
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from emu.config.plan import MachinePlan
 
-_FILE = click.Path(path_type=Path)
+_FILE = FilePath()
 _OPTIONS = (
     click.option(
         "--images",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from backends.options import FilePath
 from emu.commands import validate
 from emu.commands.color_option import color_option
 from emu.commands.json_output import deliver, json_option, report_stream
@@ -15,6 +15,8 @@ from vhost_user import input_file
 from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from emu.report.comparison import Document
 
 #: Bytes of the largest document that is read.
@@ -40,8 +42,8 @@ compared.
 
 
 @click.command(help=HELP, short_help="Compare two JSON documents.")
-@click.argument("before", type=click.Path(path_type=Path), metavar="BEFORE")
-@click.argument("after", type=click.Path(path_type=Path), metavar="AFTER")
+@click.argument("before", type=FilePath(), metavar="BEFORE")
+@click.argument("after", type=FilePath(), metavar="AFTER")
 @click.option("--phases", is_flag=True, help="Also compare each phase in the blackout.")
 @click.option(
     "--fail-on-regression",

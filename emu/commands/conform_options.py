@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from emu.commands.completion import cases
 from emu.commands.json_output import json_option
 from emu.commands.openmetrics_option import openmetrics_option
@@ -29,6 +28,7 @@ from vhost_user_conformance.target import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +114,21 @@ _COMMON = (
     json_option("the verdicts, or the list,"),
     click.option(
         "--junitxml",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         metavar="FILE",
         help="Write the verdicts as JUnit XML.",
     ),
     openmetrics_option,
     click.option(
         "--known",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         metavar="FILE",
         help="A baseline, the ids of the cases that are known to fail: the exit status is 0 if no "
         "other case fails, and each of these still fails.",
     ),
     click.option(
         "--write-known",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         metavar="FILE",
         help="Write the baseline of this run; failures then do not change the exit status. "
         "Reasons, and cases that are not run, are taken from --known.",
@@ -183,7 +183,7 @@ def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., 
         click.option(
             "--socket",
             "path",
-            type=click.Path(path_type=Path),
+            type=FilePath(),
             metavar="PATH",
             help=_SOCKET[role],
         ),

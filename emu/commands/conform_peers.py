@@ -6,13 +6,12 @@ import json
 import sys
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from emu.commands import written_file
 from emu.commands.color_option import color_option
 from emu.commands.option_values import values_of
@@ -23,6 +22,7 @@ from vhost_user.console import console_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from emu.cluster.worker import Output
     from emu.conformance.peer_verdicts import PeerVerdicts
@@ -61,7 +61,7 @@ class PeersOptions:
 
 
 @click.command("peers", help=HELP, short_help="Test many peers on workers.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @click.option(
     "--shards",
     type=click.IntRange(1, 1000),
@@ -72,7 +72,7 @@ class PeersOptions:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="DIR",
     help="Write the verdicts of each peer to DIR/PEER.json, as emu conform --json does.",
 )

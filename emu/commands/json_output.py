@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from backends.options import FilePath
 from emu.commands import written_file
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return click.option(
         "--json",
         "json_file",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         is_flag=False,
         flag_value=str(DASH),
         metavar="[FILE]",

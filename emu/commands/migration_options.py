@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from emu.commands import validate
 from emu.config.migration_parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
 from emu.errors import OptionError
 from emu.strategies.base import MAX_PROCESSES, MAX_THREADS
 from emu.strategies.unsafe import EITHER, MODES
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 plugin_option = click.option(
     "--plugin",
     "plugins",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     multiple=True,
     metavar="FILE",
     help="A Python file with further strategies (docs/explanation/strategies.md). May be given "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from backends.options import FilePath
 from emu.commands import validate, written_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from emu.qmp.protocol import JsonObject
 
@@ -23,7 +24,7 @@ def _checked(_context: click.Context, _option: click.Parameter, path: Path | Non
 #: Decorator: a file, as ``openmetrics``.
 openmetrics_option = click.option(
     "--openmetrics",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     callback=_checked,
     metavar="FILE",
     help="Write the figures as OpenMetrics text, for example for the textfile collector of "

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from emu.commands import backend_options, validate
 from emu.commands.backend_options import BackEndOptions, command_options
 from emu.commands.json_output import json_option
@@ -29,11 +28,12 @@ from emu.orchestrator import host_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from backends.options import F
 
 #: How help is laid out.
-_FILE = click.Path(path_type=Path)
+_FILE = FilePath()
 _ACCELERATORS = ", ".join(f"{name} ({row.summary})" for name, row in registry.ACCELERATORS.items())
 ACCEL_HELP = (
     "What runs the vCPUs and implements the notifiers. auto is the first of these that works here "

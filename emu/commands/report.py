@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from backends.options import FilePath
 from emu.commands.color_option import color_option
 from emu.commands.option_values import values_of
 from emu.commands.report_option import ReportFiles, report_options
@@ -15,6 +15,8 @@ from emu.json_input import JsonInputError
 from vhost_user import input_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from emu.report.page.content import Page
 
 #: Bytes of a result; of a page's data it is a multiple.
@@ -34,7 +36,7 @@ Examples:
 
 
 @click.command(help=HELP, short_help="Make a page or a picture of a saved result.")
-@click.argument("result", type=click.Path(path_type=Path))
+@click.argument("result", type=FilePath())
 @report_options
 @color_option
 def report(result: Path, **options: Any) -> None:

@@ -8,17 +8,17 @@ import shlex
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from emu.commands import validate, written_file
 from emu.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from emu.qmp.protocol import JsonObject
     from emu.report.page.content import Page
@@ -91,7 +91,7 @@ REPORT_OPTIONS = (
     click.option(
         "--report",
         "report_file",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         callback=_check,
         metavar="FILE",
         help="Write the result as one page of HTML, with its charts.",
@@ -99,7 +99,7 @@ REPORT_OPTIONS = (
     click.option(
         "--png",
         "png_file",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         callback=_check,
         metavar="FILE",
         help="Write the main charts of the result as one picture.",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from backends.options import option_group
+from backends.options import FilePath, option_group
 from emu.commands import completion, validate
 from emu.commands.option_values import values_of
 from emu.commands.options import ACCEL_HELP, machine_options_with
@@ -21,11 +20,12 @@ from emu.sweep import matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from emu.config.vm_spec import VmSpec
 
 _DEVICES, _RINGS = "4,16,40,128", 8
-_PATH = click.Path(path_type=Path)
+_PATH = FilePath()
 
 #: Decorator: the VMs, and how often each of them migrates.
 matrix_options = option_group(

@@ -9,11 +9,11 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from backends.options import FilePath
 from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.color_option import color_option
@@ -29,6 +29,7 @@ from vhost_user.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from emu.orchestrator.signals import SignalWatcher
     from emu.tap.outputs import Outputs
@@ -130,7 +131,7 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
 )
 @click.option(
     "--text",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     is_flag=False,
     flag_value="-",
     metavar="[FILE]",
@@ -139,7 +140,7 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     is_flag=False,
     flag_value="-",
     metavar="[FILE]",
@@ -147,13 +148,13 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
 )
 @click.option(
     "--pcap",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="FILE",
     help="Write the messages as pcapng, for Wireshark; to stdout if FILE is -.",
 )
 @click.option(
     "--trace",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="FILE",
     help="Write requests with their replies, stops and starts to a file for ui.perfetto.dev "
     "(Chrome trace event format).",

@@ -7,11 +7,11 @@ import socket
 import struct
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from backends.options import FilePath
 from backends.trace_options import PROTOCOL_EVENTS, report_incomplete
 from emu import trace_events
 from emu.commands import validate
@@ -20,6 +20,7 @@ from vhost_user import output_file, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Any
 
 #: The events that become part of the trace; the migration's are defined when this is imported.
@@ -95,7 +96,7 @@ def _end(path: Path, sock: socket.socket, writer: subprocess.Popen[bytes]) -> No
 def _option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(
         "--trace",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         expose_value=False,
         callback=_trace,
         metavar="FILE",

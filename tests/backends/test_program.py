@@ -85,7 +85,8 @@ def test_socket_paths_that_cannot_be_used(image: str, tmp_path: Path) -> None:
     long = str(tmp_path / ("x" * 120))
     assert "107" in fails([*BLK, "--socket-path", long, "--blk-file", image], status=1)
     nowhere = str(tmp_path / "no" / "such" / "folder")
-    assert "No such file" in fails([*BLK, "--socket-path", nowhere, "--blk-file", image], status=1)
+    line = fails([*BLK, "--socket-path", nowhere, "--blk-file", image], status=1)
+    assert f"there is no directory {tmp_path / 'no' / 'such'}" in line
     line = fails([*BLK, "--socket-path", image, "--blk-file", image], status=1)
     assert "not a socket" in line
     assert Path(image).exists()

@@ -112,6 +112,7 @@ class Commands:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                cwd=self.folder,
                 env={**os.environ, "TMPDIR": str(tmp), _MARK: str(log)},
                 pass_fds=pass_fds,
                 start_new_session=True,
