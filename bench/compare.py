@@ -87,7 +87,7 @@ def compare(
     """The command line."""
     if bool(rev) == (old_dir is not None):
         raise OptionError("give either REV or --old-dir")
-    validate.output_file("--json", json_file)
+    validate.output_file("--json", json_file, takes_stdout=True)
     new = existing(new_dir) if new_dir else existing(ROOT, Path(sys.executable))
     commit = resolve(new.directory, rev) if rev else ""
     say = partial(click.echo, err=True)

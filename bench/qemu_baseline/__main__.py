@@ -125,7 +125,7 @@ def measure(
     json_file: Path | None,
 ) -> None:
     """The command line."""
-    validate.output_file("--json", json_file)
+    validate.output_file("--json", json_file, takes_stdout=True)
     spec = validate.shape({"blk": blk, "net": net, "rng": "0"}, vcpus=vcpus, memory=memory)
     qemu_vm.check_shape(spec)
     strategies = validate.strategies(strategy)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from backends.control import ControlOptions
-from backends.options import Settings, backend_options, option_group, settings_from
+from backends.options import FilePath, Settings, backend_options, option_group, settings_from
 from backends.pacing import InjectedLatency
 from backends.stop_policy import StopKind, StopPolicy
 
@@ -76,3 +77,9 @@ def test_a_group_keeps_its_order() -> None:
 
     text = CliRunner().invoke(command, ["--help"]).output
     assert text.index("--first") < text.index("--second")
+
+
+def test_a_path_is_one_unless_it_is_empty() -> None:
+    assert FilePath().convert(".", None, None) == Path()
+    with pytest.raises(click.BadParameter, match="the path is empty"):
+        FilePath().convert("", None, None)

@@ -46,7 +46,7 @@ BOTH = [
                 "front-end",
                 ("--socket", "/no/such/s"),
                 1,
-                "/no/such/s: cannot listen there: No such file",
+                "/no/such/s: cannot listen there: there is no directory /no/such",
             ),
         ],
     ),

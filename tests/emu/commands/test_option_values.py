@@ -7,6 +7,7 @@ from dataclasses import fields
 import click
 import pytest
 
+from backends.options import FilePath
 from emu.commands.between_options import BetweenOptions
 from emu.commands.group import emu
 from emu.commands.migrate import MigrateOptions
@@ -17,6 +18,9 @@ from emu.commands.ring_use_options import RingUseOptions
 from emu.commands.run import RunOptions
 from emu.commands.sweep_options import SweepOptions
 from emu.config.device_kinds import KINDS
+from tests.emu.commands.test_color_option import ALL
+from tests.emu.test_cli import SMALL
+from tests.emu.test_cli import emu as run_emu
 
 GROUPS: dict[str, tuple[type, ...]] = {
     "migrate": (
@@ -62,3 +66,18 @@ def test_an_option_that_a_command_lacks_is_an_error() -> None:
     assert values_of(BetweenOptions, given).tls_hostname is None
     with pytest.raises(TypeError, match="downtime_limit"):
         values_of(MigrationOptions, given)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_paths_refuse_to_be_empty(name: str) -> None:
+    """It would be the current directory."""
+    for parameter in ALL[name].params:
+        if isinstance(parameter.type, click.Path):
+            assert isinstance(parameter.type, FilePath), parameter.name
+
+
+def test_a_variable_that_is_not_set_makes_no_images_in_the_current_directory() -> None:
+    """The error names the option."""
+    done = run_emu("run", *SMALL, "--images", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "emu: Invalid value for '--images': the path is empty\n"

@@ -339,7 +339,11 @@ def test_ctrl_c_ends_the_wait_for_a_silent_back_end(tmp_path: Path) -> None:
             (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
             (("--blk", "s", "--memory", "much"), 2, "'much' is not a size"),
             (("--blk", "s", "--load", "much"), 2, "'much' is not one of"),
-            (("--blk", "s", "--qmp", "/no/such/qmp"), 1, "--qmp /no/such/qmp: No such file"),
+            (
+                ("--blk", "s", "--qmp", "/no/such/qmp"),
+                1,
+                "--qmp /no/such/qmp: there is no directory /no/such",
+            ),
             (("--blk", "/" + "x" * 120), 1, "107 bytes at most"),
         ],
     ),
