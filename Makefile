@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # documents that do not take long.
 QUICK   := not slow and not soak and not peer and not document
 SLOW    := (slow or peer) and not soak
-C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c bench/*/*.[ch] tests/peers/*.c tests/emu/machine/accel/*.c)
+C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.[ch] bench/*/*.[ch] tests/peers/*.c tests/emu/machine/accel/*.c)
 
 .PHONY: help migrate sweep test test-all test-slow test-failed soak test-lowest check lint test-documents format bench bench-document bench-compare profile qemu-baseline evacuation fault-matrix hostile fuzz sanitize mutants peers peers-install peers-newer docs clean
 

@@ -13,24 +13,20 @@
  * The medians of ROUNDS rounds are printed as one line of JSON. Status 1: it failed; 2: bad usage.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "floor.h"
 
 enum { SET_VRING_ADDR = 9, SET_VRING_BASE = 10, GET_VRING_BASE = 11, SET_VRING_ENABLE = 18 };
 enum { VERSION = 1, REPLY = 4, NEED_REPLY = 8 };
-enum { MAX_SOCKETS = 1024, MAX_RINGS = 256, BACKENDS = 2, ROUNDS = 21, EVENTS = 256 };
+enum { MAX_SOCKETS = 1024, MAX_RINGS = 256, BACKENDS = 2, EVENTS = 256 };
 enum { HEADER = 12, INBOX = 32768, TIMEOUT_S = 60, RING_TIMEOUT_MS = 5000 };
 
 /* Header and "vring state" payload (vhost-user, "Header" and "A vring state description"). An
@@ -62,17 +58,6 @@ struct device {
 
 static struct device *devices;
 static int sockets, total_rings;
-
-static void die(const char *what) {
-    fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static uint64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static void write_all(int fd, const void *data, size_t size) {
     for (const char *at = data; size;) {
@@ -231,16 +216,6 @@ static uint64_t start_all(int epoll) {
         }
     }
     return now() - start;
-}
-
-static int ascending(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static unsigned long long median(uint64_t *values) {
-    qsort(values, ROUNDS, sizeof *values, ascending);
-    return values[ROUNDS / 2];
 }
 
 static void add_device(int rings) {

@@ -174,7 +174,7 @@ def exchange(steps: Sequence[Ask]) -> int:
     words, fds = [array("I", [len(steps)]).tobytes()], set[int]()
     for _, connection, batch in steps:
         fds.add(connection.fileno())
-        due = sum(REPLY_BYTES for _ in batch.answered)
+        due = REPLY_BYTES * len(batch.answered)
         words.append(array("I", [connection.fileno(), due, len(batch.writes)]).tobytes())
         for data, passed in batch.writes:
             fds.update(passed)

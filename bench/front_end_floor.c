@@ -9,15 +9,11 @@
  * Printed: the nanoseconds from the first write to the last reply. Status 1: it failed.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <poll.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "floor.h"
 
 enum { MAX_FDS = 253, MAX_DEVICES = 1024, TIMEOUT_S = 60 };
 
@@ -32,11 +28,6 @@ struct device {
     uint32_t replies, writes;
     struct write *write;
 };
-
-static void die(const char *what) {
-    fprintf(stderr, "front_end_floor: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
 
 static void *allocate(size_t size) {
     void *memory = calloc(1, size ? size : 1);
@@ -122,12 +113,6 @@ static void receive(int sock, uint32_t due) {
         else
             due -= (uint32_t)n;
     }
-}
-
-static uint64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 int main(void) {

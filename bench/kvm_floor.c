@@ -12,7 +12,6 @@
  * The medians of ROUNDS rounds are printed as one line of JSON. Status 1: it failed; 2: bad usage.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -20,17 +19,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { ROUNDS = 21, MAX_VCPUS = 1024, TIMEOUT_S = 60, SETTLE_NS = 2000000, STACK = 65536 };
+#include "floor.h"
+
+enum { MAX_VCPUS = 1024, TIMEOUT_S = 60, SETTLE_NS = 2000000, STACK = 65536 };
 enum { SYNCED = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS };
 /* Guest memory: the page tables, which map the first 2 MiB, and the code. */
 enum { MEMORY = 2 << 20, PML4 = 0x1000, PDPT = 0x2000, DIRECTORY = 0x3000, CODE = 0x8000 };
@@ -55,11 +51,6 @@ static struct vcpu *vcpus;
 static int count;
 static _Atomic unsigned paused = 1, running, entered; /* futexes */
 
-static void die(const char *what) {
-    fprintf(stderr, "kvm_floor: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
 static int call(int fd, unsigned long request, void *argument, const char *what) {
     int result = ioctl(fd, request, argument);
     if (result < 0)
@@ -67,12 +58,6 @@ static int call(int fd, unsigned long request, void *argument, const char *what)
     return result;
 }
 #define CALL(fd, request, argument) call(fd, request, (void *)(argument), #request)
-
-static uint64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static void futex(_Atomic unsigned *word, int operation, unsigned value) {
     syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
@@ -223,16 +208,6 @@ static void make(void) {
     for (int i = 0; i < count; i++)
         if (pthread_create(&vcpus[i].thread, &small, run, &vcpus[i]))
             die("pthread_create");
-}
-
-static int ascending(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static unsigned long long median(uint64_t *values) {
-    qsort(values, ROUNDS, sizeof *values, ascending);
-    return values[ROUNDS / 2];
 }
 
 int main(int argc, char **argv) {

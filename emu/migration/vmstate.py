@@ -88,7 +88,6 @@ def _load_rings(device: VhostDevice, rings: Mapping[int, _Ring]) -> bool:
 
 
 _SWITCHOVER = struct.Struct("<III")
-_BASE = "H"
 
 
 class SentDevices:
@@ -125,15 +124,14 @@ class SentDevices:
         return _SWITCHOVER.pack(len(bases), len(devices), len(vcpus)) + bases + devices + vcpus
 
 
+def _bases(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}H")
+
+
 def pack_bases(devices: Iterable[VhostDevice]) -> bytes:
     """The base of each ring that a driver has set up, in the order of `pack_devices`."""
-    bases = [
-        ring.base_elsewhere
-        for device in devices
-        for ring in device.rings
-        if ring.addresses is not None
-    ]
-    return struct.pack(f"<{len(bases)}{_BASE}", *bases)
+    bases = [ring.base_elsewhere for device in devices for ring in device.configured_rings()]
+    return _bases(len(bases)).pack(*bases)
 
 
 def load_bases(data: bytes, devices: Iterable[VhostDevice]) -> None:
@@ -142,13 +140,12 @@ def load_bases(data: bytes, devices: Iterable[VhostDevice]) -> None:
     Raises:
         MigrationError: there are more or fewer rings.
     """
-    rings = [ring for device in devices for ring in device.rings if ring.addresses is not None]
-    if len(data) != len(rings) * struct.calcsize(f"<{_BASE}"):
-        raise MigrationError(
-            Operation.LOAD_STATE,
-            f"the source has {len(data)} bytes of bases for {len(rings)} rings",
-        )
-    for ring, base in zip(rings, struct.unpack(f"<{len(rings)}{_BASE}", data), strict=True):
+    rings = [ring for device in devices for ring in device.configured_rings()]
+    form = _bases(len(rings))
+    if len(data) != form.size:
+        text = f"the source has {len(data)} bytes of bases for {len(rings)} rings"
+        raise MigrationError(Operation.LOAD_STATE, text)
+    for ring, base in zip(rings, form.unpack(data), strict=True):
         ring.base = base
 
 
