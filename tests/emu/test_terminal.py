@@ -187,7 +187,7 @@ def test_nothing_remains_when_the_terminal_gets_narrower(
     vm = ("run", *SHAPE, "--qmp", monitor)
     if name == "top":
         running = owned.enter_context(subprocess.Popen([*EMU, *vm, "--quiet"]))
-        owned.callback(running.kill)
+        owned.callback(running.terminate)
         wait_until(lambda: is_listening(str(tmp_path / "qmp")), "the VM's monitor")
     pair = ("--listen", str(tmp_path / "a"), "--connect", str(tmp_path / "b"))
     shown = Shown({"tap": ("tap", *pair), "top": ("top", monitor), "run": vm}[name], owned)
