@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import select
     from collections.abc import Callable, Iterable
 
+    from emu.tap.fast_path import FastPath
+
 #: Back-end channels of one connection that are decoded at the same time.
 MAX_CHANNELS = 8
 
@@ -158,6 +160,7 @@ class Connection:
         pair: name of the pair of sockets that it belongs to.
         number: of the connections of the pair, from 1.
         epoll: where sockets are registered.
+        fast_path: of the loop.
         relays: of the loop, by socket; the connection adds its own and removes them.
         report: takes the events.
 
@@ -171,12 +174,14 @@ class Connection:
         pair: str,
         number: int,
         epoll: select.epoll,
+        fast_path: FastPath,
         relays: dict[int, Relay],
         report: Callable[[Event], None],
     ) -> None:
         self.pair = pair
         self.number = number
         self._epoll = epoll
+        self._fast_path = fast_path
         self._relays = relays
         self._report = report
         self._main: Relay | None = None
@@ -201,7 +206,9 @@ class Connection:
             self,
         )
         replies = _Stream(*self._reports(Sender.BACK_END, on_channel=False))
-        self._main = Relay(front, back, requests, replies, self._epoll, self._main_ended)
+        self._main = Relay(
+            front, back, requests, replies, self._epoll, self._fast_path, self._main_ended
+        )
         self._add(self._main)
 
     def close(self, reason: str) -> None:
@@ -229,6 +236,7 @@ class Connection:
             _Stream(*self._reports(Sender.FRONT_END, on_channel=True)),
             _Stream(*self._reports(Sender.BACK_END, on_channel=True)),
             self._epoll,
+            self._fast_path,
             self._channel_ended,
         )
         self._channels.append(relay)

@@ -11,27 +11,30 @@ import socket
 import time
 from collections import deque
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vhost_user.channel import descriptors_in
 from vhost_user.codec import close_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from emu.tap.fast_path import Forwarded
 
 #: Bytes of one read at most; a direction holds those of one read, so this is its bound, too.
 READ_SIZE = 65536
 #: Descriptors in one message of a unix socket at most (SCM_MAX_FD in Linux).
 MAX_FDS = 253
-#: Reads of one turn at most, so that a peer that never pauses delays no other one.
-TURN = 16
 
 _FD_SIZE = array.array("i").itemsize
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
-_NOW = socket.MSG_DONTWAIT
-_PEEK = socket.MSG_DONTWAIT | socket.MSG_PEEK
-_READ = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+# Numbers, not members of an enum: an operation on those costs as much as a system call.
+_NOW = int(socket.MSG_DONTWAIT)
+_PEEK = int(socket.MSG_DONTWAIT | socket.MSG_PEEK)
+_READ = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 _GONE = ConnectionError
 
 
@@ -71,28 +74,35 @@ def read_pieces(sock: socket.socket, split: Callable[[bytes], Iterable[int]]) ->
         return []
     if not data:
         return [END]
-    if not flags & socket.MSG_CTRUNC:
+    if not flags & _TRUNCATED:
         return [Piece(sock.recv(len(data), _NOW))]
-    left = len(data)
-    plain: list[bytes] = []
-    for size in split(data):
-        for part in (1, size - 1):
-            if not part:
-                continue
-            first, fds = _read(sock, part)
-            left -= len(first)
-            if fds:
-                rest = sock.recv(left, _NOW) if left else b""
-                earlier = [Piece(b"".join(plain))] if plain else []
-                return [*earlier, Piece(first + rest, fds)]
-            plain.append(first)
+    first, fds = _read(sock, 1)
+    if fds:  # as nearly always: the message of the first byte has descriptors
+        return [Piece(first + sock.recv(len(data) - 1, _NOW) if len(data) > 1 else first, fds)]
+    left = len(data) - 1
+    plain = [first]
+    for part in islice(_parts(split(data)), 1, None):
+        part_data, fds = _read(sock, part)
+        left -= len(part_data)
+        if fds:
+            rest = sock.recv(left, _NOW) if left else b""
+            return [Piece(b"".join(plain)), Piece(part_data + rest, fds)]
+        plain.append(part_data)
     return [Piece(b"".join(plain))]
+
+
+def _parts(sizes: Iterable[int]) -> Iterator[int]:
+    """The first byte of each message, and the rest of it."""
+    for size in sizes:
+        yield 1
+        if size > 1:
+            yield size - 1
 
 
 def _read(sock: socket.socket, size: int) -> tuple[bytes, tuple[int, ...]]:
     data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, _READ)
     fds = tuple(descriptors_in(ancillary))
-    if flags & socket.MSG_CTRUNC:
+    if flags & _TRUNCATED:
         close_all(fds)
         raise DescriptorsLostError
     return data, fds
@@ -147,30 +157,44 @@ class Pump:
         """Something waits until the sink takes it."""
         return bool(self._pieces)
 
+    @property
+    def flowing(self) -> bool:
+        """Nothing waits, and neither side has ended."""
+        return not self._pieces and not self.finished
+
     def run(self) -> None:
-        """Forward what has arrived, as far as the sink takes it; never blocks.
+        """Forward what one read returns, as far as the sink takes it; never blocks.
+
+        A peer that never pauses so delays no other one; what else has arrived is still readable.
 
         Raises:
             DescriptorsLostError: see `read_pieces`; nothing more can be forwarded unchanged.
             OSError: the kernel does not take a piece, for lack of memory or of descriptors.
         """
-        for _ in range(TURN):
-            if self._pieces and not self._send():
-                return
-            if self.finished:
-                return
-            try:
-                pieces = read_pieces(self._source, self._inspector.split)
-            except _GONE:  # reset: whatever came before has been read
-                pieces = [END]
-            if not pieces:
-                return
-            if pieces == [END]:
-                self._end()
-                return
+        if self._pieces and not self._send():
+            return
+        if self.finished:
+            return
+        try:
+            pieces = read_pieces(self._source, self._inspector.split)
+        except _GONE:  # reset: whatever came before has been read
+            pieces = [END]
+        if pieces == [END]:
+            self._end()
+        else:
             self._forward(pieces)
-            if len(pieces) == 1 and not pieces[0].fds and len(pieces[0].data) < READ_SIZE:
-                return  # nothing else was there; epoll tells what has come meanwhile
+
+    def take(self, piece: Forwarded) -> None:
+        """What was read elsewhere, and sent as far as the sink took it; the rest is held here.
+
+        Raises:
+            DescriptorsLostError: see `read_pieces`.
+        """
+        if piece.fd_count < 0:
+            raise DescriptorsLostError
+        self._inspector.inspect(piece.data, piece.fd_count, piece.time)
+        if piece.sent < len(piece.data):
+            self._pieces.append(Piece(piece.data[piece.sent :], piece.fds))
 
     def close(self) -> None:
         """Drop what has not been sent."""

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
 from emu.tap.connection import Arrived, Connection, Event
+from emu.tap.fast_path import FastPath
 from vhost_user import unix_socket
 from vhost_user.channel import check_path
+from vhost_user.codec import close_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -127,6 +129,7 @@ class Proxy:
         self._notice = notice
         self._patience = patience
         self._epoll = select.epoll()
+        self._fast_path = FastPath(self._epoll)
         self._listeners: dict[int, _Listener] = {}
         self._relays: dict[int, Relay] = {}
         self._waiting: dict[int, _Waiting] = {}
@@ -182,6 +185,8 @@ class Proxy:
                 ready = self._epoll.poll(self._timeout(due), _EVENTS)
                 if ready:
                     self._idle = IDLE
+                    if self._forward():
+                        ready = self._epoll.poll(0, _EVENTS)
                 else:
                     self._deliver(SLICE)
                     self._idle = 0.0
@@ -214,6 +219,17 @@ class Proxy:
         if not self._epoll.closed:
             self._epoll.close()
         self._deliver(len(self._events))
+
+    def _forward(self) -> bool:
+        """Forward what needs nothing else; whether there was any."""
+        pieces = self._fast_path.run()
+        # As for the events of sockets: a piece may close one.
+        for relay, piece in [(self._relays.get(piece.source), piece) for piece in pieces]:
+            if relay is None or relay.closed:
+                close_all(piece.fds)
+            else:
+                relay.take(piece)
+        return bool(pieces)
 
     def _timeout(self, deadline: float | None) -> float:
         """Seconds to wait at most, -1 for ever."""
@@ -310,7 +326,12 @@ class Proxy:
         listener.connections += 1
         front, back = (other, waiting.sock) if pair.reverse else (waiting.sock, other)
         connection = Connection(
-            pair.name, listener.connections, self._epoll, self._relays, self._take
+            pair.name,
+            listener.connections,
+            self._epoll,
+            self._fast_path,
+            self._relays,
+            self._take,
         )
         self._connections = [each for each in self._connections if each.open]
         self._connections.append(connection)

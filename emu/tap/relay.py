@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import select
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from emu.tap.forwarding import DescriptorsLostError, Pump
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from emu.tap.fast_path import FastPath, Forwarded
     from emu.tap.forwarding import Inspector
 
 _IN, _OUT, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
@@ -49,6 +51,7 @@ class Relay:
         requests: sees what the front-end sends.
         replies: sees what the back-end sends.
         epoll: where the sockets are registered.
+        fast_path: forwards between them as long as nothing unusual happens.
         ended: is called once, when both sockets are closed, with the reason, or "" when one side
             has disconnected.
 
@@ -64,15 +67,18 @@ class Relay:
         requests: Inspector,
         replies: Inspector,
         epoll: select.epoll,
+        fast_path: FastPath,
         ended: Callable[[Relay, str], None],
     ) -> None:
         forth, reverse = Pump(front, back, requests), Pump(back, front, replies)
         self._front = _End(front, forth, reverse)
         self._back = _End(back, reverse, forth)
         self._epoll = epoll
+        self._fast_path = fast_path
         self._ended = ended
         self._ends = {end.sock.fileno(): end for end in (self._front, self._back)}
         self._first_gone: _End | None = None
+        self._flowing = False
         self.closed = False
         self._watch()
 
@@ -86,21 +92,27 @@ class Relay:
         """Descriptors of the two sockets."""
         return tuple(self._ends)
 
+    def take(self, piece: Forwarded) -> None:
+        """What the fast path has read from one of the sockets; the rest of it is sent here."""
+        end = self._ends[piece.source]
+        with self._closed_by_errors():
+            end.reads.take(piece)
+            if end.reads.pending:
+                self.handle(piece.source, 0)
+
     def handle(self, fd: int, events: int) -> None:
         """Forward after these events of one of the sockets."""
         end = self._ends[fd]
         if events & _HUP:
             end.hung_up = True
-        try:
+        with self._closed_by_errors():
             if end.writes.pending:
                 end.writes.run()
             end.reads.run()
-        except DescriptorsLostError:
-            self.close("there are no descriptors left (see ulimit -n)")
+        if self.closed:
             return
-        except OSError as error:
-            self.close(f"the kernel does not forward it: {error.strerror}")
-            return
+        if self._flowing and events == _IN and end.reads.flowing:
+            return  # as it was
         if self._first_gone is None:
             self._first_gone = next(
                 (each for each in (end, *self._ends.values()) if _has_gone(each)), None
@@ -109,6 +121,16 @@ class Relay:
             self.close("")
         else:
             self._watch()
+
+    @contextmanager
+    def _closed_by_errors(self) -> Iterator[None]:
+        """Close both sockets when nothing more can be forwarded unchanged."""
+        try:
+            yield
+        except DescriptorsLostError:
+            self.close("there are no descriptors left (see ulimit -n)")
+        except OSError as error:
+            self.close(f"the kernel does not forward it: {error.strerror}")
 
     def _is_over(self) -> bool:
         """Both directions have ended; or one side is closed, and all that it sent is forwarded."""
@@ -123,6 +145,7 @@ class Relay:
             return
         self.closed = True
         for fd, end in self._ends.items():
+            self._fast_path.route(fd, None)
             if end.watched is not None:
                 self._epoll.unregister(fd)
             end.reads.close()
@@ -131,6 +154,12 @@ class Relay:
         self._ended(self, reason)
 
     def _watch(self) -> None:
+        flowing = self._front.reads.flowing and self._back.reads.flowing
+        if flowing != self._flowing:
+            self._flowing = flowing
+            front, back = self._ends
+            self._fast_path.route(front, back if flowing else None)
+            self._fast_path.route(back, front if flowing else None)
         for fd, end in self._ends.items():
             # A hang-up is always reported: a socket with nothing else to wait for is left out.
             wanted = end.interest or (None if end.hung_up else 0)

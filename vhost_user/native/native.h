@@ -97,3 +97,23 @@ typedef struct vu_nic {
     uint8_t header[16]; /* of frames that come back */
 } vu_nic;
 int vu_nic_return(vu_queue *tx, vu_queue *rx, const vu_nic *nic, int budget, uint64_t bytes);
+
+/* Streams between unix sockets: the usual pieces are forwarded as they come, with their
+   descriptors, and recorded. `log` has records one after the other, each with the bytes and, when
+   these were not sent, the descriptors behind it */
+typedef struct vu_record {
+    uint64_t time; /* when it was read, CLOCK_MONOTONIC, nanoseconds */
+    uint64_t next; /* where the next record begins in the log */
+    int32_t source;
+    int32_t fd_count; /* -1: not all of them could be received, and none is left */
+    uint32_t size, sent; /* bytes */
+} vu_record;
+typedef struct vu_relay {
+    int64_t epoll;
+    const int32_t *sinks; /* by descriptor, where it leads; -1: it is left to Python */
+    uint64_t sink_count;
+    uint64_t spin_ns, longest_ns; /* without a piece until the call returns; of a call */
+    uint8_t *log;
+    uint64_t log_bytes, used;
+} vu_relay;
+void vu_relay_run(vu_relay *relay);

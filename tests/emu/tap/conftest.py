@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.tap import fast_path as module
 from tests.emu.tap.taps import Sides
+from vhost_user import native
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,3 +21,11 @@ def sides(tmp_path: Path) -> Iterator[Sides]:
     made = Sides(tmp_path)
     yield made
     made.listener.close()
+
+
+@pytest.fixture(params=["compiled", "python"])
+def fast_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled way of the usual pieces, and without it."""
+    if request.param == "compiled" and not native.available:
+        pytest.skip("the extension was not built")
+    monkeypatch.setattr(module, "enabled", request.param == "compiled")

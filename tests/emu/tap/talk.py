@@ -55,7 +55,7 @@ class Talk:
         self.records: list[Record] = []
         self.clock = clock or Clock()
         self.reader = reader or Reader([self.records.append, *sinks])
-        self.connection = Connection(device, number, None, {}, lambda _: None)  # type: ignore[arg-type]
+        self.connection = Connection(device, number, None, None, {}, lambda _: None)  # type: ignore[arg-type]
         self.reader.take(Opened(self.connection, self.clock.now, *pids))
 
     @property

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from vhost_user.payload_layout import Payload
 
+pytestmark = pytest.mark.usefixtures("fast_path")
+
 
 @pytest.fixture
 def tap(sides: Sides) -> Iterator[Tap]:

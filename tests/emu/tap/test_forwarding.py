@@ -54,7 +54,7 @@ def sockets(owned: ExitStack) -> tuple[socket.socket, socket.socket]:
 
 def send_with(sock: socket.socket, data: bytes, count: int) -> None:
     """Send bytes with new eventfds."""
-    fds = [os.eventfd(number) for number in range(count)]
+    fds = [os.eventfd(number) for number in range(1, count + 1)]
     socket.send_fds(sock, [data], fds)
     close_all(fds)
 
@@ -67,6 +67,16 @@ def everything(sock: socket.socket) -> list[tuple[bytes, int]]:
             close_all(piece.fds)
             pieces.append((piece.data, len(piece.fds)))
     return pieces
+
+
+def positions(pieces: list[tuple[bytes, int]]) -> tuple[bytes, dict[int, int]]:
+    """All bytes, and the offsets at which descriptors are, with their numbers."""
+    at, found = 0, {}
+    for data, count in pieces:
+        if count:
+            found[at] = count
+        at += len(data)
+    return b"".join(data for data, _ in pieces), found
 
 
 @pytest.mark.parametrize(
@@ -90,17 +100,7 @@ def test_descriptors_stay_with_their_byte(
             send_with(theirs, data, count)
         else:
             theirs.send(data)
-    pieces = everything(ours)
-    assert b"".join(data for data, _ in pieces) == b"".join(data for data, _ in writes)
-    offsets: list[dict[int, int]] = []
-    for parts in (writes, pieces):
-        at, found = 0, {}
-        for data, count in parts:
-            if count:
-                found[at] = count
-            at += len(data)
-        offsets.append(found)
-    assert offsets[0] == offsets[1]
+    assert positions(everything(ours)) == positions(writes)
 
 
 def test_nothing_and_the_end_differ(owned: ExitStack) -> None:

@@ -23,6 +23,8 @@ from vhost_user.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("fast_path")
+
 
 def after_one_look() -> Callable[[], float | None]:
     """A deadline that is over when the loop has looked once for what is ready."""

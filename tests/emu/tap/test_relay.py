@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.tap.fast_path import FastPath
 from emu.tap.relay import Relay
 from tests.emu.tap.test_forwarding import Unchanged, send_with
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.usefixtures("fast_path")
 
 
 class Rig:
@@ -26,10 +29,13 @@ class Rig:
         for sock in (self.front, self.back):
             sock.settimeout(TIMEOUT)
         self.epoll = select.epoll()
+        self.fast_path = FastPath(self.epoll)
         self.reasons: list[str] = []
         self.requests = Unchanged()
+        self.replies = Unchanged()
         self.relay = Relay(
-            ours, other, self.requests, Unchanged(), self.epoll, lambda _, why: self._ended(why)
+            *(ours, other, self.requests, self.replies),
+            *(self.epoll, self.fast_path, lambda _, why: self._ended(why)),
         )
 
     def _ended(self, reason: str) -> None:
@@ -37,11 +43,14 @@ class Rig:
 
     def turn(self) -> int:
         """Handle what is ready now; returns how much that was."""
+        pieces = self.fast_path.run()
+        for piece in pieces:
+            self.relay.take(piece)
         ready = self.epoll.poll(0)
         for fd, events in ready:
             if not self.relay.closed:
                 self.relay.handle(fd, events)
-        return len(ready)
+        return len(pieces) + len(ready)
 
     def settle(self) -> None:
         """Handle everything; fails if the relay would never rest."""

@@ -1,0 +1,137 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sched.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "native.h"
+
+enum {
+    EVENTS = 64,
+    PIECE = 65536,
+    MAX_FDS = 253, /* SCM_MAX_FD in Linux */
+    MOST = sizeof(vu_record) + PIECE + sizeof(int) * (MAX_FDS + 1) + 8,
+    SET_BACKEND_REQ_FD = 21,
+};
+
+typedef union control {
+    char space[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+    struct cmsghdr align;
+} control;
+
+static uint64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* Whether these bytes, which have descriptors among them, may begin with the request whose
+   descriptor Python replaces. */
+static int is_for_python(const uint8_t *bytes, ssize_t size) {
+    uint32_t request = 0;
+    memcpy(&request, bytes, size < 4 ? (size_t)size : 4);
+    return size < 4 || request == SET_BACKEND_REQ_FD;
+}
+
+/* Reads one byte with its descriptors: their number, or -1 if some were lost. */
+static int read_first(int source, uint8_t *byte, int *fds) {
+    control ancillary;
+    struct iovec part = {byte, 1};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = &ancillary,
+                             .msg_controllen = sizeof ancillary};
+    int count = 0;
+    if (recvmsg(source, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1)
+        return 0;
+    for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each; each = CMSG_NXTHDR(&message, each))
+        if (each->cmsg_level == SOL_SOCKET && each->cmsg_type == SCM_RIGHTS && !count) {
+            count = (int)((each->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+            memcpy(fds, CMSG_DATA(each), sizeof(int) * (size_t)count);
+        }
+    if (!(message.msg_flags & MSG_CTRUNC))
+        return count;
+    vu_close(fds, count);
+    return -1;
+}
+
+static ssize_t send_all(int sink, uint8_t *bytes, size_t size, const int *fds, int count) {
+    control ancillary;
+    struct iovec part = {bytes, size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count) {
+        size_t length = sizeof(int) * (size_t)count;
+        message.msg_control = &ancillary;
+        message.msg_controllen = CMSG_SPACE(length);
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(length);
+        memcpy(CMSG_DATA(rights), fds, length);
+    }
+    ssize_t sent = sendmsg(sink, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 ? 0 : sent; /* Python tries again, and sees why */
+}
+
+/* Forwards what one read returns; 0 when anything is left to Python. As in emu/tap/forwarding.py,
+   the bytes are first looked at: where there are descriptors, their byte is read on its own. */
+static int forward(vu_relay *relay, int source, int sink) {
+    vu_record *record = (vu_record *)(relay->log + relay->used);
+    uint8_t *bytes = (uint8_t *)(record + 1);
+    struct iovec whole = {bytes, PIECE};
+    struct msghdr look = {.msg_iov = &whole, .msg_iovlen = 1};
+    ssize_t size = recvmsg(source, &look, MSG_DONTWAIT | MSG_PEEK), first = 0;
+    int fds[MAX_FDS], count = 0, others = !!(look.msg_flags & MSG_CTRUNC);
+    if (size <= 0 || (others && is_for_python(bytes, size)))
+        return 0;
+    if (others) {
+        first = 1;
+        count = read_first(source, bytes, fds);
+        if (count <= 0) /* the descriptors come later, with a byte that Python finds */
+            size = 1;
+    }
+    if (size > first && recv(source, bytes + first, (size_t)(size - first), MSG_DONTWAIT) < 0)
+        return 0; /* not possible: no other one reads */
+    record->time = now();
+    record->source = source;
+    record->fd_count = count;
+    record->size = (uint32_t)size;
+    record->sent = count < 0 ? 0 : (uint32_t)send_all(sink, bytes, (size_t)size, fds, count);
+    uint64_t end = relay->used + sizeof *record + (uint64_t)size;
+    if (count > 0 && record->sent)
+        vu_close(fds, count);
+    else if (count > 0) {
+        memcpy(relay->log + end, fds, sizeof(int) * (size_t)count);
+        end += sizeof(int) * (uint64_t)count;
+    }
+    relay->used = record->next = (end + 7) / 8 * 8;
+    return record->sent == record->size && (!others || count);
+}
+
+/* Forwards until there is something for Python, or nothing for some time. The thread polls before it
+   sleeps: a front-end that waits for each reply sends the next request soon. */
+void vu_relay_run(vu_relay *relay) {
+    struct epoll_event events[EVENTS];
+    uint64_t begin = now(), last = begin, at;
+    int left = 0;
+    relay->used = 0;
+    do {
+        int count = epoll_wait((int)relay->epoll, events, EVENTS, 0);
+        left = count < 0;
+        for (int i = 0; i < count; i++) {
+            int fd = events[i].data.fd;
+            if (events[i].events != EPOLLIN || (uint64_t)fd >= relay->sink_count ||
+                relay->sinks[fd] < 0 || relay->log_bytes - relay->used < MOST ||
+                !forward(relay, fd, relay->sinks[fd]))
+                left = 1;
+        }
+        at = now();
+        if (count > 0)
+            last = at;
+        else
+            sched_yield();
+    } while (!left && at - last < relay->spin_ns && at - begin < relay->longest_ns);
+}
