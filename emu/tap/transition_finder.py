@@ -16,7 +16,7 @@ from emu.tap.connection import Closed, Opened
 from emu.tap.message import Message
 from emu.tap.transitions import CERTAIN, NEEDED, Kind, Transition, phase_of
 from vhost_user.messages import FrontendRequest
-from vhost_user.payloads import MAX_RINGS
+from vhost_user.payloads import MAX_RINGS, VRING_F_LOG, VringAddr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,6 +57,10 @@ class TransitionFinder:
         self._running: dict[int, set[tuple[str, int | None]]] = {}
         # By connection and ring: which of `NEEDED` it has got since it was stopped.
         self._given: dict[str, dict[int, set[int]]] = {}
+        # By connection: the rings whose last addresses had them log. Requests that have switched
+        # the log of a ring that runs, and have no reply yet.
+        self._logged: dict[str, set[int]] = {}
+        self._log_switches: set[Message] = set()
         self._stops: deque[Transition] = deque(maxlen=_STOPS)
         self._back_ends = BackEndProcesses()
         # Those that were looked at, and which message was the last one then.
@@ -83,7 +87,7 @@ class TransitionFinder:
             self._fronts[connection.name] = record.front_pid
         elif isinstance(record, Closed):
             self._has_stopped(record.connection.name)
-            self._fronts.pop(record.connection.name, None)
+            self._forget(record.connection.name)
 
     def finish_quiet(self, now: int) -> None:
         """End those in which nothing has come for long enough."""
@@ -122,6 +126,12 @@ class TransitionFinder:
         if left := {ring for ring in running if ring[0] != device}:
             self._running[front] = left
 
+    def _forget(self, device: str) -> None:
+        """Its connection is closed."""
+        self._fronts.pop(device, None)
+        self._logged.pop(device, None)
+        self._log_switches = {each for each in self._log_switches if each.device != device}
+
     def _note_back_end(self, device: str) -> None:
         """Remember for what is not over which process has served a device that disconnects."""
         for transition in self._open.values():
@@ -130,6 +140,8 @@ class TransitionFinder:
 
     def _add(self, message: Message, phase: Phase) -> None:
         self.finish_quiet(message.time)
+        if self._is_log_switch(message):
+            return
         front = self._fronts.get(message.device, 0)
         given = None
         if not message.is_reply:
@@ -143,6 +155,27 @@ class TransitionFinder:
         if transition is None:
             transition = self._open[front, phase.kind] = Transition(phase.kind, front)
         transition.add(message, phase, given)
+
+    def _is_log_switch(self, message: Message) -> bool:
+        """SET_VRING_ADDR, or its reply, that only switches the dirty log of a ring that runs."""
+        if message.is_reply:
+            request = message.request
+            if request not in self._log_switches:
+                return False
+            self._log_switches.discard(request)
+            return True
+        addresses, ring = message.payload, message.ring
+        if ring is None or ring >= MAX_RINGS or not isinstance(addresses, VringAddr):
+            return False
+        rings = self._logged.setdefault(message.device, set())
+        before, logs = ring in rings, bool(addresses.flags & VRING_F_LOG)
+        (rings.add if logs else rings.discard)(ring)
+        runs = self._given.get(message.device, {}).get(ring, set()) >= NEEDED
+        if before == logs or not runs:
+            return False
+        if message.reply_due:
+            self._log_switches.add(message)
+        return True
 
     def _note_given(self, message: Message) -> set[int] | None:
         """What its ring has got; None for a message that names none."""

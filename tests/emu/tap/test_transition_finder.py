@@ -12,6 +12,8 @@ from emu.tap.back_end_processes import BackEnd
 from emu.tap.transition_finder import QUIET, SETTLED, TransitionFinder
 from emu.tap.transitions import Kind, Phase, Transition
 from tests.emu.tap.talk import TICK, Clock, F, Talk
+from vhost_user.codec import NEED_REPLY, VERSION
+from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
 
 if TYPE_CHECKING:
@@ -147,6 +149,38 @@ def test_the_dirty_log_does_not_divide_a_stop() -> None:
     vm.finder.finish()
     (stop,) = vm.found
     assert (stop.kind, stop.messages) == (Kind.STOP, 3)
+
+
+@pytest.mark.parametrize("flags", [VERSION, VERSION | NEED_REPLY])
+def test_the_dirty_log_of_rings_that_run_is_no_part_of_their_start(flags: int) -> None:
+    """The next migration begins before the start has been seen to be over."""
+    vm = Vm("src", "dst")
+    vm.talks["dst"].negotiate(ProtocolFeature.REPLY_ACK)
+    vm.stop("src")
+    vm.start("dst")
+    end = vm.clock.now
+    for log in (1, 0):
+        vm.clock.now += SETTLED // 2
+        for ring in range(2):
+            vm.talks["dst"].ask(F.SET_VRING_ADDR, VringAddr(ring, log, 0, 0, 0, 0), flags=flags)
+            if flags & NEED_REPLY:
+                vm.talks["dst"].answer(F.SET_VRING_ADDR, U64(0))
+    vm.finder.finish()
+    _, start = vm.found
+    assert (start.end, start.messages, start.waiting) == (end, 7, 0)
+
+
+def test_addresses_of_a_ring_that_is_stopped_are_part_of_its_start() -> None:
+    """Also if the log was switched while it was stopped."""
+    vm = Vm("a")
+    vm.start("a")
+    vm.stop("a")
+    for ring in range(2):
+        vm.talks["a"].ask(F.SET_VRING_ADDR, VringAddr(ring, 1, 0, 0, 0, 0))
+        vm.talks["a"].ask(F.SET_VRING_BASE, VringState(ring, 7))
+        vm.talks["a"].ask(F.SET_VRING_KICK, U64(ring), fds=1)
+    vm.finder.finish()
+    assert [each.messages for each in vm.found] == [7, 2, 6]
 
 
 def test_disabled_rings_are_part_of_a_stop() -> None:
