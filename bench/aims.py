@@ -377,8 +377,8 @@ AIMS = (
         _round_trips,
         r"test_round_trip\[",
         {
-            "": "The tap polls for 0.2 ms before it sleeps, which needs a CPU that has nothing else "
-            "to do"
+            "": "The tap polls for 0.2 ms before it sleeps, which needs a CPU that has nothing "
+            "else to do"
         },
         unit=" us",
     ),
