@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from backends import console_script
+from backends.options import FilePath
 from bench.alternation import NEW, OLD, Alternation
 from bench.checkout import clone, existing, resolve
 from bench.differences import Result
@@ -57,12 +58,12 @@ names; 1 if nothing could be compared; 2 for a usage error.
 @click.option("-k", "--only", default="", metavar="EXPRESSION", help="Select as pytest's -k does.")
 @click.option(
     "--old-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=FilePath(file_okay=False, exists=True),
     help="Take this work tree with its .venv, as it is, instead of a clone of REV.",
 )
 @click.option(
     "--new-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=FilePath(file_okay=False, exists=True),
     help="Take this work tree with its .venv for the new side, not that of this program.",
 )
 @click.option(

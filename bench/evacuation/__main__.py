@@ -13,12 +13,12 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
 from backends import console_script
+from backends.options import FilePath
 from bench.evacuation.costs import CostError, Costs, by_strategy
 from bench.evacuation.measured import Evacuation, evacuate
 from bench.evacuation.simulation import Host, Migrated, Phase, simulate
@@ -35,6 +35,7 @@ from vhost_user import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 NAME = "evacuation"
 SCHEMA = 1
@@ -74,7 +75,7 @@ def blackout(costs: Costs, devices: int, rings: int) -> Phase:
 
 
 @click.command(help=__doc__)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@click.option("--out", type=FilePath(), required=True, metavar="DIR")
 @click.option("--strategy", "strategies", default=STRATEGIES, metavar="NAME[,NAME...]")
 @click.option("--net", default="0,1x2,1x16,8x2,8x16", metavar="SHAPES", help="Of the sweep.")
 @click.option("--blk", default="1x1,1x16,8x4", metavar="SHAPES", help="Of the sweep.")
@@ -92,11 +93,11 @@ def blackout(costs: Costs, devices: int, rings: int) -> Phase:
 def measure(**options: Any) -> None:
     """Measure, simulate, and print the tables of docs/explanation/scale.md."""
     out: Path = options["out"]
-    out.mkdir(parents=True, exist_ok=True)
     names = [each.NAME for each in validate.strategies(options["strategies"])]
     for name in options["evacuated_by"].split(","):
         if name not in names:
             raise OptionError(f"--evacuated-by {name}: it is not one of --strategy")
+    out.mkdir(parents=True, exist_ok=True)
     try:
         known = by_strategy(_sweep(out, options)["migrations"])
     except CostError as error:

@@ -96,6 +96,8 @@ def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
         ([], 2, "give either REV or --old-dir"),
         (["HEAD", "--old-dir", "/"], 2, "give either REV or --old-dir"),
         (["HEAD", "--rounds", "0"], 2, "'--rounds'"),
+        (["--old-dir", ""], 2, "'--old-dir': the path is empty"),
+        (["HEAD", "--new-dir", ""], 2, "'--new-dir': the path is empty"),
         (["--old-dir", "/"], 1, "/ has no directory bench"),
         (["no-such-commit"], 1, "no-such-commit: "),
         (["HEAD", "--json", "/none/file"], 1, "--json /none/file: "),

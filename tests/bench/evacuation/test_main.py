@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,16 +40,25 @@ def test_the_tables_and_the_document(tmp_path: Path) -> None:
     assert "A host with 1000 VMs, simulated" in done.stdout
 
 
-def test_an_unknown_strategy_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--out", "out", "--strategy", "magic"), "unknown strategy 'magic'"),
+        (("--out", ""), "Invalid value for '--out': the path is empty"),
+    ],
+)
+def test_an_error_is_one_line(arguments: tuple[str, ...], text: str, tmp_path: Path) -> None:
     """Nothing was started."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.evacuation", "--out", str(tmp_path), "--strategy", "magic"],
-        cwd=ROOT,
+        [sys.executable, "-m", "bench.evacuation", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=PROGRAM_TIMEOUT,
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("evacuation: unknown strategy 'magic'")
+    assert done.stderr.startswith(f"evacuation: {text}")
+    assert list(tmp_path.iterdir()) == []
     assert done.stderr.count("\n") == 1
