@@ -158,6 +158,13 @@ class BackEndCommand:
         return "pid_file" in self._used(self.words)
 
     @property
+    def title(self) -> str:
+        """The name that stands for the command, or the command."""
+        ready = READY_MADE.get(self.name)
+        is_ready = ready is not None and self.words == tuple(shlex.split(ready.command))
+        return self.name if is_ready else self.text
+
+    @property
     def text(self) -> str:
         """The command, with placeholders, as a shell takes it."""
         return " ".join(map(_quoted, self.words))

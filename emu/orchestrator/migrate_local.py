@@ -284,9 +284,7 @@ class MigrationSeries:
         digest = None
         if reader is not None:
             digest = reader.finish(here, self._watcher, self._progress)
-        self._progress.detail(
-            "check the guest's request log, the images and the back-ends' counters"
-        )
+        self._progress.detail("check the guest's requests")
         try:
             integrity = self._accounting.compare(here)
         except EmuError as error:

@@ -100,7 +100,7 @@ class LoadRun:
             return report
         if self._monitor is not None:
             self._side.execute("cont")  # a user may have stopped the VM
-        supervisor.progress.step("check the guest's request log, the images and the counters")
+        supervisor.progress.step("check the guest's requests")
         # Without load, and before the check reads the disks back: guest and back-ends then have
         # counted the same requests.
         self._side.quiesce()

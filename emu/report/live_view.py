@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from emu.report.cells import fitting, remainder, size
-from emu.report.tables import integrity_line, proof_line, vm_line
+from emu.report.tables import back_end_lines, integrity_line, proof_line, vm_line
 from vhost_user.console import console_for
 from vhost_user.live_region import LiveRegion
 
@@ -124,7 +124,8 @@ def make(stream: TextIO, *, quiet: bool) -> TableView | LineView | NoView:
 
 def show_report(report: LoadReport, stream: TextIO) -> None:
     """Print the totals and the outcome of the guest's requests."""
-    lines = [vm_line(report.machine, report.accel), f"ran for {report.seconds:.1f} s"]
+    lines = [vm_line(report.machine, report.accel), *back_end_lines(report.machine)]
+    lines.append(f"ran for {report.seconds:.1f} s")
     for name, counts in report.totals.items():
         lines.append(f"{name}: {', '.join(_total(key, n) for key, n in counts.items())}")
     if report.departed:

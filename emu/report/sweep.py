@@ -8,7 +8,7 @@ from rich.text import Text
 
 from emu.report.cells import milliseconds, new_table, times
 from emu.report.results import COMPLETED, document_head, median, shape_of_groups, totals
-from emu.report.tables import vm_line
+from emu.report.tables import back_end_lines, vm_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -112,6 +112,7 @@ def _growth(factor: float, rings: float) -> Text:
 def heading(plan: MigrationPlan, documents: Sequence[JsonObject]) -> str:
     """The settings that all VMs have in common, and whether their hosts differ."""
     line = vm_line(plan.machine, _accel_of(documents) or plan.machine.accel).partition("; ")[2]
+    line = "\n".join([line, *back_end_lines(plan.machine)])
     hosts = [each["host"] for each in documents]
     if any(host != hosts[0] for host in hosts):
         return f"{line}\nthe hosts differ: compare the strategies of each VM only"

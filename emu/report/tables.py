@@ -49,13 +49,16 @@ def vm_line(plan: MachinePlan, accel: str) -> str:
     )
     costs = "native costs" if plan.costs == "native" else f"costs of {plan.costs} injected"
     extra = f", back-ends stop in {format_duration(plan.stop_time)}" if plan.stop_time else ""
-    others = "".join(
-        f"; back-ends of {name}: {text}" for name, text in plan.other_back_ends.items()
-    )
     return (
         f"{spec.vcpus} vCPUs, {size(spec.memory_bytes)}, {devices}; accelerator {accel}, {costs}, "
-        f"load {plan.load}, control {plan.control}, stop policy {plan.stop_policy}{extra}{others}"
+        f"load {plan.load}, control {plan.control}, stop policy {plan.stop_policy}{extra}"
     )
+
+
+def back_end_lines(plan: MachinePlan) -> list[str]:
+    """A line for each class of devices that other back-ends than this project's serve."""
+    titles = plan.other_back_ends | {name: each.title for name, each in plan.back_ends.items()}
+    return [f"back-ends of {name}: {title}" for name, title in titles.items()]
 
 
 def proof_line(plan: MachinePlan, integrity: Integrity) -> str:
@@ -201,7 +204,8 @@ def render(report: MigrationReport, *, plain: bool, width: int | None) -> Render
         plain: without box-drawing characters and styles.
         width: the most columns of a table; None for no limit.
     """
-    parts: list[RenderableType] = [Text(vm_line(report.machine, report.accel)), Text()]
+    head = [vm_line(report.machine, report.accel), *back_end_lines(report.machine)]
+    parts: list[RenderableType] = [Text("\n".join(head)), Text()]
     notes: list[str] = []
     complete = True
     for part in (

@@ -94,6 +94,14 @@ def test_a_ready_made_command_is_one_by_name(name: str) -> None:
     assert name in names(ready.device_class)
 
 
+def test_the_title_of_a_ready_made_command_is_its_name() -> None:
+    """Not that of another command of the same program."""
+    ready = BackEndCommand.parse("blk", "qemu-storage-daemon")
+    assert ready.title == "qemu-storage-daemon"
+    other = BackEndCommand.parse("blk", f"{ready.text} --monitor")
+    assert (other.name, other.title) == (ready.name, other.text)
+
+
 def test_the_text_of_a_command_can_be_given_again() -> None:
     """The report has it."""
     text = "serve 'a b' --socket={socket} {image}"

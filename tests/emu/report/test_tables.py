@@ -204,6 +204,23 @@ def test_the_first_line_names_the_rings_in_use() -> None:
     )
 
 
+def test_other_back_ends_have_a_line_each() -> None:
+    """A command that has a name is told by its name."""
+    plan = machine_plan(
+        back_ends={
+            "net": BackEndCommand.parse("net", "testpmd"),
+            "blk": BackEndCommand.parse("blk", "my-disk '{image} x' {socket}"),
+        },
+        listening={"rng": {"A": ("a.sock",), "B": ("b.sock",)}},
+    )
+    output = render(MigrationReport(plan, "soft", [run("a", 1)]))
+    assert output.splitlines()[1:4] == [
+        "back-ends of net: testpmd",
+        "back-ends of blk: my-disk '{image} x' {socket}",
+        "back-ends of rng: sockets",
+    ]
+
+
 def test_the_size_of_a_vm() -> None:
     """One of a kind is no plural."""
     groups = (DeviceGroup("net", 2, 8), DeviceGroup("blk", 1, 4))
