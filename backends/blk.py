@@ -9,7 +9,14 @@ import click
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
+from backends.options import (
+    CONTEXT,
+    PathText,
+    Settings,
+    backend_options,
+    rings_option,
+    settings_from,
+)
 from backends.program import Program, run_command
 from backends.trace_options import trace_options
 
@@ -77,6 +84,7 @@ The program ends at SIGTERM, at SIGINT, and when the terminal that it was starte
     "--blk-file",
     "files",
     multiple=True,
+    type=PathText(),
     metavar="FILE",
     help="The disk's contents; once for each socket.",
 )

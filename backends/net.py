@@ -12,6 +12,7 @@ from backends.net_device import NetDevice, Network
 from backends.options import (
     CONTEXT,
     DESCRIPTOR,
+    PathText,
     Settings,
     backend_options,
     rings_option,
@@ -115,11 +116,13 @@ def _addresses(
 )
 @click.option(
     "--uplink",
+    type=PathText(),
     metavar="PATH",
     help="One more port: a unix datagram socket for Ethernet frames, as QEMU's -netdev dgram.",
 )
 @click.option(
     "--uplink-peer",
+    type=PathText(),
     metavar="PATH",
     help="Send broadcasts of --uplink to this socket, also before it has sent a frame.",
 )

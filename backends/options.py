@@ -21,11 +21,20 @@ DESCRIPTOR = click.IntRange(0, (1 << 31) - 1)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class FilePath(click.Path):
+class NonEmptyPath(click.Path):
+    """A path that has at least one character: a shell's variable that is not set has none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class FilePath(NonEmptyPath):
     """The path of a file or a directory, as a `pathlib.Path`.
 
-    The empty string is refused: as a `Path` it would be the current directory, and it is what a
-    shell makes of a variable that is not set.
+    The empty string is refused: as a `Path` it would be the current directory.
 
     Args:
         options: of `click.Path`.
@@ -34,11 +43,12 @@ class FilePath(click.Path):
     def __init__(self, **options: Any) -> None:
         super().__init__(path_type=Path, **options)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.ParamType.convert`."""
-        if value == "":
-            self.fail("the path is empty", param, ctx)
-        return super().convert(value, param, ctx)
+
+class PathText(NonEmptyPath):
+    """The path of a socket or a file, as a string: it is printed as it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=str, readable=False)
 
 
 def option_group(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -127,6 +137,7 @@ backend_options = option_group(
         "--socket-path",
         "socket_paths",
         multiple=True,
+        type=PathText(),
         metavar="PATH",
         help="Listen on this unix socket; once for each device.",
     ),
@@ -155,7 +166,12 @@ backend_options = option_group(
     _time_option("--stop-time", "A device takes at least that long to stop."),
     _time_option("--cost-get-vring-base", "GET_VRING_BASE takes that long, for each ring."),
     _time_option("--cost-set-mem-table", "SET_MEM_TABLE takes that long, for each device."),
-    click.option("--stats-file", metavar="PATH", help="Keep live counters in this file."),
+    click.option(
+        "--stats-file",
+        type=PathText(),
+        metavar="PATH",
+        help="Keep live counters in this file.",
+    ),
     click.option(
         "--ready-fd",
         type=DESCRIPTOR,

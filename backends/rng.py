@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
+from backends.options import (
+    CONTEXT,
+    PathText,
+    Settings,
+    backend_options,
+    rings_option,
+    settings_from,
+)
 from backends.program import Program, ProgramError, run_command
 from backends.rng_device import RandomSource, RngDevice, SourceError
 from backends.trace_options import trace_options
@@ -46,6 +53,7 @@ HELP = """Serve entropy devices (virtio-rng) to vhost-user front-ends."""
 @click.option(
     "--rng-source",
     "source",
+    type=PathText(),
     metavar="FILE",
     default="/dev/urandom",
     show_default=True,

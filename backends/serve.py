@@ -9,6 +9,7 @@ import click
 
 from backends.options import (
     CONTEXT,
+    PathText,
     Settings,
     backend_options,
     check_rings,
@@ -82,7 +83,9 @@ terminal that it was started from closes.
 
 @click.command(help=HELP, context_settings=CONTEXT)
 @backend_options
-@click.option("--plugin", metavar="FILE", help="A Python file with the device class.")
+@click.option(
+    "--plugin", type=PathText(), metavar="FILE", help="A Python file with the device class."
+)
 @click.option(
     "--device",
     metavar="NAME",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from backends.options import PathText
 from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.color_option import color_option
@@ -54,6 +55,7 @@ def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = click.option(
             f"--{kind.name}",
             multiple=True,
+            type=PathText(),
             metavar="PATH",
             help=f"Socket of a back-end; once for each {kind.title}.",
         )(command)

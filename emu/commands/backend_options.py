@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import click
 
-from backends.options import option_group
+from backends.options import PathText, option_group
 from emu.commands import validate
 from emu.config.backend_commands import BackEndCommand, names
 from emu.config.device_kinds import KINDS
@@ -49,6 +49,7 @@ socket_options = option_group(
         click.option(
             f"--{prefix}-{name}",
             multiple=True,
+            type=PathText(),
             metavar="PATH",
             help=f"Socket of a back-end that you have started at the {where}; once for each "
             f"{kind.title}.",

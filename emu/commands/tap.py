@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from backends.options import FilePath
+from backends.options import FilePath, PathText
 from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.color_option import color_option
@@ -96,12 +96,14 @@ def _print_dissector(context: click.Context, _option: click.Parameter, value: ob
 @click.option(
     "--listen",
     multiple=True,
+    type=PathText(),
     metavar="PATH",
     help="Socket that the front-end uses; once for each device.",
 )
 @click.option(
     "--connect",
     multiple=True,
+    type=PathText(),
     metavar="PATH",
     help="Socket of the back-end; once for each --listen.",
 )

@@ -132,13 +132,14 @@ def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy],
         registry.load_installed()
         return tuple(registry.STRATEGIES.values())
     names = [name.strip() for name in text.split(",")]
+    try:
+        found = tuple(registry.find(name) for name in names)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
     for name in names:
         if names.count(name) > 1:
             raise OptionError(f"--strategy {text}: {name} is there twice; see --repeat")
-    try:
-        return tuple(registry.find(name) for name in names)
-    except ValueError as error:
-        raise OptionError(str(error)) from None
+    return found
 
 
 def unsafe_strategy(unsafe: str | None, names: Collection[str]) -> None:

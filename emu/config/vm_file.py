@@ -139,11 +139,17 @@ def _memory(value: object) -> int:
 def _group(device_class: str, value: object) -> DeviceGroup | None:
     if isinstance(value, str):
         return parse_group(device_class, value)
-    if not isinstance(value, dict) or not _REQUIRED <= value.keys() <= _REQUIRED | _OPTIONAL:
+    if value == 0 and _whole(value):
+        return None
+    if not isinstance(value, dict):
         raise ShapeError(
-            f"[{device_class}] has two keys, count and rings, and may have backend, and "
-            "rings_used or pairs_used"
+            f'{device_class} = {value!r} is not a shape: write "COUNTxRINGS", such as "16x32", or 0'
         )
+    if unknown := sorted(value.keys() - _REQUIRED - _OPTIONAL):
+        known = ", ".join((*sorted(_REQUIRED), *sorted(_OPTIONAL)))
+        raise ShapeError(f"[{device_class}]: {unknown[0]!r} is not a key: use {known}")
+    if missing := sorted(_REQUIRED - value.keys()):
+        raise ShapeError(f"[{device_class}]: {' and '.join(missing)} must be given")
     count, rings = value["count"], value["rings"]
     if not _whole(count, rings):
         raise ShapeError(f"[{device_class}]: count and rings are whole numbers")

@@ -11,7 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from backends.control import ControlOptions
-from backends.options import FilePath, Settings, backend_options, option_group, settings_from
+from backends.options import (
+    FilePath,
+    PathText,
+    Settings,
+    backend_options,
+    option_group,
+    settings_from,
+)
 from backends.pacing import InjectedLatency
 from backends.stop_policy import StopKind, StopPolicy
 
@@ -81,5 +88,7 @@ def test_a_group_keeps_its_order() -> None:
 
 def test_a_path_is_one_unless_it_is_empty() -> None:
     assert FilePath().convert(".", None, None) == Path()
-    with pytest.raises(click.BadParameter, match="the path is empty"):
-        FilePath().convert("", None, None)
+    assert PathText().convert("./a.sock", None, None) == "./a.sock"
+    for kind in (FilePath(), PathText()):
+        with pytest.raises(click.BadParameter, match="the path is empty"):
+            kind.convert("", None, None)

@@ -54,6 +54,7 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("sweep", "--strategy", ""), 2, "unknown strategy ''"),
         (("migrate", "--strategy", "split,threads,split"), 2, "split is there twice"),
         (("sweep", "--strategy", "split, split"), 2, "split is there twice"),
+        (("migrate", "--strategy", ","), 2, "unknown strategy ''"),
         (("sweep", "--devices", "2,4,2"), 2, "a number is there twice"),
         (("migrate", "--max-bandwidth", "1"), 2, "the least is 820 bytes a second"),
         (("sweep", "--max-bandwidth", "100", "--deadline", "1m"), 2, "the least is 137 bytes"),

@@ -7,7 +7,8 @@ from dataclasses import fields
 import click
 import pytest
 
-from backends.options import FilePath
+from backends import blk, net, rng, serve
+from backends.options import NonEmptyPath
 from emu.commands.between_options import BetweenOptions
 from emu.commands.group import emu
 from emu.commands.migrate import MigrateOptions
@@ -71,9 +72,20 @@ def test_an_option_that_a_command_lacks_is_an_error() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_all_paths_refuse_to_be_empty(name: str) -> None:
     """It would be the current directory."""
-    for parameter in ALL[name].params:
-        if isinstance(parameter.type, click.Path):
-            assert isinstance(parameter.type, FilePath), parameter.name
+    check_paths(ALL[name])
+
+
+@pytest.mark.parametrize("command", [each.command for each in (blk, net, rng, serve)])
+def test_all_paths_of_the_back_end_programs_refuse_to_be_empty(command: click.Command) -> None:
+    """The error names the option."""
+    check_paths(command)
+
+
+def check_paths(command: click.Command) -> None:
+    """Its options and arguments that are paths have a type that refuses an empty one."""
+    for parameter in command.params:
+        if parameter.metavar in ("PATH", "FILE", "DIR") or isinstance(parameter.type, click.Path):
+            assert isinstance(parameter.type, NonEmptyPath), parameter.name
 
 
 def test_a_variable_that_is_not_set_makes_no_images_in_the_current_directory() -> None:

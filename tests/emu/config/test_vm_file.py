@@ -35,8 +35,11 @@ def test_all_settings_in_both_forms(tmp_path: Path) -> None:
 def test_settings_that_are_missing_are_those_of_the_default(tmp_path: Path) -> None:
     """As with the options."""
     assert read(tmp_path, "") == VmSpec()
-    assert read(tmp_path, 'net = "0"\nmemory = 1073741824\n') == VmSpec(
-        224, 1 << 30, (DeviceGroup("blk", 24, 4),)
+    none = read(tmp_path, "net = 0\nmemory = 1073741824\n")
+    assert (
+        none
+        == read(tmp_path, 'net = "0"\nmemory = 1073741824\n')
+        == VmSpec(224, 1 << 30, (DeviceGroup("blk", 24, 4),))
     )
 
 
@@ -63,7 +66,15 @@ def test_the_rings_that_the_guest_uses(tmp_path: Path) -> None:
         ("vcpus = true", "not a whole number"),
         ("memory = 1.5", "is not a size"),
         ('memory = "12Q"', "is not a size"),
-        ("[net]\ncount = 2", "two keys, count and rings"),
+        ("[net]\ncount = 2", "[net]: rings must be given"),
+        ('[net]\nbackend = "testpmd"', "[net]: count and rings must be given"),
+        (
+            "[net]\ncount = 2\nrings = 2\nring = 2",
+            "[net]: 'ring' is not a key: use count, rings, backend, pairs_used, rings_used",
+        ),
+        ("net = 2", 'net = 2 is not a shape: write "COUNTxRINGS", such as "16x32", or 0'),
+        ("net = false", "net = False is not a shape"),
+        ("net = [1, 2]", "net = [1, 2] is not a shape"),
         ('[net]\ncount = 2\nrings = "4"', "whole numbers"),
         ("[net]\ncount = 2\nrings = 3", "come in pairs"),
         ("[blk]\ncount = 1\nrings = 257", "at most 256 rings"),
