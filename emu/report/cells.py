@@ -17,6 +17,8 @@ from emu.report.results import MigrationReport, median
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from rich.console import RenderableType
+
 #: Columns if the output is not a terminal: no line is as long, so none is broken or cut.
 PLAIN_WIDTH = 4000
 #: Ratios below 1 are yellow, and below this red.
@@ -116,6 +118,24 @@ def remainder(rows: int, room: int, left_out: Sequence[str]) -> list[str]:
     if left_out:
         parts.append(f"too narrow for: {', '.join(left_out)}")
     return parts
+
+
+def rows_with_room(
+    render: Callable[[int], RenderableType], rows: int, width: int, height: int
+) -> int:
+    """How many rows a terminal has room for, one at least; lines that it wraps are several.
+
+    Args:
+        render: makes everything that is shown with at most that many rows.
+        rows: all of them.
+        width: columns of the terminal.
+        height: its lines.
+    """
+    console = Console(width=max(1, width), file=io.StringIO(), markup=False, emoji=False)
+    room = max(1, min(rows, height))
+    while room > 1 and (excess := len(console.render_lines(render(room))) - height) > 0:
+        room = max(1, room - excess)
+    return room
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -254,7 +254,8 @@ class Result:
                 runs = f"{counted(each.before, 'completed migration')} before, {each.after} after"
                 found.append(
                     Unjudged(
-                        f"{each.strategy} ({each.devices} devices): {which}too few runs to tell: "
+                        f"{each.strategy} ({counted(each.devices, 'device')}): {which}"
+                        "too few runs to tell: "
                         f"{runs}; use --repeat 4 or more for both documents",
                         whole,
                     )
@@ -274,7 +275,9 @@ class Result:
             change = row.change_percent  # None: from 0, which is more than any percentage
             if row.verdict == SLOWER and (change is None or change > percent):
                 grown = "from 0" if change is None else f"{change:+.1f}%"
-                found.append(f"{row.strategy} {row.figure} {grown} ({row.devices} devices)")
+                found.append(
+                    f"{row.strategy} {row.figure} {grown} ({counted(row.devices, 'device')})"
+                )
         before, after = (bad for bad, _ in self.failures)
         if after > before:
             found.append(f"{counted(after, 'migration')} failed, and {before} before")
@@ -335,7 +338,7 @@ def compare(before: Document, after: Document, *, phases: bool = False) -> Resul
         rows,
         (_failed(old), _failed(new)),
         [
-            f"{strategy} ({devices} devices)"
+            f"{strategy} ({counted(devices, 'device')})"
             for devices, rings, strategy in {**old, **new}
             if ((devices, rings, strategy) in old) != ((devices, rings, strategy) in new)
         ],

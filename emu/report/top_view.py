@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from emu.report.cells import count, counted, fitting, new_table, remainder, size
+from emu.report.cells import count, counted, fitting, new_table, remainder, rows_with_room, size
 from vhost_user.one_line import one_line
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 COUNTERS = ("completed", "kicks", "calls")
 _COLUMNS = ("device", "state", "rings", "done/s", "in flight", "kicks/s", "calls/s", "notifiers")
 _TEXTS = ("device", "state", "notifiers")
-#: Lines of the table besides the devices: its ends, two of its head, and what is not shown.
-_BESIDES = 5
+#: Columns that may be left out, in this order.
+_LEAST_FIRST = ("notifiers", "calls/s", "kicks/s", "state", "in flight")
 #: Columns of a device's name.
 _NAME_WIDTH = 12
 _SHORTEST_NAME = 8
@@ -99,12 +99,9 @@ def view(
     lines = [Text(address, overflow="ellipsis", no_wrap=True), Text(title)]
     if sample.migration:
         lines.append(Text(_migration(sample.migration), overflow="ellipsis", no_wrap=True))
-    # The title may be wrapped. The width is 0 where COLUMNS is.
-    above = len(lines) + (len(title) - 1) // max(1, width)
-    room = len(sample.devices) if height is None else max(1, height - above - _BESIDES)
     rates = sample.rates(before)
 
-    def build(left_out: Collection[str], *, name_width: int = _SHORTEST_NAME) -> Table:
+    def build(left_out: Collection[str], room: int, *, name_width: int = _SHORTEST_NAME) -> Table:
         table = new_table(None, plain=False)
         table.padding = (0, 0, 0, 1)
         for name in _COLUMNS:
@@ -122,10 +119,15 @@ def view(
             table.add_row(*(cell for name, cell in row if name not in left_out))
         return table
 
-    _, left_out = fitting(build, ("notifiers", "calls/s", "kicks/s", "state"), width)
-    table = build(left_out, name_width=_NAME_WIDTH)
-    more = remainder(len(sample.devices), room, left_out)
-    return Group(*lines, table, *([Text("; ".join(more))] if more else []))
+    every = len(sample.devices)
+    _, left_out = fitting(lambda names: build(names, every), _LEAST_FIRST, width)
+
+    def render(room: int) -> Group:
+        table = build(left_out, room, name_width=_NAME_WIDTH)
+        more = remainder(every, room, left_out)
+        return Group(*lines, table, *([Text("; ".join(more))] if more else []))
+
+    return render(every if height is None else rows_with_room(render, every, width, height))
 
 
 def _cells(device: JsonObject, rates: Mapping[str, float]) -> list[str | Text]:

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from emu.report.cells import fitting, milliseconds, natural, remainder
+from emu.report.cells import fitting, milliseconds, natural, remainder, rows_with_room
 from emu.tap.connection import Closed
 from emu.tap.message import Message
 from vhost_user.live_region import LiveRegion
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from emu.tap.reader import Reader, Record
     from emu.tap.session import RingCount
-
-#: Lines of the terminal that are no rows of devices.
-_BESIDES = 7
 
 
 class Slowest(NamedTuple):
@@ -194,8 +191,9 @@ class DeviceView:
 
     def show(self, rows: list[DeviceRow]) -> None:
         """Draw it."""
-        room = max(1, self._console.height - _BESIDES)
-        self._live.show(table(rows, room, self._console.width))
+        width, height = self._console.size
+        room = rows_with_room(lambda room: table(rows, room, width), len(rows), width, height)
+        self._live.show(table(rows, room, width))
 
     def close(self) -> None:
         """Remove it."""

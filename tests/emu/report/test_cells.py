@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from rich.table import Table
+from rich.text import Text
 
 from emu.report.cells import (
     RED_BELOW,
@@ -19,6 +20,7 @@ from emu.report.cells import (
     new_table,
     ratio,
     remainder,
+    rows_with_room,
     runs_note,
     size,
     times,
@@ -111,6 +113,16 @@ def test_a_factor_is_as_precise_as_it_has_to_be() -> None:
 def test_a_noun_has_its_number() -> None:
     """Also without any."""
     assert [counted(number, "ring") for number in (0, 1, 2)] == ["0 rings", "1 ring", "2 rings"]
+
+
+def test_as_many_rows_as_a_terminal_has_room_for() -> None:
+    """Lines that are wrapped count as they are; there is one row at least."""
+
+    def render(room: int) -> Text:
+        return Text("\n".join(["x" * 15, *["row"] * room]))
+
+    room = {(w, h): rows_with_room(render, 50, w, h) for w in (10, 20) for h in (9, 100, 0)}
+    assert room == {(10, 9): 7, (20, 9): 8, (10, 100): 50, (20, 100): 50, (10, 0): 1, (20, 0): 1}
 
 
 def test_names_are_sorted_by_their_numbers() -> None:

@@ -50,6 +50,12 @@ def test_three_repetitions_show_nothing() -> None:
     assert [each.whole for each in found.unjudged] == [True]
 
 
+def test_one_device_is_no_plural() -> None:
+    documents = (migration({"split": FAST[:3]}, disks=1) for _ in range(2))
+    (each,) = result(*documents).unjudged
+    assert each.text.startswith("split (1 device): too few runs to tell")
+
+
 def test_a_strategy_that_never_completed_is_not_judged() -> None:
     """Although it has no figures at all."""
     documents = (migration({"split": FAST, "threads": (None,) * 5}) for _ in range(2))

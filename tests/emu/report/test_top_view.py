@@ -106,6 +106,22 @@ def test_a_narrow_terminal_has_fewer_columns(width: int, left_out: str) -> None:
     assert (lines[-1].startswith("too narrow for: notifiers")) is bool(left_out)
 
 
+@pytest.mark.parametrize("width", [80, 60, 40, 30])
+def test_the_note_of_what_is_not_shown_is_whole(width: int) -> None:
+    """Also where the terminal wraps it, and the title; and the devices have their names."""
+    devices = [device(f"blk{number}", 0) for number in range(40)]
+    out = io.StringIO()
+    console = Console(file=out, width=width, markup=False)
+    console.print(view("unix:/a/b", sample(1, *devices), None, width=width, height=12))
+    lines = out.getvalue().splitlines()
+    shown = [line for line in lines if line.startswith(" blk")]
+    assert len(lines) == 12
+    assert shown[0].split()[0] == "blk0"
+    note = " ".join(" ".join(lines[lines.index(shown[-1]) + 1 :]).split())
+    assert note.startswith(f"and {40 - len(shown)} more devices")
+    assert note.endswith(("state", "in flight")) or width > 40
+
+
 def test_a_terminal_without_columns_is_no_error() -> None:
     """Such as COLUMNS=0 in the environment."""
     assert view("unix:/a/b", sample(1, device("blk0", 0)), None, width=0, height=0)

@@ -72,6 +72,22 @@ def test_a_terminal_is_drawn_on() -> None:
     os.close(main)
 
 
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_low_terminal_shows_how_to_end_the_tap(width: int) -> None:
+    """Below as many devices as there is room for."""
+    counts = DeviceCounts([f"dev{number}" for number in range(40)])
+    talk = Talk([counts.take], "dev0")
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, height=14, color_system=None)
+    view = DeviceView(console)
+    view.show(counts.rows(talk.reader, 1.0))
+    drawn = " ".join(out.getvalue().split())
+    view.close()
+    assert "and with it the connections" in drawn
+    rows = sum(line.startswith("dev") for line in out.getvalue().splitlines()) - 1
+    assert f"and {40 - rows} more devices" in drawn
+
+
 def test_connections_that_have_ended_are_counted_with_their_pair() -> None:
     """However often a front-end connects again, the table has one row for it."""
     counts = DeviceCounts(["a"])
