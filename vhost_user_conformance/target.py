@@ -213,5 +213,7 @@ def shard_of(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
     number, count = map(int, found.groups()) if found else (0, 0)
     if not 1 <= number <= count:
-        raise OptionError(f"{text!r}: write K/N, such as 2/3, with K from 1 to N")
+        raise OptionError(
+            f"{text!r}: write K/N, such as 2/3, with K from 1 to N, and N at most 9999"
+        )
     return number, count

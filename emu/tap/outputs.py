@@ -109,15 +109,15 @@ class Outputs:
         writers: list[Callable[[Record], None]] = []
         try:
             if logs.text is not None:
-                writers.append(self._lines(logs.text, text_log.line_of))
+                writers.append(self._lines("--text", logs.text, text_log.line_of))
             if logs.json is not None:
-                writers.append(self._lines(logs.json, json_log.line_of))
+                writers.append(self._lines("--json", logs.json, json_log.line_of))
                 self._json = self._files[-1]
                 self._put_line(self._json, json_log.head(pairs))
             if logs.pcap is not None:
-                writers.append(self._blocks(logs.pcap))
+                writers.append(self._blocks("--pcap", logs.pcap))
             if logs.trace is not None:
-                self._trace_file = self._open(logs.trace)
+                self._trace_file = self._open("--trace", logs.trace)
                 self._put_line(self._trace_file, self._trace.begin())
                 writers.append(self._write_trace)
         except BaseException:
@@ -200,14 +200,16 @@ class Outputs:
             for line in self._trace.lines_of(record):
                 self._put_line(self._trace_file, line)
 
-    def _lines(self, path: Path, line_of: Callable[[Record], str]) -> Callable[[Record], None]:
+    def _lines(
+        self, option: str, path: Path, line_of: Callable[[Record], str]
+    ) -> Callable[[Record], None]:
         """A sink that writes lines."""
-        file = self._open(path)
+        file = self._open(option, path)
         return lambda record: self._put_line(file, line_of(record))
 
-    def _blocks(self, path: Path) -> Callable[[Record], None]:
+    def _blocks(self, option: str, path: Path) -> Callable[[Record], None]:
         """A sink that writes pcapng."""
-        file, writer = self._open(path), PcapngWriter()
+        file, writer = self._open(option, path), PcapngWriter()
         file.put(section())
 
         def write(record: Record) -> None:
@@ -227,7 +229,11 @@ class Outputs:
             self._notice(file.complaint)
         return written
 
-    def _open(self, path: Path) -> LogFile:
-        file = LogFile.open(path) if path != STDOUT else LogFile("stdout", os.dup(_STDOUT_FD))
+    def _open(self, option: str, path: Path) -> LogFile:
+        if path == STDOUT:
+            file = LogFile("stdout", os.dup(_STDOUT_FD))
+        else:
+            file = LogFile.open(path)
+            file.name = f"{option} {path}"
         self._files.append(file)
         return file

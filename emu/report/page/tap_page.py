@@ -5,6 +5,7 @@ Names of devices are those of the user's sockets.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from devices.procedure import Phase
@@ -54,7 +55,7 @@ _TRANSITION = Members(
         ),
         "rows": Each(_ROW),
     },
-    {"ahead": bool},
+    {"ahead": bool, "rings": int},
 )
 _SHAPE = Members(
     {
@@ -90,7 +91,12 @@ def page(document: JsonObject) -> Page:
     """
     known = check(document, _SHAPE)
     transitions = [each for each in known["transitions"] if each["rows"]]
-    sections = [_transition(each, number) for number, each in enumerate(transitions, 1)]
+    sections = [
+        _transition(each, place, title)
+        for place, (each, title) in enumerate(
+            zip(transitions, _titles(transitions), strict=True), 1
+        )
+    ]
     sections += [_requests(known), _violations(known)]
     outcome = _outcome(known)
     sentence = _sentence(known, transitions)
@@ -159,18 +165,21 @@ def _outcome(document: JsonObject) -> Cell:
     return Cell(f"{counted(wrong, 'violation')} of rules of the protocol.", BAD)
 
 
-def _transition(transition: JsonObject, number: int) -> Section:
+def _titles(transitions: list[JsonObject]) -> list[str]:
+    """Such as ``Start 2: 3 devices, 6 rings``: the second start."""
+    seen: Counter[str] = Counter()
+    titles = []
+    for each in transitions:
+        what = "Set-up" if _is_ahead(each) else each["event"].capitalize()
+        seen[what] += 1
+        rings = f", {counted(each['rings'], 'ring')}" if "rings" in each else ""
+        titles.append(f"{what} {seen[what]}: {counted(len(_devices(each)), 'device')}{rings}")
+    return titles
+
+
+def _transition(transition: JsonObject, number: int, title: str) -> Section:
     devices = _devices(transition)
-    rings = {
-        (span["device"], ring)
-        for row in transition["rows"]
-        for span in row["devices"]
-        for ring in span["rings"]
-    }
-    named = f", {counted(len(rings), 'ring')} with replies" if rings else ""
     ahead = _is_ahead(transition)
-    what = "Set-up" if ahead else transition["event"].capitalize()
-    title = f"{what} {number}: {counted(len(devices), 'device')}{named}"
     text = f"It took {_ms(_length(transition))} ms on the wire"
     text += ", ahead of the start: the VM ran elsewhere." if ahead else "."
     if transition["since_ns"] is not None:

@@ -370,4 +370,4 @@ def test_a_log_on_a_full_disk_fails_the_command(rig: Rig) -> None:
     run.interrupt()
     ended = run.end()
     assert ended.status == 1
-    assert "/dev/full: No space left on device: the log is incomplete" in ended.last
+    assert "emu: --text /dev/full: No space left on device: the log is incomplete" in ended.last

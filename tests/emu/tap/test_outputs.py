@@ -64,7 +64,7 @@ def test_what_is_missing_is_reported_at_once(tmp_path: Path) -> None:
         wait_until(reported, "a line about the log")
         talk.ask(F.SET_OWNER)
         assert outputs.failures == []
-    text = "/dev/full: No space left on device: the log is incomplete"
+    text = "--text /dev/full: No space left on device: the log is incomplete"
     assert notices == outputs.failures == [text]
 
 

@@ -158,6 +158,7 @@ def tap(**changes: Any) -> dict[str, Any]:
         "end_ns": 1000 + 3 * MS,
         "since_ns": None,
         "migration": False,
+        "rings": 6,
         "what_if": [
             {
                 "strategy": "qemu-2021",

@@ -11,7 +11,7 @@ def test_a_stop_has_its_rows_its_timeline_and_what_if() -> None:
     """As the tap prints them."""
     made = page(tap())
     section = made.sections[0]
-    assert section.title == "Stop 1: 3 devices, 6 rings with replies"
+    assert section.title == "Stop 1: 3 devices, 6 rings"
     timeline, what_if = made.figures
     assert timeline.title == "What ran when: 3.00 ms"
     bars = timeline.spec["layer"][1]["data"]["values"]
@@ -53,11 +53,27 @@ def test_stops_that_are_not_shown_are_counted() -> None:
     assert text in page(document).sentence
 
 
+def test_stops_and_starts_are_numbered_apart() -> None:
+    """As the sentence counts them; an older log has no number of rings."""
+    document = tap()
+    (stop,) = document["transitions"]
+    start = {key: value for key, value in stop.items() if key != "rings"} | {"event": "start"}
+    document["transitions"] = [start, stop, start, stop]
+    made = page(document)
+    assert [section.title for section in made.sections][:4] == [
+        "Start 1: 3 devices",
+        "Stop 1: 3 devices, 6 rings",
+        "Start 2: 3 devices",
+        "Stop 2: 3 devices, 6 rings",
+    ]
+    assert "saw 2 stops and 2 starts of devices" in made.sentence
+
+
 def test_what_is_set_up_ahead_is_no_start() -> None:
     """It has a section of its own, and the VM does not wait for it."""
     document = tap()
     document["transitions"].append({**document["transitions"][0], "event": "start", "ahead": True})
     made = page(document)
-    assert made.sections[1].title == "Set-up 2: 3 devices, 6 rings with replies"
+    assert made.sections[1].title == "Set-up 1: 3 devices, 6 rings"
     assert "saw 1 stop and 0 starts of devices" in made.sentence
     assert [tile.label for tile in made.tiles][:2] == ["longest stop", "slowest reply"]
