@@ -28,12 +28,16 @@ static uint64_t now(void) {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Whether these bytes, which have descriptors among them, may begin with the request whose
-   descriptor Python replaces. */
-static int is_for_python(const uint8_t *bytes, ssize_t size) {
-    uint32_t request = 0;
-    memcpy(&request, bytes, size < 4 ? (size_t)size : 4);
-    return size < 4 || request == SET_BACKEND_REQ_FD;
+/* Whether these bytes, which have descriptors among them, are one message, with its header. Its first
+   byte has the descriptors then: it can be read on its own, and sent with the others. Python divides
+   everything else, and replaces the descriptor of SET_BACKEND_REQ_FD. */
+static int is_one_message(const uint8_t *bytes, ssize_t size) {
+    uint32_t header[3]; /* request, flags, bytes of the payload */
+    if (size < (ssize_t)sizeof header)
+        return 0;
+    memcpy(header, bytes, sizeof header);
+    return header[0] != SET_BACKEND_REQ_FD && (header[1] & 3) == 1 &&
+           header[2] == (uint64_t)size - sizeof header;
 }
 
 /* Reads one byte with its descriptors: their number, or -1 if some were lost. */
@@ -77,24 +81,29 @@ static ssize_t send_all(int sink, uint8_t *bytes, size_t size, const int *fds, i
 }
 
 /* Forwards what one read returns; 0 when anything is left to Python. As in emu/tap/forwarding.py,
-   the bytes are first looked at: where there are descriptors, their byte is read on its own. */
+   the bytes are first looked at. Several messages stay together, and so do the parts of one: DPDK
+   takes a part of a header for an error. */
 static int forward(vu_relay *relay, int source, int sink) {
     vu_record *record = (vu_record *)(relay->log + relay->used);
     uint8_t *bytes = (uint8_t *)(record + 1);
     struct iovec whole = {bytes, PIECE};
     struct msghdr look = {.msg_iov = &whole, .msg_iovlen = 1};
     ssize_t size = recvmsg(source, &look, MSG_DONTWAIT | MSG_PEEK), first = 0;
-    int fds[MAX_FDS], count = 0, others = !!(look.msg_flags & MSG_CTRUNC);
-    if (size <= 0 || (others && is_for_python(bytes, size)))
+    int fds[MAX_FDS], count = 0, some = !!(look.msg_flags & MSG_CTRUNC);
+    if (size <= 0 || (some && !is_one_message(bytes, size)))
         return 0;
-    if (others) {
+    if (some) {
         first = 1;
         count = read_first(source, bytes, fds);
-        if (count <= 0) /* the descriptors come later, with a byte that Python finds */
+        if (count <= 0) /* they came after a part of the message: Python finds them */
             size = 1;
     }
-    if (size > first && recv(source, bytes + first, (size_t)(size - first), MSG_DONTWAIT) < 0)
-        return 0; /* not possible: no other one reads */
+    if (size > first) { /* what is read counts, not what was seen */
+        ssize_t rest = recv(source, bytes + first, (size_t)(size - first), MSG_DONTWAIT);
+        size = first + (rest > 0 ? rest : 0);
+    }
+    if (!size)
+        return 0;
     record->time = now();
     record->source = source;
     record->fd_count = count;
@@ -108,7 +117,7 @@ static int forward(vu_relay *relay, int source, int sink) {
         end += sizeof(int) * (uint64_t)count;
     }
     relay->used = record->next = (end + 7) / 8 * 8;
-    return record->sent == record->size && (!others || count);
+    return record->sent == record->size && (!some || count);
 }
 
 /* Forwards until there is something for Python, or nothing for some time. The thread polls before it
