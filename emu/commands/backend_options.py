@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import click
 
 from backends.options import PathText, option_group
-from emu.commands import validate
+from emu.commands import completion, validate
 from emu.config.backend_commands import BackEndCommand, names
 from emu.config.device_kinds import KINDS
 from emu.errors import OptionError, PreflightError
@@ -38,7 +38,12 @@ def _command_help(device_class: str) -> str:
 #: Decorator: ``--blk-backend`` and so on.
 command_options = option_group(
     *(
-        click.option(f"--{name}-backend", metavar="COMMAND", help=_command_help(name))
+        click.option(
+            f"--{name}-backend",
+            metavar="COMMAND",
+            shell_complete=completion.back_ends(name),
+            help=_command_help(name),
+        )
         for name in KINDS
     )
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import ShellComplete, get_completion_class
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from emu.commands.color_option import color_option
 from emu.commands.validate import ALL_STRATEGIES
+from emu.config.backend_commands import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,28 @@ def conditions(context: click.Context, _option: click.Parameter, incomplete: str
         fields = [*gates.FIELDS, *(gates.phase_fields() if written else ())]
         found += [f"{name}.{field}" for field in fields]
     return [text for text in found if text.startswith(incomplete)]
+
+
+def back_ends(
+    device_class: str,
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Completes the names of commands that start back-ends.
+
+    Args:
+        device_class: of their devices.
+    """
+
+    def complete(_context: click.Context, _option: click.Parameter, incomplete: str) -> list[str]:
+        return [name for name in names(device_class) if name.startswith(incomplete)]
+
+    return complete
+
+
+def sockets(
+    _context: click.Context, _option: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Files, as the path alone is an address, too; a shell does not complete ``unix:PATH``."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 def cases(role: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

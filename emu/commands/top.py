@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emu.commands import validate
+from emu.commands import completion, validate
 from emu.commands.color_option import color_option
 from emu.commands.qmp_option import monitor_path
 from emu.errors import OptionError, SignalError
@@ -35,7 +35,7 @@ Examples:
 
 
 @click.command(help=HELP, short_help="Show what a running VM does, live.")
-@click.argument("address", metavar="ADDRESS")
+@click.argument("address", metavar="ADDRESS", shell_complete=completion.sockets)
 @click.option("--once", is_flag=True, help="Print one table, with the rates of one interval.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line for each sample.")
 @click.option(

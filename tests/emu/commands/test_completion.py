@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from emu.commands import completion
 from emu.commands.group import emu
@@ -136,6 +137,22 @@ def test_a_completion_has_no_effect(trace: tuple[str, ...], tmp_path: Path) -> N
     )
     assert "plain,--strict-downtime" in done.stdout.splitlines()
     assert (done.stderr, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_names_of_back_ends_are_completed() -> None:
+    context = click.Context(emu)
+    assert completion.back_ends("blk")(context, OPTION, "qe") == ["qemu-storage-daemon"]
+    assert completion.back_ends("net")(context, OPTION, "") == ["testpmd"]
+    assert completion.back_ends("rng")(context, OPTION, "") == []
+
+
+@pytest.mark.parametrize(
+    "line", ["top", "tap --listen", "tap --connect", "attach --blk", "migrate --src-blk"]
+)
+def test_sockets_are_completed_as_files(line: str) -> None:
+    shell = ShellComplete(emu, {}, "emu", "_EMU_COMPLETE")
+    (item,) = shell.get_completions(line.split(), "a")
+    assert (item.type, item.value) == ("file", "a")
 
 
 def test_strategies_are_completed_within_a_list() -> None:
