@@ -1,8 +1,8 @@
 """Forwards the usual pieces in compiled code: a tap delays each message as little as possible.
 
 What is unusual stays on its socket for `emu.tap.forwarding`, which can forward everything: the end
-of a stream, descriptors in the middle of a read, the descriptor of SET_BACKEND_REQ_FD, and what a
-sink does not take at once. Without the extension all pieces are forwarded there.
+of a stream, descriptors with anything but one message, the descriptor of SET_BACKEND_REQ_FD, and
+what a sink does not take at once. Without the extension all pieces are forwarded there.
 """
 
 from __future__ import annotations
