@@ -250,10 +250,10 @@ AIMS = (
         _blackout,
         r"test_downtime\[rfc-native-prewired\]",
         {
-            "": "Each ring costs Python code in the stop, in the restart and at its first kick, "
-            "and each device wake-ups and system calls "
-            "([Blackout](performance.md#blackout)); the blackout also has the vCPUs' pause, the "
-            "last dirty pages and the devices' state, and the floor has none of these"
+            "": "Each ring costs Python code in the stop and in the restart, and each device "
+            "wake-ups and system calls ([Blackout](performance.md#blackout)). The blackout also "
+            "has the vCPUs' pause, the last dirty pages and the devices' state, and the floor has "
+            "none of these; but it has the first kick of each ring, which comes after the blackout"
         },
     ),
     Aim(
