@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 SPIN = 200_000
 #: Nanoseconds until the loop has its turn, whatever comes meanwhile.
 LONGEST = 10_000_000
-#: Bytes of records of one call; one piece has 64 KiB at most.
-LOG_BYTES = 1 << 18
+#: Bytes of records of one call; one piece has 64 KiB at most. What it forwards can be more than
+#: 10,000 messages, which take Python a second.
+LOG_BYTES = 1 << 17
 #: Descriptors from this one on are not looked up.
 MAX_FD = 1 << 16
 

@@ -168,11 +168,13 @@ class Proxy:
             Up to when everything was handed over: CLOCK_MONOTONIC, nanoseconds.
         """
         stops = set(stop)
+        stopped = select.poll()
         passed: int | None = None
         for fd in stops:
+            stopped.register(fd, select.POLLIN)
             self._epoll.register(fd, select.EPOLLIN)
         try:
-            while True:
+            while self._make_room(stopped):
                 due = deadline()
                 if due is None or time.monotonic() < due:
                     passed = None
@@ -193,14 +195,13 @@ class Proxy:
                 # Whose events they are is looked up first: one of them may close a descriptor, and
                 # another one open a new one of the same number.
                 for owner, fd, events in [(self._owner(fd), fd, events) for fd, events in ready]:
-                    if fd in stops:
+                    if fd in stops or not self._make_room(stopped):
                         return self._handed_over()
                     self._handle(owner, fd, events)
-                while self._waiting_bytes > BACKLOG:
-                    self._deliver(SLICE)
                 if self._waiting:
                     self._connect_waiting()
                 self._resume_listeners()
+            return self._handed_over()
         finally:
             for fd in stops:
                 self._epoll.unregister(fd)
@@ -230,6 +231,14 @@ class Proxy:
             else:
                 relay.take(piece)
         return bool(pieces)
+
+    def _make_room(self, stopped: select.poll) -> bool:
+        """Hand events over while too many of them wait; False if there is a stop meanwhile."""
+        while self._waiting_bytes > BACKLOG:
+            if stopped.poll(0):
+                return False
+            self._deliver(SLICE)
+        return True
 
     def _timeout(self, deadline: float | None) -> float:
         """Seconds to wait at most, -1 for ever."""

@@ -93,12 +93,15 @@ class Relay:
         return tuple(self._ends)
 
     def take(self, piece: Forwarded) -> None:
-        """What the fast path has read from one of the sockets; the rest of it is sent here."""
-        end = self._ends[piece.source]
+        """What the fast path has read from one of the sockets; what is left of it is sent later.
+
+        Not at once: pieces that were read before the next one of this socket may be taken first.
+        """
+        reads = self._ends[piece.source].reads
         with self._closed_by_errors():
-            end.reads.take(piece)
-            if end.reads.pending:
-                self.handle(piece.source, 0)
+            reads.take(piece)
+            if reads.pending:
+                self._watch()
 
     def handle(self, fd: int, events: int) -> None:
         """Forward after these events of one of the sockets."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import select
+import socket
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -166,6 +167,29 @@ def test_many_pieces_do_not_overrun_the_log(way: Way) -> None:
         with contextlib.suppress(BlockingIOError):
             came += way.receiver.recv(1 << 20)
     assert came == sent == b"".join(piece.data for piece in pieces)
+
+
+def test_what_was_read_first_is_inspected_first(owned: ExitStack) -> None:
+    """Also when a side reads, and the other one sends more, before all pieces were taken."""
+    rig = Rig()
+    owned.callback(rig.close)
+    seen: list[int] = []
+    for inspector in (rig.requests, rig.replies):
+        setattr(inspector, "inspect", lambda _data, _fds, time: seen.append(time))  # noqa: B010
+    rig.relay._back.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)  # the least there is
+    rig.front.send(bytes(8000))
+    rig.back.send(b"reply")
+    pieces = rig.fast_path.run()
+    assert [piece.sent == len(piece.data) for piece in pieces] == [False, True]
+    rig.front.send(b"more")
+    came = len(rig.back.recv(1 << 16))
+    for piece in pieces:
+        rig.relay.take(piece)
+    while came < 8004:
+        rig.settle()
+        came += len(rig.back.recv(1 << 16))
+    assert len(seen) == 3
+    assert seen == sorted(seen)
 
 
 def are_whole(pieces: list[tuple[bytes, int]], sent: list[tuple[bytes, int]]) -> bool:

@@ -202,6 +202,43 @@ def test_events_that_wait_have_a_bound(sides: Sides, monkeypatch: pytest.MonkeyP
         back.close()
 
 
+def test_a_stop_does_not_wait_for_what_has_come_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owned: ExitStack
+) -> None:
+    """Neither until it is decoded, nor until all of it was read: the tap holds a part of it."""
+    monkeypatch.setattr(module, "BACKLOG", 0)
+    stop, wake = os.pipe()
+    owned.callback(os.close, stop)
+    owned.callback(os.close, wake)
+    seen: list[Arrived] = []
+
+    def observe(event: object) -> None:
+        if isinstance(event, Arrived):
+            if not seen:
+                os.write(wake, b".")
+            seen.append(event)
+
+    all_sides = []
+    for number in range(10):
+        (tmp_path / str(number)).mkdir()
+        all_sides.append(Sides(tmp_path / str(number)))
+        owned.callback(all_sides[-1].listener.close)
+    with Proxy([sides.pair for sides in all_sides], observe, print, 1.0) as proxy:
+        fronts, backs = [], []
+        for sides in all_sides:
+            fronts.append(owned.enter_context(sides.dial()))
+            proxy.run((), after_one_look())
+            backs.append(owned.enter_context(sides.accept()))
+        for front in fronts:
+            front.send(b"\1\0\0\0\1\0\0\0\0\0\0\0" * 5000)
+        proxy.run((stop,))
+        in_run = len(seen)
+    came = [back for back in backs if back.recv(1)]
+    assert in_run <= module.SLICE
+    assert 1 <= len(came) <= 3
+    assert len(seen) == 5000 * len(came)
+
+
 def test_what_waits_is_handed_over_before_the_deadline_ends_the_run(sides: Sides) -> None:
     """Otherwise a stop whose messages still wait would count as over."""
     events: list[object] = []
