@@ -71,7 +71,7 @@ STAGES = {
     "migrate: start": Stage(MIGRATE, "start: "),
     "migrate: boot": Stage(MIGRATE, "boot: "),
     "migrate: memory": Stage((*MIGRATE, *SLOW), "round 1: "),
-    "migrate: check": Stage(MIGRATE, "check the guest's request log"),
+    "migrate: check": Stage(MIGRATE, "check the guest's requests"),
     "migrate: second": Stage(MIGRATE, "migrate 2/"),
     "migrate: disk": Stage((*MIGRATE, "--disk", "{folder}/disk"), "on the host"),
     "run: start": Stage(RUN, "start: "),
