@@ -29,7 +29,7 @@ help:
 	@echo "make sweep    migrate VMs of 4 to 128 devices, and show how the blackout grows"
 	@echo "make test     the tests that need nothing but this package"
 	@echo "make test-all all tests: long ones, and those with QEMU and DPDK, too (make peers-install)"
-	@echo "make soak     tests of many minutes: the conformance suite on back-ends that serve at unusual times"
+	@echo "make soak     tests of many minutes: the conformance suite on back-ends that serve at unusual times, long matrices"
 	@echo "make test-lowest  the same as make test, with the lowest supported versions of the dependencies"
 	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"

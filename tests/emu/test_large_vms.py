@@ -20,7 +20,9 @@ VM = ("--vcpus", "4", "--memory", "4G", "--accel", "soft")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["qemu-2021", "prewired"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("qemu-2021", marks=pytest.mark.soak), "prewired"]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_large_vm_migrates(shape: str, strategy: str) -> None:
     """Nothing is lost, and every ring is stopped and started."""

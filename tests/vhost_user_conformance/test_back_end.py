@@ -59,7 +59,7 @@ def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]
     [
         ("blk", "", (1, 10), 50),
         pytest.param("blk", "", (1, 1), 580, marks=pytest.mark.slow),
-        pytest.param("net", "--num-queues 4", (1, 1), 480, marks=pytest.mark.slow),
+        pytest.param("net", "--num-queues 4", (1, 1), 480, marks=pytest.mark.soak),
         pytest.param(
             "net", "--num-queues 4 --mac 02:00:00:00:00:01", (1, 1), 550, marks=pytest.mark.slow
         ),

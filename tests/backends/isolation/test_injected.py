@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tests.backends.rig import Rig
 
-#: Points of each kind that `make test` tries, spread evenly; `make test-all` tries all.
+#: Points of each kind that `make test` tries, spread evenly; `make soak` tries all.
 QUICK = 25
 ERRORS = ("KeyError", "OSError", "MemoryError")
 
@@ -101,7 +101,7 @@ def chosen(points: list[str], everything: bool) -> list[str]:
 
 @pytest.mark.parametrize(
     "everything",
-    [pytest.param(False, id="some"), pytest.param(True, id="all", marks=pytest.mark.slow)],
+    [pytest.param(False, id="some"), pytest.param(True, id="all", marks=pytest.mark.soak)],
 )
 @pytest.mark.parametrize("name", KINDS)
 def test_an_exception_at_any_point(name: str, everything: bool, tmp_path: Path) -> None:
