@@ -19,7 +19,7 @@ ffibuilder.set_source(
     "vhost_user._native",
     f'#include "native.h"\n#define SOURCES {SOURCES}u',
     sources=[f"vhost_user/native/{name}.c" for name in NAMES],
-    depends=["vhost_user/native/native.h", "vhost_user/native/queue.h"],
+    depends=[f"vhost_user/native/{name}.h" for name in ("native", "queue", "clock")],
     include_dirs=["vhost_user/native"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )

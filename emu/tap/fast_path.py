@@ -67,7 +67,7 @@ class FastPath:
             return
         ffi = native.ffi
         self._sinks = ffi.new("int32_t[]", [-1] * MAX_FD)
-        self._log = bytearray(LOG_BYTES)
+        self._log = memoryview(bytearray(LOG_BYTES))
         self._address = ffi.from_buffer(self._log)
         self._relay = ffi.new(
             "vu_relay *",

@@ -11,14 +11,13 @@ import socket
 import time
 from collections import deque
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vhost_user.channel import descriptors_in
 from vhost_user.codec import close_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from emu.tap.fast_path import Forwarded
 
@@ -76,27 +75,20 @@ def read_pieces(sock: socket.socket, split: Callable[[bytes], Iterable[int]]) ->
         return [END]
     if not flags & _TRUNCATED:
         return [Piece(sock.recv(len(data), _NOW))]
-    first, fds = _read(sock, 1)
-    if fds:  # as nearly always: the message of the first byte has descriptors
-        return [Piece(first + sock.recv(len(data) - 1, _NOW) if len(data) > 1 else first, fds)]
-    left = len(data) - 1
-    plain = [first]
-    for part in islice(_parts(split(data)), 1, None):
-        part_data, fds = _read(sock, part)
-        left -= len(part_data)
-        if fds:
-            rest = sock.recv(left, _NOW) if left else b""
-            return [Piece(b"".join(plain)), Piece(part_data + rest, fds)]
-        plain.append(part_data)
+    left = len(data)
+    plain: list[bytes] = []
+    for size in split(data):
+        for part in (1, size - 1):
+            if not part:
+                continue
+            first, fds = _read(sock, part)
+            left -= len(first)
+            if fds:
+                rest = sock.recv(left, _NOW) if left else b""
+                earlier = [Piece(b"".join(plain))] if plain else []
+                return [*earlier, Piece(first + rest, fds)]
+            plain.append(first)
     return [Piece(b"".join(plain))]
-
-
-def _parts(sizes: Iterable[int]) -> Iterator[int]:
-    """The first byte of each message, and the rest of it."""
-    for size in sizes:
-        yield 1
-        if size > 1:
-            yield size - 1
 
 
 def _read(sock: socket.socket, size: int) -> tuple[bytes, tuple[int, ...]]:

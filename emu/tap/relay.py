@@ -114,8 +114,6 @@ class Relay:
             end.reads.run()
         if self.closed:
             return
-        if self._flowing and events == _IN and end.reads.flowing:
-            return  # as it was
         if self._first_gone is None:
             self._first_gone = next(
                 (each for each in (end, *self._ends.values()) if _has_gone(each)), None

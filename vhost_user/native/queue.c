@@ -1,8 +1,8 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <time.h>
 
+#include "clock.h"
 #include "queue.h"
 
 /* A split virtqueue from the device's side, for devices that serve many requests in one call.
@@ -170,12 +170,6 @@ int vu_show(vu_queue *q, uint64_t *calls) {
         return 1;
     ++*calls;
     return 0;
-}
-
-static uint64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 /* A driver that waits for each request makes the next one within microseconds: looking for it costs

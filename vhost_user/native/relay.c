@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 
+#include "clock.h"
 #include "native.h"
 
 enum {
@@ -15,18 +15,14 @@ enum {
     MAX_FDS = 253, /* SCM_MAX_FD in Linux */
     MOST = sizeof(vu_record) + PIECE + sizeof(int) * (MAX_FDS + 1) + 8,
     SET_BACKEND_REQ_FD = 21,
+    LOST = -1, /* of descriptors, as in vu_record */
+    UNREAD = -2,
 };
 
 typedef union control {
     char space[CMSG_SPACE(sizeof(int) * MAX_FDS)];
     struct cmsghdr align;
 } control;
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
 
 /* Whether these bytes, which have descriptors among them, are one message, with its header. Its first
    byte has the descriptors then: it can be read on its own, and sent with the others. Python divides
@@ -40,7 +36,8 @@ static int is_one_message(const uint8_t *bytes, ssize_t size) {
            header[2] == (uint64_t)size - sizeof header;
 }
 
-/* Reads one byte with its descriptors: their number, or -1 if some were lost. */
+/* Reads one byte with its descriptors: their number, or LOST if there are fewer than were sent, or
+   UNREAD. */
 static int read_first(int source, uint8_t *byte, int *fds) {
     control ancillary;
     struct iovec part = {byte, 1};
@@ -50,7 +47,7 @@ static int read_first(int source, uint8_t *byte, int *fds) {
                              .msg_controllen = sizeof ancillary};
     int count = 0;
     if (recvmsg(source, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1)
-        return 0;
+        return UNREAD;
     for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each; each = CMSG_NXTHDR(&message, each))
         if (each->cmsg_level == SOL_SOCKET && each->cmsg_type == SCM_RIGHTS && !count) {
             count = (int)((each->cmsg_len - CMSG_LEN(0)) / sizeof(int));
@@ -59,10 +56,10 @@ static int read_first(int source, uint8_t *byte, int *fds) {
     if (!(message.msg_flags & MSG_CTRUNC))
         return count;
     vu_close(fds, count);
-    return -1;
+    return LOST;
 }
 
-static ssize_t send_all(int sink, uint8_t *bytes, size_t size, const int *fds, int count) {
+static ssize_t send_piece(int sink, uint8_t *bytes, size_t size, const int *fds, int count) {
     control ancillary;
     struct iovec part = {bytes, size};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
@@ -95,6 +92,8 @@ static int forward(vu_relay *relay, int source, int sink) {
     if (some) {
         first = 1;
         count = read_first(source, bytes, fds);
+        if (count == UNREAD)
+            return 0;
         if (count <= 0) /* they came after a part of the message: Python finds them */
             size = 1;
     }
@@ -108,7 +107,7 @@ static int forward(vu_relay *relay, int source, int sink) {
     record->source = source;
     record->fd_count = count;
     record->size = (uint32_t)size;
-    record->sent = count < 0 ? 0 : (uint32_t)send_all(sink, bytes, (size_t)size, fds, count);
+    record->sent = count < 0 ? 0 : (uint32_t)send_piece(sink, bytes, (size_t)size, fds, count);
     uint64_t end = relay->used + sizeof *record + (uint64_t)size;
     if (count > 0 && record->sent)
         vu_close(fds, count);
